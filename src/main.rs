@@ -1,0 +1,3 @@
+//! driftd.
+
+fn main() {}

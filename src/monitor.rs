@@ -1,0 +1,226 @@
+//! What is watched: one monitor is a topic, a model, its features, its windows and its policies.
+//!
+//! These types cannot be wrong: [`crate::settings`] builds them from what the user wrote, after
+//! every problem has been reported.
+
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use crate::compare::Test;
+use crate::window;
+
+/// One monitor as the settings define it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Monitor {
+    /// Unique name: lower-case letters, digits, `-` and `_`, at most 63.
+    pub name: String,
+    /// The model whose inputs are watched, and for which jobs are enqueued.
+    pub model: String,
+    /// Where its inputs come from and how they are judged; `None` for a periodic-only monitor.
+    pub input: Option<Input>,
+    /// When and how retraining jobs are enqueued.
+    pub retraining: Retraining,
+}
+
+/// The stream side of a monitor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Input {
+    /// Kafka topic.
+    pub topic: String,
+    /// Which model version produced the prediction of a row.
+    pub version: VersionSource,
+    /// Where a row's event time stands.
+    pub timestamp: Timestamp,
+    /// Which features are watched.
+    pub features: Features,
+    /// Windows in event time, and what counts as late.
+    pub window: window::Spec,
+    /// How a window is judged.
+    pub judging: Judging,
+    /// Rows kept as a sample of each window (bottom-k by a keyed hash).
+    pub sample_rows: usize,
+    /// What to do when a part of the log cannot be read any more.
+    pub on_gap: OnGap,
+    /// Keep the payload of rejected messages beside their digest.
+    pub keep_rejected_payload: bool,
+}
+
+/// Which model version a row belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionSource {
+    /// The same for every message.
+    Fixed(String),
+    /// A field path in the payload, e.g. `meta.model_version`.
+    Path(String),
+    /// A Kafka header.
+    Header(String),
+}
+
+/// Where the event time of a row stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Timestamp {
+    /// Field path in the payload; `None` takes the Kafka record's own timestamp.
+    pub path: Option<String>,
+    /// How a number is read; strings are always read as RFC 3339.
+    pub unit: TimeUnit,
+}
+
+/// Unit of a numeric timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    /// Seconds since the epoch, fractions allowed.
+    S,
+    /// Milliseconds since the epoch.
+    Ms,
+    /// Microseconds since the epoch.
+    Us,
+    /// Nanoseconds since the epoch.
+    Ns,
+}
+
+/// Which features of the model are watched.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Features {
+    /// All that the version's baseline holds, each at the path of its own name.
+    All,
+    /// These, by name, each at a path.
+    Listed(Vec<Feature>),
+}
+
+/// One watched feature.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Feature {
+    /// Name as in the baseline.
+    pub name: String,
+    /// Field path in the payload; the name itself unless the user says otherwise.
+    pub path: String,
+}
+
+/// The kind of a feature: what tests make sense of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A number on an ordered scale.
+    Numeric,
+    /// A label from a set of levels; integers may be labels.
+    Categorical,
+    /// `true` or `false`: a categorical feature with two levels.
+    Boolean,
+    /// A point in time, profiled as seconds since the epoch.
+    Timestamp,
+}
+
+impl Kind {
+    /// Whether values are profiled on a grid of cuts (as opposed to levels).
+    pub fn is_numeric(self) -> bool {
+        matches!(self, Self::Numeric | Self::Timestamp)
+    }
+}
+
+/// How the windows of a monitor are judged.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Judging {
+    /// Which rule decides.
+    pub mode: Mode,
+    /// The false alarms that the user allows in `learned` mode.
+    pub false_alarms: FalseAlarms,
+    /// Safety factor on the hazard in `learned` mode (2 keeps the promise, see docs).
+    pub guard: f64,
+    /// Tests computed and stored for every feature, with the limits that decide in `thresholds`
+    /// mode.
+    pub tests: Vec<Limit>,
+    /// Family-wise handling of p-values over the features of a window.
+    pub alpha: f64,
+    /// Windows with fewer rows get the verdict `too_few_rows`.
+    pub min_rows: u64,
+    /// Share of tested features that has to drift before the window counts as drifted, in
+    /// `thresholds` mode. 0 means: any feature.
+    pub min_share: f64,
+    /// How verdicts become an episode.
+    pub alert: AlertPolicy,
+}
+
+/// Which rule decides over a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// `learned` where the baseline is calibrated for the window size, else `thresholds`.
+    Auto,
+    /// What is normal is learned from the baseline's own windows.
+    Learned,
+    /// The user names tests and limits.
+    Thresholds,
+}
+
+/// `false_alarms = { max = 1, per = "30d" }`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FalseAlarms {
+    /// Expected number of false alarms in quiet times.
+    pub max: f64,
+    /// The period it refers to, in milliseconds.
+    pub per_ms: i64,
+}
+
+/// One test with the limits that decide in `thresholds` mode.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Limit {
+    /// The test.
+    pub test: Test,
+    /// The effect above which the test speaks for drift (each test's docs say what its effect
+    /// is). For tests without p-value the effect alone decides.
+    pub effect: f64,
+}
+
+/// k-of-n and hysteresis of an alert episode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct AlertPolicy {
+    /// Drifted windows needed among the last `of` before the episode fires.
+    pub windows: u32,
+    /// The number of last windows looked at.
+    pub of: u32,
+    /// Stable windows in a row that resolve a firing episode.
+    pub resolve_after: u32,
+}
+
+/// When retraining jobs are enqueued for the monitor's model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Retraining {
+    /// Enqueue when an episode fires.
+    pub on_drift: bool,
+    /// Enqueue also on an episode of an uncalibrated baseline (`auto` mode fell back).
+    pub when_uncalibrated: bool,
+    /// Share of drifted features an episode needs before it enqueues.
+    pub min_drifted_share: f64,
+    /// Enqueue by the clock.
+    pub schedule: Option<Schedule>,
+    /// No new job for this long after the model's last one was enqueued.
+    pub cooldown: Duration,
+    /// A claimed job fails for good after so many attempts.
+    pub max_attempts: u32,
+    /// Handed to the trainer as they are.
+    pub parameters: serde_json::Value,
+}
+
+/// A cron schedule in a time zone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Schedule {
+    /// Five fields as in POSIX cron, or six with leading seconds.
+    pub cron: String,
+    /// IANA time zone.
+    pub time_zone: Tz,
+}
+
+/// What to do about a part of the log that is gone before driftd read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnGap {
+    /// Record the gap and stop with an error.
+    Stop,
+    /// Record the gap, mark the windows incomplete and go on.
+    Continue,
+}
