@@ -14,8 +14,14 @@ pub mod monitor;
 /// The one place that knows the time.
 pub mod clock;
 
+/// Messages in, Arrow record batches out.
+pub mod ingest;
+
 /// Event time to windows; watermarks; late rows.
 pub mod window;
+
+/// The mergeable summary of a stretch of a partition.
+pub mod profile;
 
 /// The tests.
 pub mod compare;
