@@ -23,5 +23,11 @@ pub mod window;
 /// The mergeable summary of a stretch of a partition.
 pub mod profile;
 
+/// The stored training distribution.
+pub mod baseline;
+
 /// The tests.
 pub mod compare;
+
+/// Scores, policy and history to a verdict.
+pub mod decide;
