@@ -19,3 +19,9 @@ pub mod window;
 
 /// The tests.
 pub mod compare;
+
+/// What others ask over HTTP: alive, ready, metrics.
+pub mod api;
+
+/// Logs and metrics.
+pub mod telemetry;
