@@ -8,7 +8,10 @@ use driftd::cli::{self, Cli, FAILED};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return told(&format!("cannot start the runtime: {error}"), FAILED.into()),
     };

@@ -52,7 +52,11 @@ pub async fn run(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let app = router(Shared { readiness, pool, metrics });
+    let app = router(Shared {
+        readiness,
+        pool,
+        metrics,
+    });
     let stopped = stop.clone();
     let serve = axum::serve(listener, app).with_graceful_shutdown(stopped.cancelled_owned());
     // A client that keeps its connection open must not hold the shutdown up.
@@ -84,8 +88,16 @@ async fn healthz() -> &'static str {
 async fn readyz(State(shared): State<Shared>) -> Response {
     let conditions = shared.readiness.conditions();
     let ready = conditions.iter().all(|condition| condition.ready);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "conditions": conditions }))).into_response()
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({ "ready": ready, "conditions": conditions })),
+    )
+        .into_response()
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
@@ -95,7 +107,10 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
         crate::telemetry::metrics::postgres_errors("scrape", 1);
     }
     shared.metrics.run_upkeep();
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     (kind, shared.metrics.render()).into_response()
 }
 
@@ -107,7 +122,11 @@ async fn not_found(uri: Uri) -> Response {
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     let error = format!("{} does not take {method}, only GET and HEAD", uri.path());
-    (StatusCode::METHOD_NOT_ALLOWED, Json(json!({ "error": error }))).into_response()
+    (
+        StatusCode::METHOD_NOT_ALLOWED,
+        Json(json!({ "error": error })),
+    )
+        .into_response()
 }
 
 async fn in_time(request: Request, next: Next) -> Response {

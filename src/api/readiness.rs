@@ -33,7 +33,9 @@ impl Readiness {
             reason: "not heard of yet".into(),
         };
         let (state, _) = watch::channel(conditions.iter().map(waiting).collect());
-        Self { state: Arc::new(state) }
+        Self {
+            state: Arc::new(state),
+        }
     }
 
     /// This holds from now on.
@@ -48,8 +50,15 @@ impl Readiness {
 
     fn set(&self, name: &'static str, ready: bool, reason: String) {
         self.state.send_if_modified(|conditions| {
-            let said = Condition { name, ready, reason };
-            match conditions.iter_mut().find(|condition| condition.name == name) {
+            let said = Condition {
+                name,
+                ready,
+                reason,
+            };
+            match conditions
+                .iter_mut()
+                .find(|condition| condition.name == name)
+            {
                 Some(known) if *known == said => false,
                 Some(known) => {
                     *known = said;
@@ -77,7 +86,9 @@ impl Readiness {
     pub async fn wait(&self) {
         let mut state = self.state.subscribe();
         // The sender lives as long as self does, so this ends only when all hold.
-        let _ = state.wait_for(|all| all.iter().all(|condition| condition.ready)).await;
+        let _ = state
+            .wait_for(|all| all.iter().all(|condition| condition.ready))
+            .await;
     }
 }
 

@@ -22,8 +22,19 @@ async fn running() -> Running {
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(run(listener, readiness.clone(), pool, metrics, stop.clone()));
-    Running { address, readiness, stop, tasks }
+    tasks.spawn(run(
+        listener,
+        readiness.clone(),
+        pool,
+        metrics,
+        stop.clone(),
+    ));
+    Running {
+        address,
+        readiness,
+        stop,
+        tasks,
+    }
 }
 
 async fn ask(address: std::net::SocketAddr, method: &str, path: &str) -> (u16, String) {
@@ -40,19 +51,32 @@ async fn ask(address: std::net::SocketAddr, method: &str, path: &str) -> (u16, S
 #[tokio::test]
 async fn answers_what_it_knows() {
     let mut api = running().await;
-    assert_eq!(ask(api.address, "GET", "/healthz").await, (200, "ok\n".into()));
+    assert_eq!(
+        ask(api.address, "GET", "/healthz").await,
+        (200, "ok\n".into())
+    );
     let (status, body) = ask(api.address, "GET", "/readyz").await;
     assert_eq!(status, 503);
-    assert!(body.contains("\"ready\":false") && body.contains("not heard of yet"), "{body}");
+    assert!(
+        body.contains("\"ready\":false") && body.contains("not heard of yet"),
+        "{body}"
+    );
     api.readiness.ready("kafka");
     api.readiness.ready("postgres");
     let (status, body) = ask(api.address, "GET", "/readyz").await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(ask(api.address, "GET", "/metrics").await.0, 200, "without Postgres too");
+    assert_eq!(
+        ask(api.address, "GET", "/metrics").await.0,
+        200,
+        "without Postgres too"
+    );
     let (status, body) = ask(api.address, "GET", "/nothing").await;
     assert!(status == 404 && body.contains("/readyz"), "{body}");
     let (status, body) = ask(api.address, "POST", "/healthz").await;
-    assert!(status == 405 && body.contains("does not take POST"), "{body}");
+    assert!(
+        status == 405 && body.contains("does not take POST"),
+        "{body}"
+    );
     api.stop.cancel();
     api.tasks.join_next().await.unwrap().unwrap().unwrap();
 }
@@ -61,7 +85,10 @@ async fn answers_what_it_knows() {
 async fn a_connection_kept_open_does_not_hold_the_shutdown_up() {
     let mut api = running().await;
     let mut stream = tokio::net::TcpStream::connect(api.address).await.unwrap();
-    stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\n")
+        .await
+        .unwrap();
     api.stop.cancel();
     api.tasks.join_next().await.unwrap().unwrap().unwrap();
 }

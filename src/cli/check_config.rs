@@ -26,7 +26,11 @@ pub struct Args {
 /// When the result cannot be printed.
 pub fn run(args: &Args, options: LoadOptions) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(options);
-    let code = if settings.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(WRONG) };
+    let code = if settings.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(WRONG)
+    };
     match args.output {
         Output::Json => print_json(settings, args.quiet)?,
         Output::Table => print_text(settings, args.quiet)?,
@@ -42,7 +46,8 @@ fn print_text(settings: Result<Settings, Error>, quiet: bool) -> anyhow::Result<
                 writeln!(std::io::stderr(), "warning: {warning}")?;
             }
             if !quiet {
-                let shown = toml::to_string(settings.redacted()).context("cannot show the settings")?;
+                let shown =
+                    toml::to_string(settings.redacted()).context("cannot show the settings")?;
                 write!(std::io::stdout(), "{shown}")?;
                 writeln!(std::io::stderr(), "the settings are right")?;
             }
@@ -62,6 +67,10 @@ fn print_json(settings: Result<Settings, Error>, quiet: bool) -> anyhow::Result<
             shown
         }
     };
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&shown)?)?;
+    writeln!(
+        std::io::stdout(),
+        "{}",
+        serde_json::to_string_pretty(&shown)?
+    )?;
     Ok(())
 }

@@ -102,7 +102,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 impl Global {
     fn load_options(self) -> LoadOptions {
         let short = |flag: &str, key: &str, value: Option<String>| {
-            value.map(|value| Override { flag: flag.into(), key: key.into(), value })
+            value.map(|value| Override {
+                flag: flag.into(),
+                key: key.into(),
+                value,
+            })
         };
         let set = self.set.into_iter().map(|(key, value)| Override {
             flag: format!("--set {key}"),
@@ -113,7 +117,11 @@ impl Global {
             .chain(short("--log-level", "log.level", self.log_level))
             .chain(short("--log-format", "log.format", self.log_format))
             .collect();
-        LoadOptions { file: self.config, env: environment().collect(), flags }
+        LoadOptions {
+            file: self.config,
+            env: environment().collect(),
+            flags,
+        }
     }
 }
 
@@ -151,7 +159,9 @@ impl Global {
     /// The demo brings its own settings; only the way it logs can be chosen.
     fn demo_log(&self) -> anyhow::Result<Log> {
         if self.config.is_some() || !self.set.is_empty() {
-            anyhow::bail!(Usage("demo brings its own settings: leave --config and --set out"));
+            anyhow::bail!(Usage(
+                "demo brings its own settings: leave --config and --set out"
+            ));
         }
         let format = match self.log_format.as_deref() {
             None | Some("text") => LogFormat::Text,
@@ -188,9 +198,20 @@ mod tests {
 
     #[test]
     fn flags_become_settings() {
-        let cli = Cli::try_parse_from(["driftd", "run", "--set", "kafka.group=g=h", "--log-level", "debug"]);
+        let cli = Cli::try_parse_from([
+            "driftd",
+            "run",
+            "--set",
+            "kafka.group=g=h",
+            "--log-level",
+            "debug",
+        ]);
         let options = cli.unwrap().global.load_options();
-        let flags: Vec<_> = options.flags.iter().map(|o| (o.key.as_str(), o.value.as_str())).collect();
+        let flags: Vec<_> = options
+            .flags
+            .iter()
+            .map(|o| (o.key.as_str(), o.value.as_str()))
+            .collect();
         assert_eq!(flags, [("kafka.group", "g=h"), ("log.level", "debug")]);
         assert!(Cli::try_parse_from(["driftd", "run", "--set", "x"]).is_err());
     }

@@ -36,6 +36,8 @@ pub(super) enum Value {
     Datetime(toml::value::Datetime),
     List(Vec<Node>),
     Table(Table),
+    /// Something that could not be made out; its problem is noted already.
+    Broken,
 }
 
 /// Where a value was written.
@@ -88,7 +90,11 @@ pub(super) fn parse(text: &str, path: Option<&str>) -> Result<Table, Vec<Problem
         reader.wrong(at, error.message());
     }
     let table = reader.table(table.get_ref());
-    if reader.problems.is_empty() { Ok(table) } else { Err(reader.problems) }
+    if reader.problems.is_empty() {
+        Ok(table)
+    } else {
+        Err(reader.problems)
+    }
 }
 
 /// Reads one TOML value out of a variable or flag; `None` if it is none.
@@ -109,17 +115,27 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(text: &'a str, path: Option<&str>) -> Self {
-        Self { text, path: path.map(Arc::from), fixed: None, problems: Vec::new() }
+        Self {
+            text,
+            path: path.map(Arc::from),
+            fixed: None,
+            problems: Vec::new(),
+        }
     }
 
     fn origin(&self, at: usize) -> Origin {
         if let Some(origin) = &self.fixed {
             return origin.clone();
         }
-        let Some(path) = &self.path else { return Origin::Default };
+        let Some(path) = &self.path else {
+            return Origin::Default;
+        };
         let before = self.text.as_bytes().iter().take(at);
         let line = before.filter(|byte| **byte == b'\n').count() + 1;
-        Origin::File { path: path.clone(), line }
+        Origin::File {
+            path: path.clone(),
+            line,
+        }
     }
 
     fn wrong(&mut self, at: usize, message: &str) {
@@ -139,7 +155,14 @@ impl<'a> Reader<'a> {
         for (key, spanned) in table {
             let origin = self.origin(key.span().start);
             if let Some(value) = self.value(spanned) {
-                read.insert(key.get_ref().to_string(), Node { value, origin, loose: false });
+                read.insert(
+                    key.get_ref().to_string(),
+                    Node {
+                        value,
+                        origin,
+                        loose: false,
+                    },
+                );
             }
         }
         read
@@ -159,14 +182,20 @@ impl<'a> Reader<'a> {
             },
             DeValue::Boolean(boolean) => Value::Boolean(*boolean),
             DeValue::Datetime(datetime) => Value::Datetime(*datetime),
-            DeValue::Array(array) => Value::List(array.iter().filter_map(|e| self.node(e)).collect()),
+            DeValue::Array(array) => {
+                Value::List(array.iter().filter_map(|e| self.node(e)).collect())
+            }
             DeValue::Table(table) => Value::Table(self.table(table)),
         })
     }
 
     fn node(&mut self, spanned: &Spanned<DeValue<'_>>) -> Option<Node> {
         let origin = self.origin(spanned.span().start);
-        Some(Node { value: self.value(spanned)?, origin, loose: false })
+        Some(Node {
+            value: self.value(spanned)?,
+            origin,
+            loose: false,
+        })
     }
 
     fn integer(&mut self, integer: &DeInteger<'_>, at: usize) -> Option<Value> {
@@ -187,9 +216,13 @@ mod tests {
     #[test]
     fn values_remember_their_lines() {
         let table = parse("[kafka]\nbrokers = [\n\"a\",\n\"b\"]\n", Some("x.toml")).unwrap();
-        let Value::Table(kafka) = &table["kafka"].value else { panic!() };
+        let Value::Table(kafka) = &table["kafka"].value else {
+            panic!()
+        };
         assert_eq!(kafka["brokers"].origin.to_string(), "x.toml:2");
-        let Value::List(list) = &kafka["brokers"].value else { panic!() };
+        let Value::List(list) = &kafka["brokers"].value else {
+            panic!()
+        };
         assert_eq!(list[1].origin.to_string(), "x.toml:4");
     }
 

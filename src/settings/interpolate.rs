@@ -31,7 +31,13 @@ fn in_node(
             Err(fault) => {
                 let origin = Some(node.origin.to_string());
                 let (found, right) = fault.told();
-                problems.push(Problem { origin, key: key.to_owned(), found, right });
+                problems.push(Problem {
+                    origin,
+                    key: key.to_owned(),
+                    found,
+                    right,
+                });
+                node.value = Value::Broken;
             }
         },
         Value::List(list) => {

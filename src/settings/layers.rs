@@ -16,13 +16,24 @@ const WHOLE: [&str; 5] = ["version", "timestamp", "features", "window", "tests"]
 pub(super) fn merge(under: &mut Table, over: Table) {
     for (key, node) in over {
         match (under.get_mut(&key), node.value) {
-            (Some(Node { value: Value::Table(below), .. }), Value::Table(above))
-                if !WHOLE.contains(&key.as_str()) =>
-            {
+            (
+                Some(Node {
+                    value: Value::Table(below),
+                    ..
+                }),
+                Value::Table(above),
+            ) if !WHOLE.contains(&key.as_str()) => {
                 merge(below, above);
             }
             (_, value) => {
-                under.insert(key, Node { value, origin: node.origin, loose: node.loose });
+                under.insert(
+                    key,
+                    Node {
+                        value,
+                        origin: node.origin,
+                        loose: node.loose,
+                    },
+                );
             }
         }
     }
@@ -31,8 +42,18 @@ pub(super) fn merge(under: &mut Table, over: Table) {
 /// `[kafka.properties]` with names as librdkafka has them, whether the file quoted their dots or
 /// let TOML make tables of them.
 pub(super) fn flatten_properties(layer: &mut Table) {
-    let Some(Node { value: Value::Table(kafka), .. }) = layer.get_mut("kafka") else { return };
-    let Some(Node { value: Value::Table(properties), .. }) = kafka.get_mut("properties") else {
+    let Some(Node {
+        value: Value::Table(kafka),
+        ..
+    }) = layer.get_mut("kafka")
+    else {
+        return;
+    };
+    let Some(Node {
+        value: Value::Table(properties),
+        ..
+    }) = kafka.get_mut("properties")
+    else {
         return;
     };
     let mut flat = Table::new();
@@ -42,7 +63,11 @@ pub(super) fn flatten_properties(layer: &mut Table) {
 
 fn flatten(prefix: &str, table: Table, flat: &mut Table) {
     for (key, node) in table {
-        let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+        let name = if prefix.is_empty() {
+            key
+        } else {
+            format!("{prefix}.{key}")
+        };
         match node.value {
             Value::Table(inner) => flatten(&name, inner, flat),
             value => {
@@ -59,7 +84,9 @@ pub(super) fn environment(
 ) -> Table {
     let mut layer = Table::new();
     for (name, value) in variables {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
         let segments = rest.to_lowercase();
         let segments: Vec<&str> = segments.split("__").collect();
         let origin = Origin::Environment(name.clone());
@@ -114,7 +141,13 @@ pub(super) fn flags(overrides: &[Override], problems: &mut Vec<Problem>) -> Tabl
             Some(property) => vec!["kafka".into(), "properties".into(), property.into()],
             None => key.split('.').map(str::to_owned).collect(),
         };
-        insert(&mut layer, &path, value, &Origin::Flag(flag.clone()), problems);
+        insert(
+            &mut layer,
+            &path,
+            value,
+            &Origin::Flag(flag.clone()),
+            problems,
+        );
     }
     layer
 }
@@ -126,7 +159,9 @@ fn insert(
     origin: &Origin,
     problems: &mut Vec<Problem>,
 ) {
-    let Some((last, sections)) = path.split_last() else { return };
+    let Some((last, sections)) = path.split_last() else {
+        return;
+    };
     let mut table = layer;
     for section in sections {
         let node = table.entry(section.clone()).or_insert_with(|| Node {
@@ -146,7 +181,14 @@ fn insert(
         table = inner;
     }
     let value = structured(path, text, origin).unwrap_or_else(|| Value::Text(text.to_owned()));
-    table.insert(last.clone(), Node { value, origin: origin.clone(), loose: true });
+    table.insert(
+        last.clone(),
+        Node {
+            value,
+            origin: origin.clone(),
+            loose: true,
+        },
+    );
 }
 
 /// A list or table may be given in TOML's inline form. Secrets are never looked into.
@@ -163,7 +205,10 @@ mod tests {
     use super::*;
 
     fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -177,8 +222,12 @@ mod tests {
             ("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD_FILE", "/p"),
         ]);
         merge(&mut file, environment(&vars, &mut problems));
-        let Value::Table(kafka) = &file["kafka"].value else { panic!() };
-        let Value::Table(properties) = &kafka["properties"].value else { panic!() };
+        let Value::Table(kafka) = &file["kafka"].value else {
+            panic!()
+        };
+        let Value::Table(properties) = &kafka["properties"].value else {
+            panic!()
+        };
         assert_eq!(
             properties.keys().collect::<Vec<_>>(),
             ["sasl.mechanism", "sasl.password_file", "sasl.username"]
@@ -196,8 +245,13 @@ mod tests {
     #[test]
     fn a_window_is_replaced_as_a_whole() {
         let mut under = file::parse("window = { size = '1d', every = '1h' }", None).unwrap();
-        merge(&mut under, file::parse("window = { size = '2d' }", Some("x")).unwrap());
-        let Value::Table(window) = &under["window"].value else { panic!() };
+        merge(
+            &mut under,
+            file::parse("window = { size = '2d' }", Some("x")).unwrap(),
+        );
+        let Value::Table(window) = &under["window"].value else {
+            panic!()
+        };
         assert!(!window.contains_key("every"));
     }
 }

@@ -90,6 +90,7 @@ pub enum StartAt {
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
+    url: SecretString,
     shown: String,
     /// Connections held at most.
     pub max_connections: u32,
@@ -99,6 +100,11 @@ impl Postgres {
     /// Options to connect with; they hold the password, so never log them.
     pub fn connect_options(&self) -> PgConnectOptions {
         self.options.clone()
+    }
+
+    /// The URL, with the password of `password_file` where there is one.
+    pub fn url(&self) -> &SecretString {
+        &self.url
     }
 
     /// The URL without its password, for logs.
@@ -186,8 +192,12 @@ pub struct LoadOptions<E = Vec<(String, String)>> {
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     // Values that are no Unicode cannot be settings; a variable of ours among them is refused by
     // what its replaced value means, the others are nobody's business here.
-    std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into(), value.to_string_lossy().into()))
+    std::env::vars_os().map(|(name, value)| {
+        (
+            name.to_string_lossy().into(),
+            value.to_string_lossy().into(),
+        )
+    })
 }
 
 impl Settings {
@@ -205,12 +215,21 @@ impl Settings {
                 let shown = path.display().to_string();
                 match std::fs::read_to_string(path) {
                     Ok(text) => Some((shown, text)),
-                    Err(source) => return Err(Error::Unreadable { path: shown, source }),
+                    Err(source) => {
+                        return Err(Error::Unreadable {
+                            path: shown,
+                            source,
+                        });
+                    }
                 }
             }
         };
         let env = options.env.into_iter().collect();
-        Self::from_layers(file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &env, &options.flags)
+        Self::from_layers(
+            file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())),
+            &env,
+            &options.flags,
+        )
     }
 
     /// Settings from the text of a file alone, without environment: for the demo and for tests.

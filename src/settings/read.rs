@@ -27,7 +27,7 @@ impl Notes {
             problem.origin.is_some()
                 && known.origin == problem.origin
                 && known.found == problem.found
-                && known.right == problem.right
+                && last(&known.key) == last(&problem.key)
         };
         let mut problems = self.0.borrow_mut();
         if !problems.iter().any(same) {
@@ -35,9 +35,22 @@ impl Notes {
         }
     }
 
+    /// Takes back that a key is missing, once a mistyped one was found in its place.
+    fn take_back_missing(&self, key: &str) {
+        self.0
+            .borrow_mut()
+            .retain(|known| known.key != key || known.found != MISSING);
+    }
+
     pub(super) fn into_problems(self) -> Vec<Problem> {
         self.0.into_inner()
     }
+}
+
+const MISSING: &str = "missing";
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
 }
 
 /// A table that is being read.
@@ -63,11 +76,22 @@ impl<'a> Section<'a> {
         origin: Option<&'a Origin>,
         notes: &'a Notes,
     ) -> Self {
-        Self { path, table, origin, asked: RefCell::default(), open: Cell::new(false), notes }
+        Self {
+            path,
+            table,
+            origin,
+            asked: RefCell::default(),
+            open: Cell::new(false),
+            notes,
+        }
     }
 
     fn key(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     /// Whether the key is there; it counts as asked for.
@@ -78,15 +102,26 @@ impl<'a> Section<'a> {
     pub(super) fn field(&self, key: &'static str) -> Option<Field<'a>> {
         self.asked.borrow_mut().push(key);
         let node = self.table.get(key)?;
-        Some(Field { key: self.key(key), node, notes: self.notes })
+        Some(Field {
+            key: self.key(key),
+            node,
+            notes: self.notes,
+        })
     }
 
     /// All fields, whatever their names: for tables whose keys are the user's own.
     /// They all count as asked for.
     pub(super) fn all(&self) -> Vec<(&'a str, Field<'a>)> {
         self.open.set(true);
-        let field = |name: &str, node| Field { key: self.key(name), node, notes: self.notes };
-        self.table.iter().map(|(name, node)| (name.as_str(), field(name, node))).collect()
+        let field = |name: &str, node| Field {
+            key: self.key(name),
+            node,
+            notes: self.notes,
+        };
+        self.table
+            .iter()
+            .map(|(name, node)| (name.as_str(), field(name, node)))
+            .collect()
     }
 
     /// A key that has to be there.
@@ -114,9 +149,12 @@ impl<'a> Section<'a> {
 
     pub(super) fn missing(&self, key: &str, right: &str) {
         self.notes.push(Problem {
-            origin: self.origin.filter(|o| **o != Origin::Default).map(Origin::to_string),
+            origin: self
+                .origin
+                .filter(|o| **o != Origin::Default)
+                .map(Origin::to_string),
             key: self.key(key),
-            found: "missing".into(),
+            found: MISSING.into(),
             right: right.to_owned(),
         });
     }
@@ -138,7 +176,10 @@ impl<'a> Section<'a> {
 
     fn unknown(&self, key: &str, node: &Node, known: &[&'static str]) {
         let right = match nearest(key, known.iter().copied()) {
-            Some(meant) => format!("did you mean {}?", self.key(meant)),
+            Some(meant) => {
+                self.notes.take_back_missing(&self.key(meant));
+                format!("did you mean {}?", self.key(meant))
+            }
             None if self.path.is_empty() => format!("known are {}", known.join(", ")),
             None => format!("{} knows {}", self.path, known.join(", ")),
         };
@@ -183,6 +224,9 @@ impl<'a> Field<'a> {
 
     /// Notes that something about it is wrong, without showing its value.
     pub(super) fn fault(&self, found: impl Display, right: impl Display) {
+        if self.node.value == Value::Broken {
+            return;
+        }
         self.notes.push(Problem {
             origin: Some(self.node.origin.to_string()),
             key: self.key.clone(),
@@ -230,8 +274,14 @@ impl<'a> Field<'a> {
             Value::Integer(integer) => Some(*integer),
             _ => self.as_loose().and_then(|text| text.parse().ok()),
         };
-        let value = value.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
-        let right = format!("expected a whole number from {} to {}", range.start(), range.end());
+        let value = value
+            .filter(|n| range.contains(n))
+            .and_then(|n| T::try_from(n).ok());
+        let right = format!(
+            "expected a whole number from {} to {}",
+            range.start(),
+            range.end()
+        );
         self.or_wrong(value, right)
     }
 
@@ -243,7 +293,11 @@ impl<'a> Field<'a> {
             _ => self.as_loose().and_then(|text| text.parse().ok()),
         };
         let value = value.filter(|n| range.contains(n));
-        let right = format!("expected a number from {} to {}", range.start(), range.end());
+        let right = format!(
+            "expected a number from {} to {}",
+            range.start(),
+            range.end()
+        );
         self.or_wrong(value, right)
     }
 
@@ -258,8 +312,11 @@ impl<'a> Field<'a> {
             self.wrong("expected a duration such as \"30s\", \"15m\" or \"1d\"");
             return None;
         };
-        let right =
-            format!("expected from {} to {}", in_words(*range.start()), in_words(*range.end()));
+        let right = format!(
+            "expected from {} to {}",
+            in_words(*range.start()),
+            in_words(*range.end())
+        );
         self.or_wrong(Some(ms).filter(|ms| range.contains(ms)), right)
     }
 
@@ -270,7 +327,9 @@ impl<'a> Field<'a> {
             Value::Text(text) => parse_bytes(text),
             _ => None,
         };
-        let value = value.filter(|n| range.contains(n)).and_then(|n| u64::try_from(n).ok());
+        let value = value
+            .filter(|n| range.contains(n))
+            .and_then(|n| u64::try_from(n).ok());
         let right = format!(
             "expected a number of bytes from {} to {}, such as \"512KiB\", \"64MiB\" or \"2GiB\"",
             range.start(),
@@ -282,7 +341,10 @@ impl<'a> Field<'a> {
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let text = self.as_text().unwrap_or_default();
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let found = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value);
         if found.is_none() {
             let list: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
             let right = match nearest(text, words.iter().map(|(word, _)| *word)) {
@@ -314,8 +376,14 @@ impl<'a> Field<'a> {
 
     /// The elements, if it is a list.
     pub(super) fn as_list(&self) -> Option<Vec<Field<'a>>> {
-        let Value::List(list) = &self.node.value else { return None };
-        let element = |(i, node)| Field { key: format!("{}[{i}]", self.key), node, notes: self.notes };
+        let Value::List(list) = &self.node.value else {
+            return None;
+        };
+        let element = |(i, node)| Field {
+            key: format!("{}[{i}]", self.key),
+            node,
+            notes: self.notes,
+        };
         Some(list.iter().enumerate().map(element).collect())
     }
 }
@@ -333,12 +401,18 @@ fn shown(value: &Value) -> String {
         Value::Datetime(datetime) => datetime.to_string(),
         Value::List(list) => format!("a list of {}", list.len()),
         Value::Table(_) => "a table".into(),
+        Value::Broken => "nothing".into(),
     }
 }
 
 /// Milliseconds as people write them: the largest unit that needs no fraction.
 pub(super) fn in_words(ms: i64) -> String {
-    const UNITS: [(i64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    const UNITS: [(i64, &str); 4] = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
     for (unit, name) in UNITS {
         if ms >= unit && ms % unit == 0 {
             return format!("{}{name}", ms / unit);
@@ -349,7 +423,9 @@ pub(super) fn in_words(ms: i64) -> String {
 
 fn parse_bytes(text: &str) -> Option<i64> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: i64 = match unit.trim() {
         "" | "B" => 1,

@@ -24,7 +24,10 @@ pub(super) fn secret(
             std::cmp::Ordering::Greater => from_file(&file),
             std::cmp::Ordering::Less => plain(&value),
             std::cmp::Ordering::Equal => {
-                file.fault(format!("{} is given as well", value.key()), "give one of the two");
+                file.fault(
+                    format!("{} is given as well", value.key()),
+                    "give one of the two",
+                );
                 None
             }
         },
@@ -62,7 +65,10 @@ pub(super) fn from_file(field: &Field<'_>) -> Option<SecretString> {
     };
     let text = text.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
-        field.fault(format!("{} is empty", path.display()), "expected the secret in it");
+        field.fault(
+            format!("{} is empty", path.display()),
+            "expected the secret in it",
+        );
         return None;
     }
     Some(text.into())
@@ -78,18 +84,28 @@ fn read(path: &Path) -> std::io::Result<String> {
 /// A relative path in a file is meant from that file's folder.
 fn beside(origin: &Origin, path: &Path) -> PathBuf {
     match origin {
-        Origin::File { path: file, .. } => {
-            Path::new(file.as_ref()).parent().unwrap_or(Path::new("")).join(path)
-        }
+        Origin::File { path: file, .. } => Path::new(file.as_ref())
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(path),
         _ => path.to_owned(),
     }
 }
 
 /// Whether a librdkafka property holds a secret.
 pub(super) fn is_secret_property(name: &str) -> bool {
-    const WORDS: [&str; 6] = ["password", "secret", "key.pem", "sasl.oauthbearer.config", "token", "ssl_key"];
+    const WORDS: [&str; 6] = [
+        "password",
+        "secret",
+        "key.pem",
+        "sasl.oauthbearer.config",
+        "token",
+        "ssl_key",
+    ];
     // The addresses and the location of a key are none.
-    let harmless = ["endpoint", "location", "_file"].iter().any(|word| name.contains(word));
+    let harmless = ["endpoint", "location", "_file"]
+        .iter()
+        .any(|word| name.contains(word));
     !harmless && WORDS.iter().any(|word| name.contains(word))
 }
 
@@ -104,7 +120,10 @@ pub(super) fn redacted(table: &Table) -> toml::Table {
     if let Some(toml::Value::Table(kafka)) = shown.get_mut("kafka")
         && let Some(toml::Value::Table(properties)) = kafka.get_mut("properties")
     {
-        for (_, value) in properties.iter_mut().filter(|(name, _)| is_secret_property(name)) {
+        for (_, value) in properties
+            .iter_mut()
+            .filter(|(name, _)| is_secret_property(name))
+        {
             *value = REDACTED.into();
         }
     }
@@ -113,7 +132,9 @@ pub(super) fn redacted(table: &Table) -> toml::Table {
 
 /// A Postgres URL with its password and parameters blanked; nothing of it, if it is no such URL.
 pub(super) fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return REDACTED.into() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return REDACTED.into();
+    };
     // A password may hold any character: up to the last `@` everything is the user's.
     let (user_info, rest) = match rest.rsplit_once('@') {
         Some((user_info, rest)) => (Some(user_info), rest),
@@ -135,7 +156,10 @@ pub(super) fn without_password(url: &str) -> String {
 }
 
 fn plain_table(table: &Table) -> toml::Table {
-    table.iter().map(|(key, node)| (key.clone(), plain_value(node))).collect()
+    table
+        .iter()
+        .map(|(key, node)| (key.clone(), plain_value(node)))
+        .collect()
 }
 
 pub(super) fn plain_value(node: &Node) -> toml::Value {
@@ -147,6 +171,7 @@ pub(super) fn plain_value(node: &Node) -> toml::Value {
         Value::Datetime(datetime) => toml::Value::Datetime(*datetime),
         Value::List(list) => toml::Value::Array(list.iter().map(plain_value).collect()),
         Value::Table(table) => toml::Value::Table(plain_table(table)),
+        Value::Broken => toml::Value::String(String::new()),
     }
 }
 
@@ -157,20 +182,42 @@ mod tests {
     #[test]
     fn urls_lose_their_passwords() {
         let shown = |url| without_password(url);
-        assert_eq!(shown("postgres://u:p@h:5432/d"), "postgres://u:[redacted]@h:5432/d");
-        assert_eq!(shown("postgres://u:p@ss@h/d"), "postgres://u:[redacted]@h/d");
+        assert_eq!(
+            shown("postgres://u:p@h:5432/d"),
+            "postgres://u:[redacted]@h:5432/d"
+        );
+        assert_eq!(
+            shown("postgres://u:p@ss@h/d"),
+            "postgres://u:[redacted]@h/d"
+        );
         assert_eq!(shown("postgres://u@h/d"), "postgres://u@h/d");
-        assert_eq!(shown("postgres:///d?host=/s&password=x"), "postgres:///d?[redacted]");
-        assert_eq!(shown("postgres:///d?host=/s&user=u"), "postgres:///d?host=/s&user=u");
+        assert_eq!(
+            shown("postgres:///d?host=/s&password=x"),
+            "postgres:///d?[redacted]"
+        );
+        assert_eq!(
+            shown("postgres:///d?host=/s&user=u"),
+            "postgres:///d?host=/s&user=u"
+        );
         assert_eq!(shown("hunter2"), "[redacted]");
     }
 
     #[test]
     fn secret_properties() {
-        for name in ["sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"] {
+        for name in [
+            "sasl.password",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "sasl.oauthbearer.client.secret",
+        ] {
             assert!(is_secret_property(name), "{name}");
         }
-        for name in ["sasl.username", "ssl.key.location", "sasl.oauthbearer.token.endpoint.url", "sasl.password_file"] {
+        for name in [
+            "sasl.username",
+            "ssl.key.location",
+            "sasl.oauthbearer.token.endpoint.url",
+            "sasl.password_file",
+        ] {
             assert!(!is_secret_property(name), "{name}");
         }
     }

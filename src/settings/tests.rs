@@ -10,7 +10,10 @@ fn with(rest: &str) -> Result<Settings, Error> {
 }
 
 fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Settings, Error> {
-    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let env = env
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
     let flag = |(key, value): &(&str, &str)| Override {
         flag: format!("--set {key}"),
         key: (*key).to_owned(),
@@ -22,7 +25,12 @@ fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Sett
 
 /// The problems as the user reads them.
 fn told(result: Result<Settings, Error>) -> Vec<String> {
-    result.unwrap_err().problems().iter().map(ToString::to_string).collect()
+    result
+        .unwrap_err()
+        .problems()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// That a monitor with this line has exactly one problem, with these words in it.
@@ -42,8 +50,15 @@ fn every_shipped_file_is_right() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "toml") {
-            let env = [("DRIFTD__POSTGRES__URL".to_owned(), "postgres://u@h/d".to_owned())];
-            let options = LoadOptions { file: Some(path.clone()), env, flags: vec![] };
+            let env = [(
+                "DRIFTD__POSTGRES__URL".to_owned(),
+                "postgres://u@h/d".to_owned(),
+            )];
+            let options = LoadOptions {
+                file: Some(path.clone()),
+                env,
+                flags: vec![],
+            };
             let settings = Settings::load(options).unwrap_or_else(|e| panic!("{path:?}: {e}"));
             if path.ends_with("example.toml") {
                 assert_eq!(settings.monitors.len(), 5);
@@ -67,7 +82,10 @@ fn the_least_is_filled_with_defaults() {
     assert_eq!(input.version, VersionSource::Fixed("1".into()));
     assert_eq!(input.timestamp.path, None);
     assert_eq!(input.features, Features::All);
-    assert_eq!((input.window.size_ms, input.window.every_ms), (86_400_000, 86_400_000));
+    assert_eq!(
+        (input.window.size_ms, input.window.every_ms),
+        (86_400_000, 86_400_000)
+    );
     assert_eq!(input.judging.mode, Mode::Auto);
     assert_eq!(input.judging.tests.len(), 7);
     assert_eq!(input.on_gap, OnGap::Stop);
@@ -77,7 +95,13 @@ fn the_least_is_filled_with_defaults() {
 
 #[test]
 fn default_effects_stand_in_the_default_file() {
-    for limit in &with(MONITOR).unwrap().monitors[0].input.as_ref().unwrap().judging.tests {
+    for limit in &with(MONITOR).unwrap().monitors[0]
+        .input
+        .as_ref()
+        .unwrap()
+        .judging
+        .tests
+    {
         let effect = check::default_effect(limit.test);
         assert!((limit.effect - effect).abs() < 1e-12, "{:?}", limit.test);
     }
@@ -96,14 +120,27 @@ fn a_monitor_says_it_all() {
     let input = monitor.input.as_ref().unwrap();
     assert_eq!(input.version, VersionSource::Header("v".into()));
     assert_eq!(input.timestamp.unit, TimeUnit::S);
-    let Features::Listed(features) = &input.features else { panic!() };
-    assert_eq!((features[0].path.as_str(), features[1].path.as_str()), ("a", "c[1]"));
+    let Features::Listed(features) = &input.features else {
+        panic!()
+    };
+    assert_eq!(
+        (features[0].path.as_str(), features[1].path.as_str()),
+        ("a", "c[1]")
+    );
     assert_eq!(input.window.every_ms, 6 * 3_600_000);
-    let tests: Vec<_> = input.judging.tests.iter().map(|l| (l.test, l.effect)).collect();
+    let tests: Vec<_> = input
+        .judging
+        .tests
+        .iter()
+        .map(|l| (l.test, l.effect))
+        .collect();
     assert_eq!(tests, [(Test::Ks, 0.1), (Test::Psi, 0.3)]);
     let schedule = monitor.retraining.schedule.as_ref().unwrap();
     assert_eq!(schedule.time_zone, chrono_tz::Europe::Berlin);
-    assert_eq!(monitor.retraining.parameters, serde_json::json!({ "a": [1, 2.5] }));
+    assert_eq!(
+        monitor.retraining.parameters,
+        serde_json::json!({ "a": [1, 2.5] })
+    );
 }
 
 #[test]
@@ -116,9 +153,8 @@ fn all_problems_come_at_once() {
         &[("limits.max_depth", "many")],
     ));
     let expected = [
-        "driftd.toml:15: monitors.m.window: found \"1x\"",
-        "driftd.toml:16: monitors.m.alert.windows: 3 drifted windows among the last 2",
-        "kafka.brokers: missing",
+        "driftd.toml:16: monitors.m.window: found \"1x\"",
+        "driftd.toml:17: monitors.m.alert.windows: 3 drifted windows among the last 2",
         "driftd.toml:3: kafka.broker: unknown key; did you mean kafka.brokers?",
         "environment variable DRIFTD__KAFKA__GRUOP: kafka.gruop: unknown key; did you mean kafka.group?",
         "driftd.toml:10: postgres.max_connections: found \"ten\"",
@@ -130,35 +166,65 @@ fn all_problems_come_at_once() {
         "driftd.toml:1: colour: unknown key; known are",
     ];
     for words in expected {
-        assert!(told.iter().any(|t| t.starts_with(words)), "{words} is not in {told:#?}");
+        assert!(
+            told.iter().any(|t| t.starts_with(words)),
+            "{words} is not in {told:#?}"
+        );
     }
     assert_eq!(told.len(), expected.len(), "{told:#?}");
 }
 
 #[test]
 fn what_is_wrong_in_a_monitor_is_said() {
-    refused("window = { size = '1d', every = '7h' }", &["settings:8", "monitors.m.window.every", "multiple"]);
-    refused("window = { size = '365d', every = '1s' }", &["31536000 windows"]);
+    refused(
+        "window = { size = '1d', every = '7h' }",
+        &["settings:8", "monitors.m.window.every", "multiple"],
+    );
+    refused(
+        "window = { size = '365d', every = '1s' }",
+        &["31536000 windows"],
+    );
     refused("window = 30", &["found 30", "in quotes"]);
     refused("windwo = '1d'", &["did you mean monitors.m.window?"]);
-    refused("timestamp = { path = 'a', record = true }", &["neither a path nor"]);
+    refused(
+        "timestamp = { path = 'a', record = true }",
+        &["neither a path nor"],
+    );
     refused("timestamp = 'a[1'", &["monitors.m.timestamp", "expected ]"]);
-    refused("timestamp = { path = 'a', unit = 'sec' }", &["timestamp.unit", "\"ms\""]);
+    refused(
+        "timestamp = { path = 'a', unit = 'sec' }",
+        &["timestamp.unit", "\"ms\""],
+    );
     refused("features = []", &["\"all\""]);
     refused("features = ['a', 'a']", &["features[1]", "twice"]);
     refused("tests = ['psy']", &["tests[0]", "did you mean psi?"]);
-    refused("tests = { ks = { effct = 0.1 } }", &["tests.ks.effct", "did you mean"]);
+    refused(
+        "tests = { ks = { effct = 0.1 } }",
+        &["tests.ks.effct", "did you mean"],
+    );
     refused("tests = ['learned']", &["mode = \"learned\""]);
     refused("mode = 'learnt'", &["did you mean \"learned\"?"]);
-    refused("false_alarms = { max = 40, per = '30d' }", &["40 false alarms allowed in 30.000 windows"]);
+    refused(
+        "false_alarms = { max = 40, per = '30d' }",
+        &["40 false alarms allowed in 30.000 windows"],
+    );
     refused("min_share = 1.5", &["from 0 to 1"]);
     refused("sample_rows = -1", &["found -1"]);
-    refused("retraining.schedule = '61 * * * *'", &["retraining.schedule", "five fields"]);
+    refused(
+        "retraining.schedule = '61 * * * *'",
+        &["retraining.schedule", "five fields"],
+    );
     refused("retraining.schedule = '0 0 30 2 *'", &["never comes"]);
-    refused("retraining.time_zone = 'Europe/Berln'", &["did you mean \"Europe/Berlin\"?"]);
+    refused(
+        "retraining.time_zone = 'Europe/Berln'",
+        &["did you mean \"Europe/Berlin\"?"],
+    );
     refused("retraining.parameters = 3", &["expected a table"]);
     refused("lateness = { allowed = '-1h' }", &["lateness.allowed"]);
-    refused("lateness = { allowed = '1h', idle = '1h' }", &["lateness.idle", "unknown key"]);
+    refused(
+        "lateness = { allowed = '1h', idle = '1h' }",
+        &["lateness.idle", "unknown key"],
+    );
 }
 
 #[test]
@@ -186,7 +252,9 @@ fn periodic_monitors_need_a_schedule_and_no_kafka() {
         Settings::from_toml(&format!("{periodic}retraining.schedule = '0 3 * * *'\n")).unwrap();
     assert!(settings.monitors[0].input.is_none());
     // Keys about rows without a topic: the topic was forgotten, or mistyped.
-    let told_of = told(with("[[monitors]]\nname = 'p'\nmodel = 'x'\nversion = '1'\n"));
+    let told_of = told(with(
+        "[[monitors]]\nname = 'p'\nmodel = 'x'\nversion = '1'\n",
+    ));
     assert_eq!(told_of.len(), 1, "{told_of:?}");
     assert!(told_of[0].contains("monitors.p.topic: missing"));
 }
@@ -205,13 +273,18 @@ fn layers_win_in_their_order() {
     assert_eq!(settings.service.grace, Duration::from_secs(6));
     assert_eq!(settings.log.level, "error");
     assert_eq!(settings.limits.max_depth, 7);
-    assert_eq!(settings.monitors[0].input.as_ref().unwrap().window.size_ms, 2 * 86_400_000);
+    assert_eq!(
+        settings.monitors[0].input.as_ref().unwrap().window.size_ms,
+        2 * 86_400_000
+    );
 }
 
 #[test]
 fn a_wrong_default_is_said_once() {
     let second = MONITOR.replace("'m'", "'n'");
-    let told = told(with(&format!("{MONITOR}{second}[defaults]\nwindow = '1x'\nwindw = 1\n")));
+    let told = told(with(&format!(
+        "{MONITOR}{second}[defaults]\nwindow = '1x'\nwindw = 1\n"
+    )));
     assert_eq!(told.len(), 2, "{told:#?}");
     assert!(told[0].contains("defaults.window"));
 }
@@ -224,7 +297,12 @@ fn kafka_properties() {
     ));
     assert_eq!(told_of.len(), 4, "{told_of:#?}");
     assert!(told_of.iter().any(|t| t.contains("driftd's own")));
-    assert!(told_of.iter().any(|t| t.contains("sesion.timeout.ms: No such")), "{told_of:#?}");
+    assert!(
+        told_of
+            .iter()
+            .any(|t| t.contains("sesion.timeout.ms: No such")),
+        "{told_of:#?}"
+    );
     let settings = load(
         &format!("{LEAST}[kafka.properties]\nsession.timeout.ms = 30000\nsasl.username = 'u'\n"),
         &[("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter2")],
@@ -248,12 +326,19 @@ fn secrets_come_from_files_and_are_not_shown() {
     let file = folder.path().join("driftd.toml");
     let write = |text: &str| std::fs::write(&file, text).unwrap();
     let load = |env: Vec<(String, String)>| {
-        Settings::load(LoadOptions { file: Some(file.clone()), env, flags: vec![] })
+        Settings::load(LoadOptions {
+            file: Some(file.clone()),
+            env,
+            flags: vec![],
+        })
     };
     write("postgres.url_file = 'url'\n[kafka.properties]\n'sasl.password_file' = 'kafka'\n");
     let settings = load(vec![]).unwrap();
     assert_eq!(settings.postgres.shown_url(), "postgres://u:[redacted]@h/d");
-    assert_eq!(settings.kafka.properties(), [("sasl.password".into(), "hunter3".into())]);
+    assert_eq!(
+        settings.kafka.properties(),
+        [("sasl.password".into(), "hunter3".into())]
+    );
     let shown = format!("{settings:?} {}", settings.redacted());
     assert!(!shown.contains("hunter"), "{shown}");
     // The environment lies above the file, whichever of the two keys it uses.
@@ -261,15 +346,24 @@ fn secrets_come_from_files_and_are_not_shown() {
     assert_eq!(load(env).unwrap().postgres.shown_url(), "postgres://v@h/d");
     write("postgres.url_file = 'none'\npostgres.password_file = 'empty'\n");
     let told = told(load(vec![]));
-    assert!(told.iter().any(|t| t.contains("postgres.url_file: cannot read")), "{told:?}");
-    assert!(told.iter().any(|t| t.contains("empty is empty")), "{told:?}");
+    assert!(
+        told.iter()
+            .any(|t| t.contains("postgres.url_file: cannot read")),
+        "{told:?}"
+    );
+    assert!(
+        told.iter().any(|t| t.contains("empty is empty")),
+        "{told:?}"
+    );
     write("postgres.url_file = 'url'\npostgres.url = 'postgres://h/d'\n");
     assert!(self::told(load(vec![]))[0].contains("give one of the two"));
 }
 
 #[test]
 fn secrets_stay_out_of_messages() {
-    let told = told(Settings::from_toml("postgres.url = 'mysql://u:hunter2@h/d'\n"));
+    let told = told(Settings::from_toml(
+        "postgres.url = 'mysql://u:hunter2@h/d'\n",
+    ));
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(!told[0].contains("hunter2"));
 }
@@ -280,5 +374,8 @@ fn missing_variables_and_broken_toml() {
     assert!(told_of[0].starts_with("settings:4: log.level: the environment variable NOT_THERE"));
     let told_of = told(Settings::from_toml("[kafka\nbrokers = \n"));
     assert_eq!(told_of.len(), 2, "{told_of:?}");
-    assert!(told_of[1].starts_with("settings:2: not TOML"), "{told_of:?}");
+    assert!(
+        told_of[1].starts_with("settings:2: not TOML"),
+        "{told_of:?}"
+    );
 }

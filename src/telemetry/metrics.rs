@@ -9,7 +9,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::Error;
 
 /// Seconds, from one transaction on a near database to a shutdown's grace.
-const SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+const SECONDS: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
 
 /// Collects from now on what the functions below record; `/metrics` renders the handle.
 ///
@@ -147,9 +149,18 @@ mod tests {
             checkpoint_duration_seconds(0.02);
         });
         let text = handle.render();
-        assert!(text.contains("# HELP driftd_records_total Messages read"), "{text}");
-        assert!(text.contains("driftd_records_total{topic=\"flights\"} 7"), "{text}");
+        assert!(
+            text.contains("# HELP driftd_records_total Messages read"),
+            "{text}"
+        );
+        assert!(
+            text.contains("driftd_records_total{topic=\"flights\"} 7"),
+            "{text}"
+        );
         assert!(text.contains("driftd_jobs{state=\"queued\"} 2"), "{text}");
-        assert!(text.contains("driftd_checkpoint_duration_seconds_bucket{le=\"0.025\"} 1"), "{text}");
+        assert!(
+            text.contains("driftd_checkpoint_duration_seconds_bucket{le=\"0.025\"} 1"),
+            "{text}"
+        );
     }
 }

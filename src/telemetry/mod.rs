@@ -32,8 +32,10 @@ pub enum Error {
 /// # Errors
 /// When the level is none, or when logging was begun before.
 pub fn init(log: &Log) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&log.level)
-        .map_err(|source| Error::Level { level: log.level.clone(), source })?;
+    let filter = EnvFilter::try_new(&log.level).map_err(|source| Error::Level {
+        level: log.level.clone(),
+        source,
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match log.format {

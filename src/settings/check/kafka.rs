@@ -15,15 +15,27 @@ const DENIED: [(&str, &str); 16] = [
     ("bootstrap.servers", "set kafka.brokers"),
     ("metadata.broker.list", "set kafka.brokers"),
     ("group.id", "set kafka.group"),
-    ("group.protocol", "driftd takes partitions over by the classic protocol"),
-    ("auto.offset.reset", "set kafka.start_at; a stored offset that is gone is never skipped"),
+    (
+        "group.protocol",
+        "driftd takes partitions over by the classic protocol",
+    ),
+    (
+        "auto.offset.reset",
+        "set kafka.start_at; a stored offset that is gone is never skipped",
+    ),
     ("enable.auto.commit", OFFSETS),
     ("auto.commit.interval.ms", OFFSETS),
     ("enable.auto.offset.store", OFFSETS),
     ("offset.store.method", OFFSETS),
     ("isolation.level", "driftd reads committed messages only"),
-    ("partition.assignment.strategy", "driftd assigns partitions cooperatively"),
-    ("enable.partition.eof", "driftd needs it to see that a partition is caught up"),
+    (
+        "partition.assignment.strategy",
+        "driftd assigns partitions cooperatively",
+    ),
+    (
+        "enable.partition.eof",
+        "driftd needs it to see that a partition is caught up",
+    ),
     ("check.crcs", "driftd always checks what it reads"),
     ("allow.auto.create.topics", "driftd creates no topics"),
     ("plugin.library.paths", "driftd loads no foreign code"),
@@ -43,12 +55,18 @@ pub(super) fn kafka(section: &Section<'_>, watched: bool) -> Option<Kafka> {
         false => Some(String::new()),
     };
     let group = section.must("group", "expected a name", |f| {
-        f.text("expected the name of a consumer group").map(str::to_owned)
+        f.text("expected the name of a consumer group")
+            .map(str::to_owned)
     });
     let start_at = section.must("start_at", "expected a start", start_at);
     let properties = section.may("properties", |f| super::section(f, properties));
     let (brokers, group, start_at) = (brokers?, group?, start_at?);
-    Some(Kafka { brokers, group, start_at, properties: properties.unwrap_or_default() })
+    Some(Kafka {
+        brokers,
+        group,
+        start_at,
+        properties: properties.unwrap_or_default(),
+    })
 }
 
 fn brokers(field: &Field<'_>, right: &str) -> Option<String> {
@@ -56,7 +74,11 @@ fn brokers(field: &Field<'_>, right: &str) -> Option<String> {
         Some(elements) => elements.iter().map(Field::as_text).collect(),
         None => field.as_text().map(|text| text.split(',').collect()),
     };
-    let list: Vec<&str> = list.unwrap_or_default().into_iter().map(str::trim).collect();
+    let list: Vec<&str> = list
+        .unwrap_or_default()
+        .into_iter()
+        .map(str::trim)
+        .collect();
     if list.is_empty() || !list.iter().all(|broker| is_broker(broker)) {
         field.wrong(right);
         return None;
@@ -74,14 +96,20 @@ fn is_broker(text: &str) -> bool {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
             !host.is_empty()
-                && host.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
+                && host
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
         }
     };
     host_is_right && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn start_at(field: &Field<'_>) -> Option<StartAt> {
-    let time = |text: &str| DateTime::parse_from_rfc3339(text).ok().map(|t| t.with_timezone(&Utc));
+    let time = |text: &str| {
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|t| t.with_timezone(&Utc))
+    };
     let start = match &field.node().value {
         Value::Text(text) if text == "earliest" => Some(StartAt::Earliest),
         Value::Text(text) if text == "latest" => Some(StartAt::Latest),
@@ -97,14 +125,22 @@ fn start_at(field: &Field<'_>) -> Option<StartAt> {
 
 fn properties(section: &Section<'_>) -> Option<Vec<(String, SecretString)>> {
     let fields = section.all();
-    let read: Vec<_> = fields.iter().map(|(name, field)| property(name, field)).collect();
+    let read: Vec<_> = fields
+        .iter()
+        .map(|(name, field)| property(name, field))
+        .collect();
     let read: Option<Vec<_>> = read.into_iter().collect();
     let mut names: Vec<&str> = fields.iter().map(|(name, _)| property_name(name)).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1])
-        && let Some((_, field)) = fields.iter().find(|(name, _)| property_name(name) == twice[0])
+        && let Some((_, field)) = fields
+            .iter()
+            .find(|(name, _)| property_name(name) == twice[0])
     {
-        field.fault(format!("{0} and {0}_file are both given", twice[0]), "give one of the two");
+        field.fault(
+            format!("{0} and {0}_file are both given", twice[0]),
+            "give one of the two",
+        );
     }
     read
 }
@@ -119,7 +155,11 @@ fn property(name: &str, field: &Field<'_>) -> Option<(String, SecretString)> {
         field.fault("this property is driftd's own", why);
         return None;
     }
-    let value = if property != name { from_file(field)? } else { plain(name, field)? };
+    let value = if property != name {
+        from_file(field)?
+    } else {
+        plain(name, field)?
+    };
     understood(property, field, &value).then(|| (property.to_owned(), value))
 }
 
@@ -136,7 +176,10 @@ fn plain(name: &str, field: &Field<'_>) -> Option<SecretString> {
             Some(value.to_string().into())
         }
         _ => {
-            field.fault("not a single value", "expected a text, a number, true or false");
+            field.fault(
+                "not a single value",
+                "expected a text, a number, true or false",
+            );
             None
         }
     }
@@ -153,7 +196,10 @@ fn understood(name: &str, field: &Field<'_>, value: &SecretString) -> bool {
             false
         }
         Err(_) => {
-            field.fault("librdkafka does not take it", "see the properties of librdkafka");
+            field.fault(
+                "librdkafka does not take it",
+                "see the properties of librdkafka",
+            );
             false
         }
     }
@@ -165,10 +211,25 @@ mod tests {
 
     #[test]
     fn brokers_are_hosts_and_ports() {
-        for right in ["a", "a:9092", "kafka-1.example.com:1", "[::1]:9092", "10.0.0.1:9092"] {
+        for right in [
+            "a",
+            "a:9092",
+            "kafka-1.example.com:1",
+            "[::1]:9092",
+            "10.0.0.1:9092",
+        ] {
             assert!(is_broker(right), "{right}");
         }
-        for wrong in ["", ":9092", "a:0", "a:99999", "a:b", "http://a:9092", "a b:1", "[::g]:1"] {
+        for wrong in [
+            "",
+            ":9092",
+            "a:0",
+            "a:99999",
+            "a:b",
+            "http://a:9092",
+            "a b:1",
+            "[::g]:1",
+        ] {
             assert!(!is_broker(wrong), "{wrong}");
         }
     }

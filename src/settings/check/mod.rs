@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tracing_subscriber::EnvFilter;
 
@@ -42,8 +43,10 @@ pub(super) fn check(mut table: Table, problems: Vec<Problem>) -> Result<Settings
 fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
     let mut warnings = Vec::new();
     let monitors = monitors::monitors(root);
-    let watches = monitors.as_ref().is_none_or(|all| all.iter().any(|m| m.input.is_some()));
-    let kafka = root.must("kafka", SECTION, |f| section(f, |s| kafka::kafka(s, watches)));
+    let watches = monitors::have_topics(table);
+    let kafka = root.must("kafka", SECTION, |f| {
+        section(f, |s| kafka::kafka(s, watches))
+    });
     let postgres = root.must("postgres", SECTION, |f| section(f, postgres));
     let service = root.must("service", SECTION, |f| section(f, service));
     let log = root.must("log", SECTION, |f| section(f, log));
@@ -78,10 +81,7 @@ fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
 const SECTION: &str = "expected a table";
 
 /// Reads a table and notes the keys that are unknown in it.
-fn section<'a, T>(
-    field: &Field<'a>,
-    read: impl FnOnce(&Section<'a>) -> Option<T>,
-) -> Option<T> {
+fn section<'a, T>(field: &Field<'a>, read: impl FnOnce(&Section<'a>) -> Option<T>) -> Option<T> {
     let section = field.section()?;
     let value = read(&section);
     section.finish();
@@ -94,7 +94,9 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
     let password = secret(section, "password", "password_file");
     let given = section.has("url") || section.has("url_file");
     let url = secret(section, "url", "url_file");
-    let max_connections = section.must("max_connections", "expected a number", |f| f.integer(2..=1000));
+    let max_connections = section.must("max_connections", "expected a number", |f| {
+        f.integer(2..=1000)
+    });
     if !given {
         section.missing("url", RIGHT);
     }
@@ -102,14 +104,26 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
     let parsed = connect_options(&url);
     if parsed.is_none() {
         let field = section.field("url").or_else(|| section.field("url_file"))?;
-        field.fault("not a Postgres URL (not shown: it may hold a password)", RIGHT);
+        field.fault(
+            "not a Postgres URL (not shown: it may hold a password)",
+            RIGHT,
+        );
     }
-    let options = match &password {
-        Some(password) => parsed?.password(password.expose_secret()),
-        None => parsed?,
-    };
     let shown = without_password(url.expose_secret());
-    Some(Postgres { options, shown, max_connections: max_connections? })
+    let (options, url) = match &password {
+        None => (parsed?, url),
+        Some(password) => {
+            let options = parsed?.password(password.expose_secret());
+            let url = options.to_url_lossy().as_str().into();
+            (options, url)
+        }
+    };
+    Some(Postgres {
+        options,
+        url,
+        shown,
+        max_connections: max_connections?,
+    })
 }
 
 fn connect_options(url: &SecretString) -> Option<PgConnectOptions> {
@@ -123,7 +137,10 @@ fn service(section: &Section<'_>) -> Option<Service> {
     let grace = section.must("grace", "expected a duration", |f| {
         duration(f, SECOND_MS..=HOUR_MS)
     });
-    Some(Service { listen: listen?, grace: grace? })
+    Some(Service {
+        listen: listen?,
+        grace: grace?,
+    })
 }
 
 fn listen(field: &Field<'_>) -> Option<SocketAddr> {
@@ -144,7 +161,10 @@ fn log(section: &Section<'_>) -> Option<Log> {
         f.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
     });
     let level = section.must("level", "expected a level", level);
-    Some(Log { format: format?, level: level? })
+    Some(Log {
+        format: format?,
+        level: level?,
+    })
 }
 
 fn level(field: &Field<'_>) -> Option<String> {
@@ -154,7 +174,9 @@ fn level(field: &Field<'_>) -> Option<String> {
     // A single word that is no level would silently be taken for the name of a module.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let words = text.split(',').filter(|d| !d.contains(['=', '[', ':']));
-    let unknown = words.into_iter().any(|word| !levels.contains(&word.trim().to_lowercase().as_str()));
+    let unknown = words
+        .into_iter()
+        .any(|word| !levels.contains(&word.trim().to_lowercase().as_str()));
     if unknown || EnvFilter::try_new(text).is_err() {
         field.wrong(RIGHT);
         return None;
@@ -179,12 +201,19 @@ fn checkpoint(section: &Section<'_>) -> Option<Checkpoint> {
         field.wrong("min_interval may not be longer than max_interval");
     }
     let (min_interval, max_interval) = (min_interval?, max_interval?);
-    Some(Checkpoint { min_interval, max_interval, max_bytes: max_bytes? })
+    Some(Checkpoint {
+        min_interval,
+        max_interval,
+        max_bytes: max_bytes?,
+    })
 }
 
 /// Of two keys that do not go together, the one that the user wrote.
 fn blamed<'a>(section: &Section<'a>, keys: [&'static str; 2]) -> Option<Field<'a>> {
-    let mut fields: Vec<_> = keys.into_iter().filter_map(|key| section.field(key)).collect();
+    let mut fields: Vec<_> = keys
+        .into_iter()
+        .filter_map(|key| section.field(key))
+        .collect();
     fields.sort_by_key(|field| u8::from(*field.origin() == Origin::Default));
     fields.into_iter().next()
 }
@@ -212,5 +241,8 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
 }
 
 fn duration(field: &Field<'_>, range: std::ops::RangeInclusive<i64>) -> Option<Duration> {
-    field.duration_ms(range).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)
+    field
+        .duration_ms(range)
+        .and_then(|ms| u64::try_from(ms).ok())
+        .map(Duration::from_millis)
 }

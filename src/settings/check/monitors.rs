@@ -10,18 +10,46 @@ use super::{policies, rows, section};
 /// Keys that say something about rows: a monitor without any of them and without a topic is
 /// periodic only.
 const OF_ROWS: [&str; 17] = [
-    "topic", "version", "timestamp", "features", "window", "lateness", "mode", "false_alarms",
-    "guard", "tests", "alpha", "min_rows", "min_share", "alert", "sample_rows", "on_gap",
+    "topic",
+    "version",
+    "timestamp",
+    "features",
+    "window",
+    "lateness",
+    "mode",
+    "false_alarms",
+    "guard",
+    "tests",
+    "alpha",
+    "min_rows",
+    "min_share",
+    "alert",
+    "sample_rows",
+    "on_gap",
     "keep_rejected_payload",
 ];
 
 /// Lays every monitor over `[defaults]`.
 pub(super) fn fill_in_defaults(table: &mut Table) {
-    let Some(Node { value: Value::Table(defaults), .. }) = table.get("defaults") else { return };
+    let Some(Node {
+        value: Value::Table(defaults),
+        ..
+    }) = table.get("defaults")
+    else {
+        return;
+    };
     let defaults = defaults.clone();
-    let Some(Node { value: Value::List(monitors), .. }) = table.get_mut("monitors") else { return };
+    let Some(Node {
+        value: Value::List(monitors),
+        ..
+    }) = table.get_mut("monitors")
+    else {
+        return;
+    };
     for monitor in monitors {
-        let Value::Table(own) = &mut monitor.value else { continue };
+        let Value::Table(own) = &mut monitor.value else {
+            continue;
+        };
         let periodic = !OF_ROWS.iter().any(|key| own.contains_key(*key));
         let mut filled = defaults.clone();
         if periodic {
@@ -32,11 +60,28 @@ pub(super) fn fill_in_defaults(table: &mut Table) {
     }
 }
 
+/// Whether any monitor names a topic, so that Kafka is needed.
+pub(super) fn have_topics(table: &Table) -> bool {
+    let Some(Node {
+        value: Value::List(monitors),
+        ..
+    }) = table.get("monitors")
+    else {
+        return false;
+    };
+    let named = |node: &Node| matches!(&node.value, Value::Table(own) if own.contains_key("topic"));
+    monitors.iter().any(named)
+}
+
 /// Reads `[defaults]` and all monitors.
 pub(super) fn monitors(root: &Section<'_>) -> Option<Vec<Monitor>> {
     // Read on its own, so that what is wrong in it is said once and under its own key.
-    root.must("defaults", "expected a table", |f| section(f, |s| shared(s).map(|_| ())));
-    let Some(field) = root.field("monitors") else { return Some(Vec::new()) };
+    root.must("defaults", "expected a table", |f| {
+        section(f, |s| shared(s).map(|_| ()))
+    });
+    let Some(field) = root.field("monitors") else {
+        return Some(Vec::new());
+    };
     let Some(fields) = field.as_list() else {
         field.wrong("expected one [[monitors]] entry a monitor, in double brackets");
         return None;
@@ -50,9 +95,15 @@ pub(super) fn monitors(root: &Section<'_>) -> Option<Vec<Monitor>> {
 fn monitor(field: &Field<'_>) -> Option<Monitor> {
     let section = opened(field)?;
     let name = section.must("name", NAME, name);
-    let model = section.must("model", "expected the name of the model that is watched", |f| {
-        f.text("expected the name of a model").filter(|_| short(f)).map(str::to_owned)
-    });
+    let model = section.must(
+        "model",
+        "expected the name of the model that is watched",
+        |f| {
+            f.text("expected the name of a model")
+                .filter(|_| short(f))
+                .map(str::to_owned)
+        },
+    );
     let watched = section.has("window");
     let input = watched.then(|| input(&section));
     let retraining = match watched {
@@ -69,7 +120,12 @@ fn monitor(field: &Field<'_>) -> Option<Monitor> {
         }
         (None, retraining) => (None, periodic(field, retraining??)?),
     };
-    Some(Monitor { name: name?, model: model?, input, retraining })
+    Some(Monitor {
+        name: name?,
+        model: model?,
+        input,
+        retraining,
+    })
 }
 
 /// A monitor without rows is there for its schedule.
@@ -97,13 +153,22 @@ fn opened<'a>(field: &Field<'a>) -> Option<Section<'a>> {
         Some(name) => format!("monitors.{name}"),
         None => field.key().to_owned(),
     };
-    Some(Section::named(path, table, Some(field.origin()), field.notes()))
+    Some(Section::named(
+        path,
+        table,
+        Some(field.origin()),
+        field.notes(),
+    ))
 }
 
 fn text_of<'a>(field: &Field<'a>, key: &str) -> Option<(&'a str, &'a Node)> {
-    let Value::Table(table) = &field.node().value else { return None };
+    let Value::Table(table) = &field.node().value else {
+        return None;
+    };
     let node = table.get(key)?;
-    let Value::Text(text) = &node.value else { return None };
+    let Value::Text(text) = &node.value else {
+        return None;
+    };
     Some((text, node))
 }
 
@@ -115,7 +180,9 @@ const NAME: &str = "expected a name of lower-case letters, digits, - and _, at m
 
 fn is_name(text: &str) -> bool {
     (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
 }
 
 fn name(field: &Field<'_>) -> Option<String> {
@@ -127,7 +194,9 @@ fn name(field: &Field<'_>) -> Option<String> {
 }
 
 fn short(field: &Field<'_>) -> bool {
-    let short = field.as_text().is_some_and(|text| text.chars().count() <= 200);
+    let short = field
+        .as_text()
+        .is_some_and(|text| text.chars().count() <= 200);
     if !short {
         field.wrong("expected at most 200 characters");
     }
@@ -138,7 +207,9 @@ fn topic(field: &Field<'_>) -> Option<String> {
     let legal = |text: &&str| {
         (1..=249).contains(&text.len())
             && !matches!(*text, "." | "..")
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     let topic = field.as_text().filter(legal);
     if topic.is_none() {
@@ -169,8 +240,19 @@ fn input(section: &Section<'_>) -> Option<(Input, Retraining)> {
              { header = \"model-version\" }",
         );
     }
-    let Shared { input, version, retraining } = shared(section)?;
-    Some((Input { topic: topic?, version: version?, ..input }, retraining))
+    let Shared {
+        input,
+        version,
+        retraining,
+    } = shared(section)?;
+    Some((
+        Input {
+            topic: topic?,
+            version: version?,
+            ..input
+        },
+        retraining,
+    ))
 }
 
 fn shared(section: &Section<'_>) -> Option<Shared> {
@@ -185,7 +267,8 @@ fn shared(section: &Section<'_>) -> Option<Shared> {
     let on_gap = section.must("on_gap", "expected \"stop\" or \"continue\"", |f| {
         f.choice(&[("stop", OnGap::Stop), ("continue", OnGap::Continue)])
     });
-    let keep_rejected_payload = section.must("keep_rejected_payload", "true or false", Field::boolean);
+    let keep_rejected_payload =
+        section.must("keep_rejected_payload", "true or false", Field::boolean);
     let retraining = section.must("retraining", "expected a table", |f| {
         super::section(f, policies::retraining)
     });
@@ -200,13 +283,20 @@ fn shared(section: &Section<'_>) -> Option<Shared> {
         on_gap: on_gap?,
         keep_rejected_payload: keep_rejected_payload?,
     };
-    Some(Shared { input, version, retraining: retraining? })
+    Some(Shared {
+        input,
+        version,
+        retraining: retraining?,
+    })
 }
 
 fn names_are_unique(monitors: &[Field<'_>]) {
     for (i, field) in monitors.iter().enumerate() {
         let Some(name) = named(field) else { continue };
-        let Some(first) = monitors[..i].iter().find(|earlier| named(earlier) == Some(name)) else {
+        let Some(first) = monitors[..i]
+            .iter()
+            .find(|earlier| named(earlier) == Some(name))
+        else {
             continue;
         };
         field.fault(
@@ -219,8 +309,12 @@ fn names_are_unique(monitors: &[Field<'_>]) {
 /// A topic is read once for all its monitors, so it is skipped for all of them or for none.
 fn gaps_agree(monitors: &[Field<'_>]) {
     for (i, field) in monitors.iter().enumerate() {
-        let Some((topic, _)) = text_of(field, "topic") else { continue };
-        let Some((policy, _)) = text_of(field, "on_gap") else { continue };
+        let Some((topic, _)) = text_of(field, "topic") else {
+            continue;
+        };
+        let Some((policy, _)) = text_of(field, "on_gap") else {
+            continue;
+        };
         let other = monitors[..i].iter().find(|earlier| {
             text_of(earlier, "topic").is_some_and(|(t, _)| t == topic)
                 && text_of(earlier, "on_gap").is_some_and(|(p, _)| p != policy)

@@ -50,7 +50,9 @@ pub(super) fn judging(s: &Section<'_>, window: Option<&Spec>) -> Option<Judging>
     let guard = s.must("guard", "expected a number", |f| f.number(0.1..=100.0));
     let tests = s.must("tests", "expected a list", tests);
     let alpha = s.must("alpha", "expected a number", |f| f.number(1e-9..=0.5));
-    let min_rows = s.must("min_rows", "expected a number", |f| f.integer(1..=1_000_000_000));
+    let min_rows = s.must("min_rows", "expected a number", |f| {
+        f.integer(1..=1_000_000_000)
+    });
     let min_share = s.must("min_share", "expected a share", |f| f.number(0.0..=1.0));
     let alert = s.must("alert", "expected a table", |f| section(f, alert));
     Some(Judging {
@@ -71,14 +73,20 @@ fn false_alarms(field: &Field<'_>, window: Option<&Spec>) -> Option<FalseAlarms>
         let per_ms = s.must("per", "expected a duration", |f| {
             f.duration_ms(MINUTE_MS..=100 * YEAR_MS)
         });
-        Some(FalseAlarms { max: max?, per_ms: per_ms? })
+        Some(FalseAlarms {
+            max: max?,
+            per_ms: per_ms?,
+        })
     })?;
     if let Some(window) = window {
         // Window lengths in milliseconds are far below 2^53.
         let windows = read.per_ms as f64 / window.every_ms as f64;
         if read.max > windows {
             let found = format!("{} false alarms allowed in {windows:.3} windows", read.max);
-            field.fault(found, "expected fewer alarms than windows: a smaller max or a longer per");
+            field.fault(
+                found,
+                "expected fewer alarms than windows: a smaller max or a longer per",
+            );
             return None;
         }
     }
@@ -92,12 +100,19 @@ fn tests(field: &Field<'_>) -> Option<Vec<Limit>> {
     let limits: Vec<Option<Limit>> = if let Some(names) = field.as_list() {
         let named = |f: &Field<'_>| {
             let test = test(f.as_text().unwrap_or_default(), f)?;
-            Some(Limit { test, effect: default_effect(test) })
+            Some(Limit {
+                test,
+                effect: default_effect(test),
+            })
         };
         names.iter().map(named).collect()
     } else if field.is_table() {
         let section = field.section()?;
-        section.all().iter().map(|(name, f)| limit(name, f)).collect()
+        section
+            .all()
+            .iter()
+            .map(|(name, f)| limit(name, f))
+            .collect()
     } else {
         Vec::new()
     };
@@ -115,7 +130,10 @@ fn tests(field: &Field<'_>) -> Option<Vec<Limit>> {
 }
 
 fn test(name: &str, field: &Field<'_>) -> Option<Test> {
-    let test = TESTS.iter().find(|(known, _)| *known == name).map(|(_, test)| *test);
+    let test = TESTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, test)| *test);
     if test.is_none() {
         let known: Vec<&str> = TESTS.iter().map(|(known, _)| *known).collect();
         let right = match (name, nearest(name, known.iter().copied())) {
@@ -135,14 +153,21 @@ fn limit(name: &str, field: &Field<'_>) -> Option<Limit> {
             true => s.may("effect", |f| f.number(0.0..=1e6)),
             false => Some(default_effect(test)),
         };
-        Some(Limit { test, effect: effect? })
+        Some(Limit {
+            test,
+            effect: effect?,
+        })
     })
 }
 
 fn alert(section: &Section<'_>) -> Option<AlertPolicy> {
-    let windows = section.must("windows", "expected a number", |f| f.integer::<u32>(1..=1_000));
+    let windows = section.must("windows", "expected a number", |f| {
+        f.integer::<u32>(1..=1_000)
+    });
     let of = section.must("of", "expected a number", |f| f.integer::<u32>(1..=1_000));
-    let resolve_after = section.must("resolve_after", "expected a number", |f| f.integer(1..=1_000));
+    let resolve_after = section.must("resolve_after", "expected a number", |f| {
+        f.integer(1..=1_000)
+    });
     if let (Some(windows), Some(last)) = (windows, of)
         && windows > last
         && let Some(field) = super::blamed(section, ["windows", "of"])
@@ -151,23 +176,36 @@ fn alert(section: &Section<'_>) -> Option<AlertPolicy> {
         field.fault(found, "expected windows not to be more than of");
         return None;
     }
-    Some(AlertPolicy { windows: windows?, of: of?, resolve_after: resolve_after? })
+    Some(AlertPolicy {
+        windows: windows?,
+        of: of?,
+        resolve_after: resolve_after?,
+    })
 }
 
 /// `retraining`.
 pub(super) fn retraining(s: &Section<'_>) -> Option<Retraining> {
     let on_drift = s.must("on_drift", "expected true or false", Field::boolean);
-    let when_uncalibrated = s.must("when_uncalibrated", "expected true or false", Field::boolean);
+    let when_uncalibrated = s.must(
+        "when_uncalibrated",
+        "expected true or false",
+        Field::boolean,
+    );
     let min_drifted_share = s.must("min_drifted_share", "expected a share", |f| {
         f.number(0.0..=1.0)
     });
     let cron = s.may("schedule", cron);
     let time_zone = s.must("time_zone", "expected a time zone", time_zone);
-    let cooldown = s.must("cooldown", "expected a duration", |f| duration(f, 0..=366 * DAY_MS));
+    let cooldown = s.must("cooldown", "expected a duration", |f| {
+        duration(f, 0..=366 * DAY_MS)
+    });
     let max_attempts = s.must("max_attempts", "expected a number", |f| f.integer(1..=100));
     let parameters = s.must("parameters", "expected a table", parameters);
     let schedule = match s.has("schedule") {
-        true => Some(Schedule { cron: cron?, time_zone: time_zone? }),
+        true => Some(Schedule {
+            cron: cron?,
+            time_zone: time_zone?,
+        }),
         false => None,
     };
     time_zone?;
@@ -237,7 +275,11 @@ fn json(node: &Node) -> serde_json::Value {
         Value::Float(number) => (*number).into(),
         Value::Boolean(boolean) => (*boolean).into(),
         Value::Datetime(datetime) => datetime.to_string().into(),
+        Value::Broken => serde_json::Value::Null,
         Value::List(list) => list.iter().map(json).collect(),
-        Value::Table(table) => table.iter().map(|(key, node)| (key.clone(), json(node))).collect(),
+        Value::Table(table) => table
+            .iter()
+            .map(|(key, node)| (key.clone(), json(node)))
+            .collect(),
     }
 }

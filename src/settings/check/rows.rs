@@ -13,12 +13,15 @@ const MAX_WINDOWS_PER_ROW: i64 = 1_000;
 pub(super) fn version(field: &Field<'_>) -> Option<VersionSource> {
     const RIGHT: &str = "expected a version in quotes, { path = \"...\" } or { header = \"...\" }";
     if !field.is_table() {
-        return field.text(RIGHT).map(|text| VersionSource::Fixed(text.to_owned()));
+        return field
+            .text(RIGHT)
+            .map(|text| VersionSource::Fixed(text.to_owned()));
     }
     section(field, |s| match (s.has("path"), s.has("header")) {
         (true, false) => s.may("path", path).map(VersionSource::Path),
         (false, true) => s.may("header", |f| {
-            f.text("expected the name of a Kafka header").map(|h| VersionSource::Header(h.into()))
+            f.text("expected the name of a Kafka header")
+                .map(|h| VersionSource::Header(h.into()))
         }),
         _ => {
             field.fault("neither a path nor a header alone", RIGHT);
@@ -29,10 +32,14 @@ pub(super) fn version(field: &Field<'_>) -> Option<VersionSource> {
 
 /// `"event_time"`, `{ path = "ts", unit = "s" }` or `{ record = true }`.
 pub(super) fn timestamp(field: &Field<'_>) -> Option<Timestamp> {
-    const RIGHT: &str = "expected a field path, { path = \"...\", unit = \"ms\" } or { record = true }";
+    const RIGHT: &str =
+        "expected a field path, { path = \"...\", unit = \"ms\" } or { record = true }";
     if !field.is_table() {
         field.text(RIGHT)?;
-        return Some(Timestamp { path: Some(path(field)?), unit: TimeUnit::Ms });
+        return Some(Timestamp {
+            path: Some(path(field)?),
+            unit: TimeUnit::Ms,
+        });
     }
     section(field, |s| {
         let unit = s.may("unit", |f| {
@@ -47,9 +54,15 @@ pub(super) fn timestamp(field: &Field<'_>) -> Option<Timestamp> {
         match (s.has("path"), record) {
             (true, false) => {
                 let path = s.may("path", path)?;
-                Some(Timestamp { path: Some(path), unit: unit.unwrap_or(TimeUnit::Ms) })
+                Some(Timestamp {
+                    path: Some(path),
+                    unit: unit.unwrap_or(TimeUnit::Ms),
+                })
             }
-            (false, true) if !s.has("unit") => Some(Timestamp { path: None, unit: TimeUnit::Ms }),
+            (false, true) if !s.has("unit") => Some(Timestamp {
+                path: None,
+                unit: TimeUnit::Ms,
+            }),
             _ => {
                 field.fault("neither a path nor the record's own time alone", RIGHT);
                 None
@@ -66,7 +79,9 @@ pub(super) fn features(field: &Field<'_>) -> Option<Features> {
     let fields = match field.as_list() {
         Some(fields) if !fields.is_empty() => fields,
         _ => {
-            field.wrong("expected \"all\", or a list of names or of { name = \"...\", path = \"...\" }");
+            field.wrong(
+                "expected \"all\", or a list of names or of { name = \"...\", path = \"...\" }",
+            );
             return None;
         }
     };
@@ -77,14 +92,19 @@ pub(super) fn features(field: &Field<'_>) -> Option<Features> {
             fields[i].fault("this feature is listed twice", "list each feature once");
         }
     }
-    read.into_iter().collect::<Option<Vec<_>>>().map(Features::Listed)
+    read.into_iter()
+        .collect::<Option<Vec<_>>>()
+        .map(Features::Listed)
 }
 
 fn feature(field: &Field<'_>) -> Option<Feature> {
     const RIGHT: &str = "expected the name of a feature";
     if !field.is_table() {
         let name = field.text(RIGHT)?.to_owned();
-        return Some(Feature { path: path(field)?, name });
+        return Some(Feature {
+            path: path(field)?,
+            name,
+        });
     }
     section(field, |s| {
         let name = s.must("name", RIGHT, |f| f.text(RIGHT).map(str::to_owned));
@@ -93,16 +113,25 @@ fn feature(field: &Field<'_>) -> Option<Feature> {
             // The name is the path as well, so it has to be one.
             false => s.may("name", path),
         };
-        Some(Feature { name: name?, path: path? })
+        Some(Feature {
+            name: name?,
+            path: path?,
+        })
     })
 }
 
 /// `window` and `lateness`.
 pub(super) fn window(section: &Section<'_>) -> Option<Spec> {
     let size_and_every = section.must("window", "expected a duration", size_and_every);
-    let lateness = section.must("lateness", "expected a table", |f| super::section(f, lateness));
+    let lateness = section.must("lateness", "expected a table", |f| {
+        super::section(f, lateness)
+    });
     let (size_ms, every_ms) = size_and_every?;
-    Some(Spec { size_ms, every_ms, ..lateness? })
+    Some(Spec {
+        size_ms,
+        every_ms,
+        ..lateness?
+    })
 }
 
 fn size_and_every(field: &Field<'_>) -> Option<(i64, i64)> {
@@ -122,7 +151,9 @@ fn size_and_every(field: &Field<'_>) -> Option<(i64, i64)> {
         let faulty = s.field("every")?;
         if size % every != 0 {
             let size = in_words(size);
-            faulty.wrong(format!("size ({size}) has to be a multiple of every, so that windows share their edges"));
+            faulty.wrong(format!(
+                "size ({size}) has to be a multiple of every, so that windows share their edges"
+            ));
             return None;
         }
         if size / every > MAX_WINDOWS_PER_ROW {
@@ -137,7 +168,8 @@ fn size_and_every(field: &Field<'_>) -> Option<(i64, i64)> {
 }
 
 fn lateness(section: &Section<'_>) -> Option<Spec> {
-    let time = |key, from, to| section.must(key, "expected a duration", |f| f.duration_ms(from..=to));
+    let time =
+        |key, from, to| section.must(key, "expected a duration", |f| f.duration_ms(from..=to));
     let out_of_orderness = time("out_of_orderness", 0, 30 * DAY_MS);
     let allowed = time("allowed", 0, 30 * DAY_MS);
     let idle_after = time("idle_after", SECOND_MS, 30 * DAY_MS);
@@ -195,10 +227,19 @@ mod tests {
 
     #[test]
     fn paths() {
-        for right in ["a", "a.b", "data.features[3]", "a.\"b.c\"", "instances[*].age", "x y"] {
+        for right in [
+            "a",
+            "a.b",
+            "data.features[3]",
+            "a.\"b.c\"",
+            "instances[*].age",
+            "x y",
+        ] {
             assert_eq!(check_path(right), Ok(()), "{right}");
         }
-        for wrong in ["", ".", "a.", ".a", "a..b", "a[", "a]", "a[]", "a.\"b", "a[[1]]"] {
+        for wrong in [
+            "", ".", "a.", ".a", "a..b", "a[", "a]", "a[]", "a.\"b", "a[[1]]",
+        ] {
             assert!(check_path(wrong).is_err(), "{wrong}");
         }
     }
