@@ -31,3 +31,9 @@ pub mod compare;
 
 /// Scores, policy and history to a verdict.
 pub mod decide;
+
+/// What others ask over HTTP: alive, ready, metrics.
+pub mod api;
+
+/// Logs and metrics.
+pub mod telemetry;
