@@ -37,3 +37,15 @@ pub mod api;
 
 /// Logs and metrics.
 pub mod telemetry;
+
+/// All SQL: one file per table.
+pub mod store;
+
+/// Retraining: what asks for it, when, and what stops it.
+pub mod retrain;
+
+/// What is told to the outside, at least once.
+pub mod notify;
+
+/// The broker and the Postgres of the demo and of the tests.
+pub mod embedded;
