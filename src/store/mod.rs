@@ -14,6 +14,15 @@ use sqlx::{Connection, PgConnection};
 
 mod error;
 
+/// Training distributions.
+pub mod baselines;
+
+/// How far the log was read, by whom.
+pub mod partitions;
+
+/// What a stretch of a partition added, saved with its offset.
+pub mod checkpoints;
+
 pub use error::{Error, SqlState};
 
 /// The result of everything in the store.
