@@ -159,7 +159,7 @@ left join lateral (
     from driftd.windows w join driftd.monitors any_revision using (monitor_id)
     where any_revision.monitor = m.monitor) total on true
 left join lateral (
-    select sum(d.rows) as rows, sum(d.late + d.late_after_idle) as late
+    select sum(d.rows) as rows, sum(d.late) as late
     from driftd.profile_deltas d
     where d.monitor_id = m.monitor_id and not exists (
         select from driftd.windows w
