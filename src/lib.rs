@@ -14,6 +14,12 @@ pub mod monitor;
 /// The one place that knows the time.
 pub mod clock;
 
+/// The collect half, top to bottom.
+pub mod collect;
+
+/// What the collect half asks of Postgres.
+pub mod save;
+
 /// Messages in, Arrow record batches out.
 pub mod ingest;
 

@@ -15,13 +15,11 @@ use arrow::error::ArrowError;
 use super::kinds::{self, Column, Overrides, Texts};
 use super::read::{self, Files};
 use super::{Baseline, Origin, SAMPLE_ROWS};
-use crate::decide::bins;
 use crate::batch::{Batch, Builder, Shape};
+use crate::decide::bins;
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
-use crate::profile::{
-    Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding,
-};
+use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
 
 /// A column with more levels than this is no category.
 pub const MAX_LEVELS: usize = 100_000;
@@ -140,10 +138,20 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
         progress(batch.num_rows() as u64);
         count.add(&layout, &columns, &batch)
     })?;
-    let Count { mut profile, windows, time_range, timeless, .. } = count;
+    let Count {
+        mut profile,
+        windows,
+        time_range,
+        timeless,
+        ..
+    } = count;
     if timeless > 0 {
         let column = request.time_column.clone().unwrap_or_default();
-        return Err(Error::NoTime { column, rows: timeless, all: profile.rows });
+        return Err(Error::NoTime {
+            column,
+            rows: timeless,
+            all: profile.rows,
+        });
     }
     profile.sample = survey.sample;
     let origin = Origin {
@@ -154,17 +162,35 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
     };
     let (model, version) = (request.model.clone(), request.version.clone());
     let baseline = Baseline::new(model, version, layout, profile, origin)?;
-    Ok(Imported { baseline, windows: request.window_ms.map(|_| windows) })
+    Ok(Imported {
+        baseline,
+        windows: request.window_ms.map(|_| windows),
+    })
 }
 
 fn time_index(request: &Request, files: &Files) -> Result<Option<usize>, Error> {
-    let Some(name) = &request.time_column else { return Ok(None) };
-    files.schema().index_of(name).map(Some).map_err(|_| no_column(files, name, "--time"))
+    let Some(name) = &request.time_column else {
+        return Ok(None);
+    };
+    files
+        .schema()
+        .index_of(name)
+        .map(Some)
+        .map_err(|_| no_column(files, name, "--time"))
 }
 
 fn no_column(files: &Files, column: &str, option: &'static str) -> Error {
-    let names: Vec<&str> = files.schema().fields().iter().map(|f| f.name().as_str()).collect();
-    Error::NoColumn { column: column.into(), option, found: names.join(", ") }
+    let names: Vec<&str> = files
+        .schema()
+        .fields()
+        .iter()
+        .map(|f| f.name().as_str())
+        .collect();
+    Error::NoColumn {
+        column: column.into(),
+        option,
+        found: names.join(", "),
+    }
 }
 
 /// The columns that become features, with the kind that their type or the user speaks for.
@@ -172,13 +198,23 @@ fn candidates(
     request: &Request,
     files: &Files,
 ) -> Result<Vec<(usize, String, Option<Kind>, bool)>, Error> {
-    let named = [(&request.features, "--features"), (&request.exclude, "--exclude")];
+    let named = [
+        (&request.features, "--features"),
+        (&request.exclude, "--exclude"),
+    ];
     for (names, option) in named {
-        if let Some(name) = names.iter().find(|name| files.schema().index_of(name).is_err()) {
+        if let Some(name) = names
+            .iter()
+            .find(|name| files.schema().index_of(name).is_err())
+        {
             return Err(no_column(files, name, option));
         }
     }
-    if let Some(name) = request.kinds.keys().find(|name| files.schema().index_of(name).is_err()) {
+    if let Some(name) = request
+        .kinds
+        .keys()
+        .find(|name| files.schema().index_of(name).is_err())
+    {
         return Err(no_column(files, name, "--kind"));
     }
     let mut found = Vec::new();
@@ -189,8 +225,10 @@ fn candidates(
         if !wanted || request.exclude.contains(name) || is_time {
             continue;
         }
-        let inferred = kinds::of_type(field.data_type())
-            .map_err(|detail| Error::Column { column: name.clone(), detail })?;
+        let inferred = kinds::of_type(field.data_type()).map_err(|detail| Error::Column {
+            column: name.clone(),
+            detail,
+        })?;
         let plain = inferred.is_some_and(|kind| matches!(kind, Kind::Numeric | Kind::Boolean));
         let kind = request.kinds.get(name).copied().or(inferred);
         found.push((index, name.clone(), kind, plain));
@@ -226,7 +264,12 @@ fn settle_kinds(
         let kind = kind.or(seen).unwrap_or(Kind::Categorical);
         // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
         let plain_numbers = plain_numbers || seen == Some(Kind::Boolean);
-        Column { name, kind, plain_numbers, index }
+        Column {
+            name,
+            kind,
+            plain_numbers,
+            index,
+        }
     };
     Ok(candidates.into_iter().map(column).collect())
 }
@@ -251,7 +294,12 @@ fn survey(
         sample: Sample::new(SAMPLE_ROWS),
     };
     // The sample needs names and kinds only; the bins come from it.
-    let layout = Layout { features: columns.iter().map(|c| feature(c, no_bins(c.kind))).collect() };
+    let layout = Layout {
+        features: columns
+            .iter()
+            .map(|c| feature(c, no_bins(c.kind)))
+            .collect(),
+    };
     files.for_each(|batch| {
         progress(batch.num_rows() as u64);
         survey.add(&layout, columns, &batch)
@@ -272,7 +320,11 @@ impl Survey {
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {
                 let (least, greatest) = &mut self.ranges[i];
-                for value in rows.columns[i].as_primitive::<Float64Type>().iter().flatten() {
+                for value in rows.columns[i]
+                    .as_primitive::<Float64Type>()
+                    .iter()
+                    .flatten()
+                {
                     *least = least.min(value);
                     *greatest = greatest.max(value);
                 }
@@ -282,7 +334,11 @@ impl Survey {
         }
         let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
         let event_ms = vec![0; rows.origins.len()];
-        let from = Provenance { partition: 0, hash: RowHash::new(HASH_KEY, 0), event_ms: &event_ms };
+        let from = Provenance {
+            partition: 0,
+            hash: RowHash::new(HASH_KEY, 0),
+            event_ms: &event_ms,
+        };
         let places: Vec<usize> = (0..columns.len()).collect();
         Ok(self.sample.add(layout, &rows, &places, &all, from)?)
     }
@@ -295,7 +351,11 @@ impl Survey {
             counts[key as usize] += 1;
         }
         let levels = &mut self.levels[i];
-        for (code, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+        for (code, count) in counts
+            .into_iter()
+            .enumerate()
+            .filter(|(_, count)| *count > 0)
+        {
             *levels.entry(texts.value(code).to_owned()).or_default() += count;
         }
         if levels.len() > MAX_LEVELS {
@@ -304,7 +364,10 @@ impl Survey {
                  or say --kind {}=numeric",
                 column.name, column.name
             );
-            return Err(Error::Column { column: column.name.clone(), detail });
+            return Err(Error::Column {
+                column: column.name.clone(),
+                detail,
+            });
         }
         Ok(())
     }
@@ -313,9 +376,15 @@ impl Survey {
         let rows = self.sample.clone().settle().ok().flatten().cloned();
         let features = columns.iter().enumerate().map(|(i, column)| {
             let bins = if column.kind.is_numeric() {
-                let mut values: Vec<f64> = rows.iter().flat_map(|rows| {
-                    rows.column(OWN_COLUMNS + i).as_primitive::<Float64Type>().iter().flatten()
-                }).collect();
+                let mut values: Vec<f64> = rows
+                    .iter()
+                    .flat_map(|rows| {
+                        rows.column(OWN_COLUMNS + i)
+                            .as_primitive::<Float64Type>()
+                            .iter()
+                            .flatten()
+                    })
+                    .collect();
                 values.sort_by(f64::total_cmp);
                 let (least, greatest) = self.ranges[i];
                 if values.is_empty() {
@@ -327,17 +396,31 @@ impl Survey {
             } else {
                 let mut levels: Vec<(&String, &u64)> = self.levels[i].iter().collect();
                 levels.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-                Bins::Levels(Levels::new(levels.into_iter().map(|(name, _)| name.clone()).collect()))
+                Bins::Levels(Levels::new(
+                    levels.into_iter().map(|(name, _)| name.clone()).collect(),
+                ))
             };
             feature(column, bins)
         });
-        Layout { features: features.collect() }
+        Layout {
+            features: features.collect(),
+        }
     }
 }
 
 fn feature(column: &Column, bins: Bins) -> FeatureLayout {
-    let Column { name, kind, plain_numbers, .. } = column.clone();
-    FeatureLayout { name, kind, plain_numbers, bins }
+    let Column {
+        name,
+        kind,
+        plain_numbers,
+        ..
+    } = column.clone();
+    FeatureLayout {
+        name,
+        kind,
+        plain_numbers,
+        bins,
+    }
 }
 
 fn no_bins(kind: Kind) -> Bins {
@@ -383,7 +466,9 @@ impl Count {
         let places: Vec<usize> = (0..columns.len()).collect();
         let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
         self.profile.add(layout, &rows, &places, &all);
-        let Some((index, unit)) = self.time else { return Ok(()) };
+        let Some((index, unit)) = self.time else {
+            return Ok(());
+        };
         let mut by_window: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
         for (row, ms) in all.iter().zip(kinds::times(batch.column(index), unit)?) {
             let Some(ms) = ms else {
@@ -393,7 +478,10 @@ impl Count {
             let (from, to) = self.time_range.get_or_insert((ms, ms));
             (*from, *to) = (ms.min(*from), ms.max(*to));
             if let Some(size) = self.window_ms {
-                by_window.entry(ms.div_euclid(size) * size).or_default().push(*row);
+                by_window
+                    .entry(ms.div_euclid(size) * size)
+                    .or_default()
+                    .push(*row);
             }
         }
         for (start, window) in by_window {
@@ -432,7 +520,10 @@ impl Count {
 }
 
 fn to_batch(columns: &[Column], batch: &RecordBatch, before: u64) -> Result<Batch, Error> {
-    let shapes: Vec<Shape> = columns.iter().map(|column| kinds::shape(column.kind)).collect();
+    let shapes: Vec<Shape> = columns
+        .iter()
+        .map(|column| kinds::shape(column.kind))
+        .collect();
     let rows = batch.num_rows();
     let mut builder = Builder::new(&shapes, rows.max(1));
     for (i, column) in columns.iter().enumerate() {

@@ -39,7 +39,9 @@ pub fn of_type(data_type: &DataType) -> Result<Option<Kind>, String> {
         },
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => Ok(Some(Kind::Timestamp)),
         numeric if numeric.is_numeric() => Ok(Some(Kind::Numeric)),
-        other => Err(format!("type {other} cannot be a feature; leave it out with --exclude")),
+        other => Err(format!(
+            "type {other} cannot be a feature; leave it out with --exclude"
+        )),
     }
 }
 
@@ -55,7 +57,12 @@ impl Texts {
     /// Looks at more values.
     pub fn see(&mut self, array: &ArrayRef) -> Result<(), ArrowError> {
         let texts = cast(array, &DataType::Utf8)?;
-        for text in texts.as_string::<i32>().iter().flatten().filter(|text| !text.is_empty()) {
+        for text in texts
+            .as_string::<i32>()
+            .iter()
+            .flatten()
+            .filter(|text| !text.is_empty())
+        {
             self.values += 1;
             self.numbers += u64::from(text.trim().parse::<f64>().is_ok());
             self.booleans += u64::from(matches!(text, "true" | "false"));
@@ -80,7 +87,11 @@ pub type Overrides = HashMap<String, Kind>;
 
 /// The shape that a feature has in a batch.
 pub fn shape(kind: Kind) -> Shape {
-    if kind.is_numeric() { Shape::Number } else { Shape::Text }
+    if kind.is_numeric() {
+        Shape::Number
+    } else {
+        Shape::Text
+    }
 }
 
 /// Writes a column of a training file into a builder's column, from its first row on.
@@ -124,7 +135,10 @@ fn write_numbers(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(
     if is_text(array.data_type()) {
         let texts = cast(array, &DataType::Utf8)?;
         for (row, text) in texts.as_string::<i32>().iter().enumerate() {
-            match text.filter(|text| !text.is_empty()).map(|text| text.trim().parse::<f64>()) {
+            match text
+                .filter(|text| !text.is_empty())
+                .map(|text| text.trim().parse::<f64>())
+            {
                 Some(Ok(value)) => out.number(column, row, value, Cell::Ok),
                 Some(Err(_)) => out.absent(column, row, Cell::WrongType),
                 None => out.absent(column, row, Cell::Null),
@@ -155,16 +169,26 @@ pub fn times(array: &ArrayRef, unit: TimeUnit) -> Result<Vec<Option<i64>>, Arrow
         let texts = texts.as_string::<i32>().iter();
         return Ok(texts.map(|text| text.and_then(time::of_text)).collect());
     }
-    if matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64) {
+    if matches!(
+        data_type,
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
+    ) {
         let ms = cast(array, &DataType::Timestamp(ArrowUnit::Millisecond, None))?;
         let ms = ms.as_primitive::<arrow::datatypes::TimestampMillisecondType>();
         return Ok(ms.iter().collect());
     }
     let numbers = cast(array, &DataType::Float64)?;
-    let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>().iter();
-    Ok(numbers.map(|value| value.and_then(|value| time::of_number(value, unit))).collect())
+    let numbers = numbers
+        .as_primitive::<arrow::datatypes::Float64Type>()
+        .iter();
+    Ok(numbers
+        .map(|value| value.and_then(|value| time::of_number(value, unit)))
+        .collect())
 }
 
 fn is_text(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    matches!(
+        data_type,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
 }

@@ -62,14 +62,25 @@ impl Baseline {
         origin: Origin,
     ) -> Result<Self, encoding::Error> {
         let mut digest = Sha256::new();
-        for part in [model.as_bytes(), version.as_bytes(), origin.training_data_digest.as_bytes()] {
+        for part in [
+            model.as_bytes(),
+            version.as_bytes(),
+            origin.training_data_digest.as_bytes(),
+        ] {
             digest.update(part.len().to_le_bytes());
             digest.update(part);
         }
         digest.update(encoding::encode_layout(&layout));
         digest.update(encoding::encode(&mut profile, true)?);
         let id = hex::encode(digest.finalize());
-        Ok(Self { id, model, version, layout: Arc::new(layout), profile, origin })
+        Ok(Self {
+            id,
+            model,
+            version,
+            layout: Arc::new(layout),
+            profile,
+            origin,
+        })
     }
 
     /// The stored form of layout and profile.

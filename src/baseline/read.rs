@@ -72,7 +72,11 @@ impl Files {
         for path in &paths[1..] {
             let other = batches(path)?.0;
             if let Some(detail) = difference(&schema, &other) {
-                return Err(Error::Columns { file: path.clone(), first: first.clone(), detail });
+                return Err(Error::Columns {
+                    file: path.clone(),
+                    first: first.clone(),
+                    detail,
+                });
             }
         }
         Ok(Self { schema, paths })
@@ -85,12 +89,19 @@ impl Files {
 
     /// The files' names.
     pub fn names(&self) -> Vec<String> {
-        self.paths.iter().map(|path| path.display().to_string()).collect()
+        self.paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect()
     }
 
     /// Bytes over all files.
     pub fn bytes(&self) -> u64 {
-        self.paths.iter().filter_map(|path| path.metadata().ok()).map(|data| data.len()).sum()
+        self.paths
+            .iter()
+            .filter_map(|path| path.metadata().ok())
+            .map(|data| data.len())
+            .sum()
     }
 
     /// SHA-256 over the bytes of all files in their order, in hex.
@@ -101,7 +112,10 @@ impl Files {
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
         for path in &self.paths {
-            let io = |source| Error::Io { file: path.clone(), source };
+            let io = |source| Error::Io {
+                file: path.clone(),
+                source,
+            };
             let mut file = File::open(path).map_err(io)?;
             loop {
                 let read = file.read(&mut buffer).map_err(io)?;
@@ -125,7 +139,10 @@ impl Files {
         for path in &self.paths {
             let (_, reader) = batches(path)?;
             for batch in reader {
-                each(batch.map_err(|source| Error::Content { file: path.clone(), source })?)?;
+                each(batch.map_err(|source| Error::Content {
+                    file: path.clone(),
+                    source,
+                })?)?;
             }
         }
         Ok(())
@@ -135,9 +152,18 @@ impl Files {
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
 fn batches(path: &Path) -> Result<(SchemaRef, Batches), Error> {
-    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    let file = File::open(path).map_err(|source| Error::Io { file: path.into(), source })?;
-    let content = |source| Error::Content { file: path.into(), source };
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .map(str::to_ascii_lowercase);
+    let file = File::open(path).map_err(|source| Error::Io {
+        file: path.into(),
+        source,
+    })?;
+    let content = |source| Error::Content {
+        file: path.into(),
+        source,
+    };
     match extension.as_deref() {
         Some("parquet" | "pq") => {
             let builder = ParquetRecordBatchReaderBuilder::try_new(file)
@@ -160,8 +186,11 @@ fn csv_batches(file: File) -> Result<(SchemaRef, Batches), ArrowError> {
     let format = csv::reader::Format::default().with_header(true);
     let (header, _) = format.infer_schema(&mut reader, Some(1))?;
     reader.rewind()?;
-    let fields: Vec<Field> =
-        header.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
+    let fields: Vec<Field> = header
+        .fields()
+        .iter()
+        .map(|f| Field::new(f.name(), DataType::Utf8, true))
+        .collect();
     let schema = Arc::new(Schema::new(fields));
     let reader = csv::ReaderBuilder::new(Arc::clone(&schema))
         .with_header(true)
@@ -181,6 +210,9 @@ fn difference(first: &Schema, other: &Schema) -> Option<String> {
             Ok(_) => {}
         }
     }
-    let more = other.fields().iter().find(|field| first.field_with_name(field.name()).is_err());
+    let more = other
+        .fields()
+        .iter()
+        .find(|field| first.field_with_name(field.name()).is_err());
     more.map(|field| format!("`{}` is new", field.name()))
 }

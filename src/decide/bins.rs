@@ -6,7 +6,9 @@ use crate::profile::{Bins, Feature, FeatureLayout, Layout, Profile, Values};
 /// The counts of every feature on its coarse bins.
 pub fn of_profile(layout: &Layout, profile: &Profile) -> Vec<Vec<u64>> {
     let features = profile.features.iter().zip(&layout.features);
-    features.map(|(feature, layout)| of_feature(layout, feature)).collect()
+    features
+        .map(|(feature, layout)| of_feature(layout, feature))
+        .collect()
 }
 
 /// The counts of one feature: its deciles or levels, then `unseen` for labels, then `absent`.
@@ -41,7 +43,11 @@ pub fn own(layout: &FeatureLayout) -> Vec<bool> {
 pub fn names(layout: &FeatureLayout) -> Vec<String> {
     let mut names = match &layout.bins {
         Bins::Grid(grid) => {
-            let edges: Vec<f64> = grid.deciles.iter().map(|at| grid.cuts[*at as usize]).collect();
+            let edges: Vec<f64> = grid
+                .deciles
+                .iter()
+                .map(|at| grid.cuts[*at as usize])
+                .collect();
             numeric_names(&edges)
         }
         Bins::Levels(levels) => {
@@ -59,7 +65,11 @@ fn numeric_names(edges: &[f64]) -> Vec<String> {
         return vec!["(all)".into()];
     };
     let mut names = vec![format!("< {first}")];
-    names.extend(edges.windows(2).map(|pair| format!("{} to {}", pair[0], pair[1])));
+    names.extend(
+        edges
+            .windows(2)
+            .map(|pair| format!("{} to {}", pair[0], pair[1])),
+    );
     names.push(format!(">= {last}"));
     names
 }

@@ -45,11 +45,17 @@ pub struct Context {
 impl Context {
     /// The next decision that was not acted on yet.
     pub fn next_decision(&self) -> Option<Assignment> {
-        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.decisions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
     }
 
     fn note(&self, decision: Assignment) {
-        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push_back(decision);
+        self.decisions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(decision);
     }
 }
 
@@ -77,7 +83,10 @@ impl ConsumerContext for Context {
         event: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
-        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let cooperative = matches!(
+            consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        );
         let names: Vec<(String, i32)> = partitions
             .elements()
             .iter()
@@ -88,7 +97,11 @@ impl ConsumerContext for Context {
             assign_paused(consumer, partitions, cooperative)
         } else {
             self.note(Assignment::Revoked(names));
-            if cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
+            if cooperative {
+                consumer.incremental_unassign(partitions)
+            } else {
+                consumer.unassign()
+            }
         };
         if let Err(error) = done {
             tracing::error!(%error, "cannot follow the group's assignment");
@@ -127,7 +140,10 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
     for (name, value) in kafka.properties() {
         config.set(name, value);
     }
-    if config.get("group.protocol").is_some_and(|protocol| protocol == "consumer") {
+    if config
+        .get("group.protocol")
+        .is_some_and(|protocol| protocol == "consumer")
+    {
         config.remove("partition.assignment.strategy"); // the broker assigns under KIP-848
     }
     config
@@ -154,8 +170,12 @@ pub fn partitions_of(
 ) -> KafkaResult<Option<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let count = found.filter(|found| found.error().is_none()).map(|found| found.partitions().len());
-    Ok(count.filter(|count| *count > 0).and_then(|count| i32::try_from(count).ok()))
+    let count = found
+        .filter(|found| found.error().is_none())
+        .map(|found| found.partitions().len());
+    Ok(count
+        .filter(|count| *count > 0)
+        .and_then(|count| i32::try_from(count).ok()))
 }
 
 /// Where reading a partition goes on.
@@ -192,7 +212,10 @@ pub fn start_of(
 ) -> KafkaResult<Start> {
     let (low, high) = consumer.fetch_watermarks(&partition.topic, partition.partition, timeout)?;
     Ok(match stored {
-        Some(stored) if stored < low => Start::Gap { stored, available: low },
+        Some(stored) if stored < low => Start::Gap {
+            stored,
+            available: low,
+        },
         Some(stored) if stored > high => Start::Truncated { stored, end: high },
         Some(stored) => Start::At(stored),
         None => Start::At(match start_at {
@@ -225,7 +248,12 @@ pub fn seek_and_resume(
     let TopicPartition { topic, partition } = partition;
     let mut attempts = 0;
     loop {
-        match consumer.seek(topic, *partition, Offset::Offset(offset), Duration::from_secs(10)) {
+        match consumer.seek(
+            topic,
+            *partition,
+            Offset::Offset(offset),
+            Duration::from_secs(10),
+        ) {
             Ok(()) => break,
             Err(KafkaError::Seek(_)) if attempts < 200 => {
                 attempts += 1;
@@ -240,21 +268,28 @@ pub fn seek_and_resume(
 }
 
 /// Tells the group how far a partition was read: for tools that show lag, never read back.
-pub fn commit_for_lag_tools(consumer: &BaseConsumer<Context>, partition: &TopicPartition, next: i64) {
+pub fn commit_for_lag_tools(
+    consumer: &BaseConsumer<Context>,
+    partition: &TopicPartition,
+    next: i64,
+) {
     let mut list = TopicPartitionList::new();
     let added =
         list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(next));
-    let done = added.and_then(|()| {
-        consumer.commit(&list, rdkafka::consumer::CommitMode::Async)
-    });
+    let done = added.and_then(|()| consumer.commit(&list, rdkafka::consumer::CommitMode::Async));
     if let Err(error) = done {
         tracing::debug!(%error, "cannot commit an offset for lag tools");
     }
 }
 
 /// The values of the headers that a plan reads; the last one wins where a name comes twice.
-pub fn header_values(message: &BorrowedMessage<'_>, names: &[(String, usize)]) -> Vec<Option<String>> {
-    let Some(headers) = message.headers() else { return vec![None; names.len()] };
+pub fn header_values(
+    message: &BorrowedMessage<'_>,
+    names: &[(String, usize)],
+) -> Vec<Option<String>> {
+    let Some(headers) = message.headers() else {
+        return vec![None; names.len()];
+    };
     let value = |name: &str| {
         let found = headers.iter().filter(|header| header.key == name).last()?;
         Some(String::from_utf8_lossy(found.value?).into_owned())

@@ -78,7 +78,11 @@ pub struct Watched<'a> {
 impl TopicPlan {
     /// An empty plan.
     pub fn new(topic: &str) -> Self {
-        Self { topic: topic.to_owned(), plan: Plan::default(), monitors: Vec::new() }
+        Self {
+            topic: topic.to_owned(),
+            plan: Plan::default(),
+            monitors: Vec::new(),
+        }
     }
 
     /// Adds a monitor of this topic.
@@ -86,13 +90,21 @@ impl TopicPlan {
     /// # Errors
     /// Its paths or features do not fit.
     pub fn add(&mut self, watched: &Watched<'_>) -> Result<(), Error> {
-        let Watched { monitor_id, name, input, starts_at_ms, baselines } = watched;
+        let Watched {
+            monitor_id,
+            name,
+            input,
+            starts_at_ms,
+            baselines,
+        } = watched;
         let path = &input.timestamp.path;
         let time = match path {
             Some(path) => Some(self.field(name, path, Read::Time(input.timestamp.unit))?),
             None => None,
         };
-        let label = Read::Text { plain_numbers: true };
+        let label = Read::Text {
+            plain_numbers: true,
+        };
         let version = match &input.version {
             VersionSource::Fixed(version) => Version::Fixed(version.clone()),
             VersionSource::Path(path) => Version::Column(self.field(name, path, label)?),
@@ -105,8 +117,14 @@ impl TopicPlan {
             let plan = self.version(name, &input.features, baseline)?;
             versions.insert(baseline.version.clone(), Arc::new(plan));
         }
-        let nothing = Layout { features: Vec::new() };
-        let unknown = VersionPlan { baseline_id: None, layout: nothing, columns: Vec::new() };
+        let nothing = Layout {
+            features: Vec::new(),
+        };
+        let unknown = VersionPlan {
+            baseline_id: None,
+            layout: nothing,
+            columns: Vec::new(),
+        };
         self.monitors.push(MonitorPlan {
             monitor_id: *monitor_id,
             name: (*name).to_owned(),
@@ -140,7 +158,11 @@ impl TopicPlan {
             };
             columns.push(self.add_source(monitor, source, read(feature))?);
         }
-        Ok(VersionPlan { baseline_id: Some(baseline.id.clone()), layout, columns })
+        Ok(VersionPlan {
+            baseline_id: Some(baseline.id.clone()),
+            layout,
+            columns,
+        })
     }
 
     fn field(&mut self, monitor: &str, path: &str, read: Read) -> Result<usize, Error> {
@@ -149,9 +171,10 @@ impl TopicPlan {
     }
 
     fn add_source(&mut self, monitor: &str, source: Source, read: Read) -> Result<usize, Error> {
-        self.plan
-            .add(source, read)
-            .map_err(|source| Error::Plan { monitor: monitor.to_owned(), source })
+        self.plan.add(source, read).map_err(|source| Error::Plan {
+            monitor: monitor.to_owned(),
+            source,
+        })
     }
 }
 
@@ -176,17 +199,24 @@ pub fn select(monitor: &str, features: &Features, baseline: &Baseline) -> Result
         });
     }
     let chosen = |feature: &&FeatureLayout| listed.iter().any(|l| l.name == feature.name);
-    Ok(Layout { features: all.iter().filter(chosen).cloned().collect() })
+    Ok(Layout {
+        features: all.iter().filter(chosen).cloned().collect(),
+    })
 }
 
 fn parse(monitor: &str, path: &str) -> Result<FieldPath, Error> {
-    FieldPath::parse(path).map_err(|source| Error::Path { monitor: monitor.to_owned(), source })
+    FieldPath::parse(path).map_err(|source| Error::Path {
+        monitor: monitor.to_owned(),
+        source,
+    })
 }
 
 fn read(feature: &FeatureLayout) -> Read {
     match feature.kind {
         Kind::Numeric => Read::Number,
         Kind::Timestamp => Read::Seconds(TimeUnit::Ms),
-        Kind::Categorical | Kind::Boolean => Read::Text { plain_numbers: feature.plain_numbers },
+        Kind::Categorical | Kind::Boolean => Read::Text {
+            plain_numbers: feature.plain_numbers,
+        },
     }
 }

@@ -1,9 +1,9 @@
 //! The messages of one partition, read one after another, until their rows are handed on.
 
-use crate::batch::{Builder, Cell, NO_TIME, Rows};
 use super::decode::json::Decoder;
 use super::plan::TopicPlan;
 use super::reject::{Reason, Rejected};
+use crate::batch::{Builder, Cell, NO_TIME, Rows};
 
 /// Rows that are decoded before they are profiled.
 pub const BATCH_ROWS: usize = 2048;
@@ -79,9 +79,13 @@ impl Stretch {
             return self.reject(plan, &message, payload, Reason::TooLarge, detail);
         }
         match self.decoder.decode(&plan.plan, payload, &mut self.builder) {
-            Err(error) => {
-                self.reject(plan, &message, payload, Reason::Unparsable, error.to_string())
-            }
+            Err(error) => self.reject(
+                plan,
+                &message,
+                payload,
+                Reason::Unparsable,
+                error.to_string(),
+            ),
             Ok(rows) => {
                 self.write_headers(plan, message.headers, rows);
                 self.settle_times(plan, &message, payload, rows)
@@ -146,7 +150,9 @@ impl Stretch {
             usable |= any;
         }
         if !usable {
-            self.event_ms.iter_mut().for_each(|times| times.truncate(base));
+            self.event_ms
+                .iter_mut()
+                .for_each(|times| times.truncate(base));
             self.builder.roll_back(rows);
             let (_, reason, detail) = unusable.swap_remove(0);
             return self.reject(plan, message, payload, reason, detail);
@@ -194,9 +200,10 @@ fn check_time(
         Err(Cell::Missing | Cell::Null) => {
             Err((Reason::NoTimestamp, "no event time in the message".into()))
         }
-        Err(_) => {
-            Err((Reason::BadTimestamp, "the event time cannot be read as a time".into()))
-        }
+        Err(_) => Err((
+            Reason::BadTimestamp,
+            "the event time cannot be read as a time".into(),
+        )),
     }
 }
 
@@ -225,8 +232,13 @@ mod tests {
         .unwrap();
         let input = settings.monitors[0].input.clone().unwrap();
         let mut plan = TopicPlan::new("t");
-        let watched =
-            Watched { monitor_id: 1, name: "m", input: &input, starts_at_ms: None, baselines: vec![] };
+        let watched = Watched {
+            monitor_id: 1,
+            name: "m",
+            input: &input,
+            starts_at_ms: None,
+            baselines: vec![],
+        };
         plan.add(&watched).unwrap();
         plan
     }
@@ -240,8 +252,14 @@ mod tests {
             (None, Taken::Skipped),
             (Some(b"garbage"), Taken::Rejected(Reason::Unparsable)),
             (Some(br#"{"x": 1}"#), Taken::Rejected(Reason::NoTimestamp)),
-            (Some(br#"{"t": "soon"}"#), Taken::Rejected(Reason::BadTimestamp)),
-            (Some(br#"{"t": 4102444800000}"#), Taken::Rejected(Reason::FutureTimestamp)),
+            (
+                Some(br#"{"t": "soon"}"#),
+                Taken::Rejected(Reason::BadTimestamp),
+            ),
+            (
+                Some(br#"{"t": 4102444800000}"#),
+                Taken::Rejected(Reason::FutureTimestamp),
+            ),
             (Some(&[b' '; 200]), Taken::Rejected(Reason::TooLarge)),
         ];
         for (offset, (payload, taken)) in payloads.iter().enumerate() {
@@ -253,7 +271,10 @@ mod tests {
             };
             assert_eq!(stretch.take(&plan, message, 100), *taken, "offset {offset}");
         }
-        assert_eq!((stretch.messages, stretch.skipped, stretch.rejected_messages), (7, 1, 5));
+        assert_eq!(
+            (stretch.messages, stretch.skipped, stretch.rejected_messages),
+            (7, 1, 5)
+        );
         assert_eq!(stretch.rejected.len(), 5);
         let rows = stretch.finish();
         assert_eq!(rows.event_ms, [[1000]]);
@@ -266,7 +287,9 @@ mod tests {
         let path = FieldPath::parse("a").unwrap();
         let first = plan.add(Source::Field(path.clone()), Read::Number).unwrap();
         let again = plan.add(Source::Field(path.clone()), Read::Number).unwrap();
-        let other = plan.add(Source::Field(path), Read::Time(TimeUnit::Ms)).unwrap();
+        let other = plan
+            .add(Source::Field(path), Read::Time(TimeUnit::Ms))
+            .unwrap();
         assert_eq!((first, again, other), (0, 0, 1));
     }
 }

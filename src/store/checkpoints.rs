@@ -75,10 +75,17 @@ pub enum Outcome {
 /// # Errors
 /// When Postgres cannot be asked; nothing was saved then, or everything.
 pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
-    let mut transaction = pool.begin().await.map_err(Error::doing("begin a checkpoint"))?;
+    let mut transaction = pool
+        .begin()
+        .await
+        .map_err(Error::doing("begin a checkpoint"))?;
     if !advance(&mut transaction, checkpoint).await? {
         let done = is_saved(&mut transaction, checkpoint).await?;
-        return Ok(if done { Outcome::Saved } else { Outcome::Fenced });
+        return Ok(if done {
+            Outcome::Saved
+        } else {
+            Outcome::Fenced
+        });
     }
     let checkpoint_id = insert(&mut transaction, checkpoint).await?;
     rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
@@ -89,7 +96,10 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
     advance_cursors(&mut transaction, checkpoint).await?;
     insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
     count_late(&mut transaction, checkpoint).await?;
-    transaction.commit().await.map_err(Error::doing("commit a checkpoint"))?;
+    transaction
+        .commit()
+        .await
+        .map_err(Error::doing("commit a checkpoint"))?;
     Ok(Outcome::Saved)
 }
 
@@ -178,7 +188,11 @@ async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoi
 /// is at work on. Waiting for the judge's locks makes each of them count in one place: with the
 /// deltas that the judge sums up, or on the judged window.
 async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let monitors: Vec<i64> = checkpoint.deltas.iter().map(|delta| delta.monitor_id).collect();
+    let monitors: Vec<i64> = checkpoint
+        .deltas
+        .iter()
+        .map(|delta| delta.monitor_id)
+        .collect();
     sqlx::query!(
         r#"-- wait for the judge
         select judged from driftd.window_cursors where monitor_id = any($1)

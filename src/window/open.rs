@@ -10,8 +10,8 @@ use arrow::error::ArrowError;
 
 use super::{Progress, Spec};
 use crate::batch::{NO_TIME, Rows};
-use crate::profile::{Layout, Profile};
 use crate::profile::sample::{Provenance, RowHash};
+use crate::profile::{Layout, Profile};
 
 /// The model version of rows that name none.
 pub const NO_VERSION: &str = "unknown";
@@ -114,7 +114,10 @@ pub struct Assigned {
 impl OpenWindows {
     /// Goes on where a partition's event time stood.
     pub fn starting_at(max_event_ms: Option<i64>) -> Self {
-        Self { progress: Progress { max_event_ms }, ..Self::default() }
+        Self {
+            progress: Progress { max_event_ms },
+            ..Self::default()
+        }
     }
 
     /// Assigns rows, in offset order, to their windows and profiles them.
@@ -155,20 +158,34 @@ impl OpenWindows {
         }
         for ((version, start), selected) in groups {
             let open = self.open(monitor, &version, start);
-            let VersionPlan { layout, columns, .. } = &*open.plan;
+            let VersionPlan {
+                layout, columns, ..
+            } = &*open.plan;
             open.profile.add(layout, &rows.batch, columns, &selected);
-            let from = Provenance { partition, hash, event_ms };
-            open.profile.sample.add(layout, &rows.batch, columns, &selected, from)?;
+            let from = Provenance {
+                partition,
+                hash,
+                event_ms,
+            };
+            open.profile
+                .sample
+                .add(layout, &rows.batch, columns, &selected, from)?;
         }
         Ok(assigned)
     }
 
     fn open(&mut self, monitor: &MonitorPlan, version: &Arc<str>, start: i64) -> &mut Open {
-        self.windows.entry((Arc::clone(version), start)).or_insert_with(|| {
-            let plan = Arc::clone(monitor.version(version));
-            let profile = Profile::empty(&plan.layout, monitor.sample_rows);
-            Open { plan, profile, late: 0 }
-        })
+        self.windows
+            .entry((Arc::clone(version), start))
+            .or_insert_with(|| {
+                let plan = Arc::clone(monitor.version(version));
+                let profile = Profile::empty(&plan.layout, monitor.sample_rows);
+                Open {
+                    plan,
+                    profile,
+                    late: 0,
+                }
+            })
     }
 
     fn versions_of(&mut self, monitor: &MonitorPlan, rows: &Rows) -> Versions {
@@ -177,10 +194,19 @@ impl OpenWindows {
             Version::Column(column) => {
                 let codes = rows.batch.columns[*column].as_dictionary::<UInt32Type>();
                 let texts = codes.values().as_string::<i32>();
-                let names = (0..texts.len()).map(|code| self.intern(texts.value(code))).collect();
+                let names = (0..texts.len())
+                    .map(|code| self.intern(texts.value(code)))
+                    .collect();
                 let none = self.intern(NO_VERSION);
-                let valid = rows.batch.cells[*column].iter().map(|cell| cell.has_value());
-                Versions::Each { names, codes: codes.keys().values().to_vec(), valid: valid.collect(), none }
+                let valid = rows.batch.cells[*column]
+                    .iter()
+                    .map(|cell| cell.has_value());
+                Versions::Each {
+                    names,
+                    codes: codes.keys().values().to_vec(),
+                    valid: valid.collect(),
+                    none,
+                }
             }
         }
     }
@@ -214,7 +240,9 @@ impl OpenWindows {
                 profile: Profile { sample, ..profile },
             });
         }
-        let Self { windows, progress, .. } = self;
+        let Self {
+            windows, progress, ..
+        } = self;
         windows.retain(|(_, start), _| !progress.is_late(&monitor.spec, *start));
         self.versions.retain(|_, name| Arc::strong_count(name) > 1);
         deltas
@@ -249,15 +277,29 @@ impl OpenWindows {
 /// The model version of each row of a batch.
 enum Versions {
     Same(Arc<str>),
-    Each { names: Vec<Arc<str>>, codes: Vec<u32>, valid: Vec<bool>, none: Arc<str> },
+    Each {
+        names: Vec<Arc<str>>,
+        codes: Vec<u32>,
+        valid: Vec<bool>,
+        none: Arc<str>,
+    },
 }
 
 impl Versions {
     fn of(&self, row: usize) -> &Arc<str> {
         match self {
             Self::Same(version) => version,
-            Self::Each { names, codes, valid, none } => {
-                if valid[row] { &names[codes[row] as usize] } else { none }
+            Self::Each {
+                names,
+                codes,
+                valid,
+                none,
+            } => {
+                if valid[row] {
+                    &names[codes[row] as usize]
+                } else {
+                    none
+                }
             }
         }
     }

@@ -1,0 +1,877 @@
+//! The collect half, top to bottom: poll, decode, window, profile, checkpoint.
+//!
+//! One dedicated thread polls Kafka and does everything up to the profiles; only the checkpoint
+//! itself, a Postgres transaction, runs elsewhere ([`Saver`]), so that polling goes on while
+//! Postgres is slow and the group does not rebalance.
+//!
+//! A partition is taken over in Postgres (a new epoch), sought to the stored offset and read. What
+//! is read since the last checkpoint lives in memory only and is dropped whenever another replica
+//! turns out to hold the partition: whoever comes next reads it again from the stored offset.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Readiness;
+use crate::batch::NO_TIME;
+use crate::clock::Clock;
+use crate::ingest::consumer::{self, Assignment, Context, Start, TopicPartition};
+use crate::ingest::plan::TopicPlan;
+use crate::ingest::stretch::{BATCH_ROWS, Message, Stretch, Taken};
+use crate::monitor::OnGap;
+use crate::profile::encoding;
+use crate::profile::sample::RowHash;
+use crate::save::{Reply, Request, Saver, Unsaved};
+use crate::settings::{Checkpoint, Kafka, Limits};
+use crate::store::partitions::Gap;
+use crate::telemetry::metrics;
+use crate::window::open::OpenWindows;
+
+/// How long one poll waits for a message.
+const POLL: Duration = Duration::from_millis(20);
+/// How often, at most, rows are handed on, checkpoints considered and gauges set.
+const TICK_MS: i64 = 100;
+/// How long a question to the brokers may take.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the collect half needs to know.
+#[derive(Debug)]
+pub struct Options {
+    /// How to reach Kafka.
+    pub kafka: Kafka,
+    /// When to save.
+    pub checkpoint: Checkpoint,
+    /// What keeps memory bounded.
+    pub limits: Limits,
+    /// What to do about a gap, per topic.
+    pub on_gap: HashMap<String, OnGap>,
+    /// Who this replica is, for people.
+    pub owner: String,
+    /// Keys the choice of sample rows.
+    pub sample_key: u64,
+}
+
+/// Why collecting ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The topic.
+    #[error("topic `{0}` does not exist on {1}; create it, or correct `topic`")]
+    NoTopic(String, String),
+    /// A gap, where the policy is to stop.
+    #[error(
+        "topic `{topic}` partition {partition}: {what}. The gap is recorded in driftd.gaps; set \
+         `on_gap = \"continue\"` to go on without these messages"
+    )]
+    Gap {
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// What is missing.
+        what: String,
+    },
+    /// A profile.
+    #[error("profiling: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// A stored form.
+    #[error(transparent)]
+    Encoding(#[from] encoding::Error),
+    /// Postgres refused what it should take.
+    #[error("Postgres: {0}")]
+    Store(String),
+}
+
+/// Collects until told to stop; then saves what it has and leaves the group.
+///
+/// # Errors
+/// A topic does not exist, the log has a gap, or what was read cannot be stored.
+pub fn run(
+    options: Options,
+    plans: Vec<TopicPlan>,
+    pool: PgPool,
+    clock: Arc<Clock>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let topics: Vec<&str> = plans.iter().map(|plan| plan.topic.as_str()).collect();
+    let consumer = consumer::subscribe(&options.kafka, &topics)?;
+    let handle = tokio::runtime::Handle::current();
+    let (requests, replies) = Saver::start(&handle, pool, options.owner.clone(), stop.clone());
+    let plans = plans
+        .into_iter()
+        .map(|plan| (plan.topic.clone(), Arc::new(plan)))
+        .collect();
+    let mut collector = Collector {
+        options,
+        plans,
+        clock,
+        consumer,
+        requests,
+        replies,
+        partitions: BTreeMap::new(),
+        paused: false,
+        last_tick_ms: 0,
+        announced: false,
+    };
+    collector.find_topics(readiness, stop)?;
+    while !stop.is_cancelled() {
+        collector.step(readiness)?;
+    }
+    collector.finish()
+}
+
+/// One partition that is ours.
+struct Partition {
+    plan: Arc<TopicPlan>,
+    phase: Phase,
+    stretch: Stretch,
+    windows: Vec<OpenWindows>,
+    hash: RowHash,
+    /// Messages below it were read in this stretch or before; `-1` until it was taken over.
+    next_offset: i64,
+    /// What Postgres has, including what is on its way there.
+    saved_offset: i64,
+    /// Where the stretch begins.
+    first_offset: i64,
+    /// The first open windows as they were last saved.
+    saved_open: Vec<Option<i64>>,
+    saving: bool,
+    saved_ms: i64,
+    last_message_ms: i64,
+    idle_since_ms: Option<i64>,
+    idle_asked_ms: i64,
+    was_idle: bool,
+    revoked: bool,
+    held: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for Postgres to fence whoever had it.
+    Taking,
+    /// Being read, under this epoch.
+    Reading { epoch: i64 },
+}
+
+struct Collector {
+    options: Options,
+    plans: HashMap<String, Arc<TopicPlan>>,
+    clock: Arc<Clock>,
+    consumer: BaseConsumer<Context>,
+    requests: mpsc::Sender<Request>,
+    replies: mpsc::Receiver<Reply>,
+    partitions: BTreeMap<TopicPartition, Partition>,
+    paused: bool,
+    last_tick_ms: i64,
+    announced: bool,
+}
+
+impl Collector {
+    /// Waits for the brokers, and refuses topics that do not exist.
+    fn find_topics(&self, readiness: &Readiness, stop: &CancellationToken) -> Result<(), Error> {
+        for topic in self.plans.keys() {
+            while !stop.is_cancelled() {
+                match consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT) {
+                    Ok(Some(partitions)) => {
+                        let (topic, reply) = (topic.clone(), None);
+                        self.ask(Request::NoteTopic {
+                            topic,
+                            partitions,
+                            reply,
+                        });
+                        break;
+                    }
+                    Ok(None) => {
+                        let brokers = self.options.kafka.brokers.clone();
+                        return Err(Error::NoTopic(topic.clone(), brokers));
+                    }
+                    Err(error) => {
+                        let brokers = &self.options.kafka.brokers;
+                        let reason = format!("no answer from {brokers}: {error}");
+                        tracing::warn!(kafka.brokers = %brokers, %error, "Kafka does not answer; trying again");
+                        readiness.not_ready("kafka", reason);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the saver. The channel holds two requests per partition and more, and a partition has
+    /// at most one on its way, so it is never full for long.
+    fn ask(&self, request: Request) {
+        if self.requests.blocking_send(request).is_err() {
+            tracing::error!("the saver has ended");
+        }
+    }
+
+    fn step(&mut self, readiness: &Readiness) -> Result<(), Error> {
+        // A clone of the handle would not help: a message borrows the consumer it came from.
+        let Self {
+            consumer,
+            partitions,
+            options,
+            clock,
+            ..
+        } = self;
+        let polled = match consumer.poll(POLL) {
+            None => true,
+            Some(Ok(message)) => {
+                take(partitions, &message, options, clock)?;
+                // What is fetched already is taken without looking up in between.
+                for _ in 0..256 {
+                    match consumer.poll(Duration::ZERO) {
+                        Some(Ok(message)) => take(partitions, &message, options, clock)?,
+                        Some(Err(error)) => heed(&error)?,
+                        None => break,
+                    }
+                }
+                false
+            }
+            Some(Err(error)) => {
+                heed(&error)?;
+                false
+            }
+        };
+        self.follow_group(readiness);
+        self.hear_replies()?;
+        let now = self.clock.now_ms();
+        if polled || now - self.last_tick_ms >= TICK_MS {
+            self.last_tick_ms = now;
+            self.tick(now)?;
+        }
+        Ok(())
+    }
+
+    /// Acts on what the group has decided.
+    fn follow_group(&mut self, readiness: &Readiness) {
+        while let Some(decision) = self.consumer.context().next_decision() {
+            match decision {
+                Assignment::Assigned(list) => {
+                    for (topic, partition) in list {
+                        self.assigned(&topic, partition);
+                    }
+                    readiness.ready("kafka");
+                }
+                Assignment::Revoked(list) => {
+                    for (topic, partition) in list {
+                        let key = TopicPartition {
+                            topic: topic.into(),
+                            partition,
+                        };
+                        // What was read is saved if that still works: the new owner may be faster,
+                        // then it is fenced and read again over there.
+                        if let Some(partition) = self.partitions.get_mut(&key) {
+                            partition.revoked = true;
+                        }
+                    }
+                }
+            }
+            let mine = self
+                .partitions
+                .values()
+                .filter(|partition| !partition.revoked)
+                .count();
+            metrics::assigned_partitions(mine as f64);
+        }
+    }
+
+    fn assigned(&mut self, topic: &str, partition: i32) {
+        let Some(plan) = self.plans.get(topic) else {
+            return;
+        };
+        let key = TopicPartition {
+            topic: topic.into(),
+            partition,
+        };
+        tracing::info!(topic, partition, "assigned");
+        let state = Partition {
+            stretch: Stretch::new(plan),
+            windows: Vec::new(),
+            plan: Arc::clone(plan),
+            phase: Phase::Taking,
+            hash: RowHash::new(self.options.sample_key, partition),
+            next_offset: -1,
+            saved_offset: -1,
+            first_offset: -1,
+            saved_open: Vec::new(),
+            saving: false,
+            saved_ms: self.clock.now_ms(),
+            last_message_ms: self.clock.now_ms(),
+            idle_since_ms: None,
+            idle_asked_ms: 0,
+            was_idle: true,
+            revoked: false,
+            held: 0,
+        };
+        self.partitions.insert(key.clone(), state);
+        if let Ok(Some(partitions)) = consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT)
+        {
+            self.ask(Request::NoteTopic {
+                topic: topic.to_owned(),
+                partitions,
+                reply: None,
+            });
+        }
+        self.ask(Request::TakeOver(key));
+    }
+
+    fn hear_replies(&mut self) -> Result<(), Error> {
+        while let Ok(reply) = self.replies.try_recv() {
+            match reply {
+                Reply::Taken(key, taken) => self.taken(&key, &taken)?,
+                Reply::Saved {
+                    key,
+                    epoch,
+                    next_offset,
+                } => {
+                    if let Some(partition) = self.current(&key, epoch) {
+                        partition.saving = false;
+                        consumer::commit_for_lag_tools(&self.consumer, &key, next_offset);
+                    }
+                }
+                Reply::Fenced { key, epoch } => {
+                    if self.current(&key, epoch).is_some() {
+                        self.fenced(&key);
+                    }
+                }
+                Reply::Failed(error) => return Err(Error::Store(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The partition, if a reply is about its present epoch.
+    fn current(&mut self, key: &TopicPartition, epoch: i64) -> Option<&mut Partition> {
+        let partition = self.partitions.get_mut(key)?;
+        (partition.phase == Phase::Reading { epoch }).then_some(partition)
+    }
+
+    /// Another replica has the partition. If the group still says that it is ours, the other one
+    /// is the zombie, and the partition is taken over again.
+    fn fenced(&mut self, key: &TopicPartition) {
+        tracing::warn!(topic = %key.topic, partition = key.partition, "fenced: what was read is dropped");
+        let revoked = self
+            .partitions
+            .remove(key)
+            .is_none_or(|partition| partition.revoked);
+        if !revoked {
+            self.pause(key);
+            let topic = Arc::clone(&key.topic);
+            self.assigned(&topic, key.partition);
+        }
+    }
+
+    /// The fence stands: find out where to go on, and go on there.
+    fn taken(
+        &mut self,
+        key: &TopicPartition,
+        taken: &crate::store::partitions::Taken,
+    ) -> Result<(), Error> {
+        if self
+            .partitions
+            .get(key)
+            .is_none_or(|p| p.phase != Phase::Taking || p.revoked)
+        {
+            self.partitions.remove(key);
+            return Ok(());
+        }
+        let kafka = &self.options.kafka;
+        let start = consumer::start_of(
+            &self.consumer,
+            key,
+            taken.next_offset,
+            kafka.start_at,
+            BROKER_TIMEOUT,
+        );
+        let offset = match start {
+            Ok(Start::At(offset)) => offset,
+            Ok(Start::Gap { stored, available }) => self.gap(key, stored, available)?,
+            Ok(Start::Truncated { stored, end }) => return Err(truncated(key, stored, end)),
+            Err(error) => {
+                tracing::warn!(topic = %key.topic, partition = key.partition, %error, "no answer about offsets; trying again");
+                self.ask(Request::TakeOver(key.clone()));
+                return Ok(());
+            }
+        };
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return Ok(());
+        };
+        partition.begin(taken, offset, self.clock.now_ms());
+        tracing::info!(topic = %key.topic, partition = key.partition, offset, epoch = taken.epoch, "reading");
+        if let Err(error) = consumer::seek_and_resume(&self.consumer, key, offset) {
+            tracing::warn!(topic = %key.topic, partition = key.partition, %error, "cannot seek; taking over again");
+            self.fenced(key);
+        } else if self.paused {
+            self.pause(key);
+        }
+        Ok(())
+    }
+
+    fn gap(&self, key: &TopicPartition, stored: i64, available: i64) -> Result<i64, Error> {
+        let policy = self
+            .options
+            .on_gap
+            .get(&*key.topic)
+            .copied()
+            .unwrap_or(OnGap::Stop);
+        let what = format!(
+            "messages {stored} to {} are gone from the log",
+            available - 1
+        );
+        let name = match policy {
+            OnGap::Stop => "stop",
+            OnGap::Continue => "continue",
+        };
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        self.ask(Request::RecordGap {
+            gap: (key.clone(), stored, available, "retention", name),
+            done,
+        });
+        let _ = wait.recv_timeout(BROKER_TIMEOUT);
+        metrics::gaps(&key.topic, 1);
+        tracing::error!(topic = %key.topic, partition = key.partition, policy = name, "{what}");
+        match policy {
+            OnGap::Stop => Err(Error::Gap {
+                topic: key.topic.to_string(),
+                partition: key.partition,
+                what,
+            }),
+            OnGap::Continue => Ok(available),
+        }
+    }
+
+    fn pause(&self, key: &TopicPartition) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&key.topic, key.partition);
+        if let Err(error) = self.consumer.pause(&list) {
+            tracing::debug!(%error, "cannot pause");
+        }
+    }
+
+    /// Hands rows on, saves what is due, keeps memory bounded.
+    fn tick(&mut self, now: i64) -> Result<(), Error> {
+        let keys: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
+        for key in keys {
+            let Some(partition) = self.partitions.get_mut(&key) else {
+                continue;
+            };
+            partition.hand_on(&key, &self.options.limits)?;
+            if partition.idle_due(now) {
+                let caught_up = is_caught_up(&self.consumer, &key, partition.next_offset);
+                partition.idle_asked_ms = now;
+                if caught_up {
+                    partition.idle_since_ms = Some(now);
+                }
+            }
+            if partition.is_due(now, &self.options.checkpoint, &self.options.limits) {
+                let unsaved = partition.cut(&key, now);
+                if let Some(unsaved) = unsaved {
+                    self.ask(Request::Save(Box::new(unsaved)));
+                }
+            }
+            let done = partition_is_done(self.partitions.get(&key));
+            if done {
+                self.partitions.remove(&key);
+            }
+        }
+        self.bound_memory();
+        self.tell_gauges(now);
+        Ok(())
+    }
+
+    /// Stops reading, not polling, while too much is held.
+    fn bound_memory(&mut self) {
+        let held: usize = self
+            .partitions
+            .values()
+            .map(|partition| partition.held)
+            .sum();
+        let on_the_way = self
+            .partitions
+            .values()
+            .filter(|partition| partition.saving)
+            .count();
+        let limit = self.options.limits.max_held_bytes;
+        metrics::held_bytes(held as f64);
+        if !self.paused && held > limit && on_the_way > 0 {
+            self.paused = true;
+            tracing::warn!(
+                held.bytes = held,
+                limit.bytes = limit,
+                "too much is held: reading pauses"
+            );
+            self.partitions.keys().for_each(|key| self.pause(key));
+        } else if self.paused && (held < limit / 2 || on_the_way == 0) {
+            self.paused = false;
+            tracing::info!(held.bytes = held, "reading goes on");
+            let mut list = TopicPartitionList::new();
+            for (key, partition) in &self.partitions {
+                if matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked {
+                    list.add_partition(&key.topic, key.partition);
+                }
+            }
+            if let Err(error) = self.consumer.resume(&list) {
+                tracing::warn!(%error, "cannot resume");
+            }
+        }
+        let paused = if self.paused {
+            self.partitions.len()
+        } else {
+            0
+        };
+        metrics::paused_partitions(paused as f64);
+    }
+
+    fn tell_gauges(&mut self, now: i64) {
+        let mut open: HashMap<&str, (usize, Option<i64>)> = HashMap::new();
+        for partition in self.partitions.values() {
+            for (monitor, windows) in partition.plan.monitors.iter().zip(&partition.windows) {
+                let (count, watermark) = open.entry(&monitor.name).or_default();
+                *count += windows.len();
+                if let Some(max) = windows.progress.max_event_ms {
+                    let mine = monitor.spec.watermark(max);
+                    *watermark = Some(watermark.map_or(mine, |least| least.min(mine)));
+                }
+            }
+        }
+        for (monitor, (count, watermark)) in open {
+            metrics::open_windows(monitor, count as f64);
+            if let Some(watermark) = watermark {
+                metrics::watermark_delay_seconds(monitor, (now - watermark) as f64 / 1e3);
+            }
+        }
+        if !self.announced && !self.partitions.is_empty() {
+            self.announced = true;
+            tracing::info!(partitions = self.partitions.len(), "collecting");
+        }
+    }
+
+    /// The end: nothing more is taken in, what was read is saved, the group is left.
+    fn finish(mut self) -> Result<(), Error> {
+        let now = self.clock.now_ms();
+        let mut open = 0;
+        for (key, partition) in &mut self.partitions {
+            partition.hand_on(key, &self.options.limits)?;
+        }
+        let deadline = now + 20_000;
+        while self.clock.now_ms() < deadline {
+            let keys: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
+            open = 0;
+            for key in keys {
+                let Some(partition) = self.partitions.get_mut(&key) else {
+                    continue;
+                };
+                if partition.saving {
+                    open += 1;
+                } else if partition.has_unsaved()
+                    && let Some(unsaved) = partition.cut(&key, now)
+                {
+                    self.ask(Request::Save(Box::new(unsaved)));
+                    open += 1;
+                }
+            }
+            if open == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            // A partition that is fenced now is somebody else's: nothing of it is lost.
+            while let Ok(reply) = self.replies.try_recv() {
+                match reply {
+                    Reply::Saved { key, .. } | Reply::Fenced { key, .. } => {
+                        if let Some(partition) = self.partitions.get_mut(&key) {
+                            partition.saving = false;
+                        }
+                    }
+                    Reply::Failed(error) => return Err(Error::Store(error)),
+                    Reply::Taken(..) => {}
+                }
+            }
+        }
+        if open > 0 {
+            tracing::warn!(
+                partitions = open,
+                "not saved in time; it will be read again"
+            );
+        }
+        self.consumer.unsubscribe();
+        tracing::info!("collecting has ended");
+        Ok(())
+    }
+}
+
+fn partition_is_done(partition: Option<&Partition>) -> bool {
+    partition.is_some_and(|p| p.revoked && !p.saving && !p.has_unsaved())
+}
+
+/// Reads one message into its partition.
+fn take(
+    partitions: &mut BTreeMap<TopicPartition, Partition>,
+    message: &BorrowedMessage<'_>,
+    options: &Options,
+    clock: &Clock,
+) -> Result<(), Error> {
+    let found = partitions
+        .iter_mut()
+        .find(|(key, _)| key.partition == message.partition() && *key.topic == *message.topic());
+    let Some((key, partition)) = found else {
+        return Ok(());
+    };
+    let reading = matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked;
+    // Before the seek, and after a seek backwards, other messages may still be on their way.
+    if !reading || message.offset() < partition.next_offset {
+        return Ok(());
+    }
+    let headers = match partition.plan.plan.headers() {
+        [] => Vec::new(),
+        names => consumer::header_values(message, names),
+    };
+    let taken = partition.stretch.take(
+        &partition.plan,
+        Message {
+            offset: message.offset(),
+            record_ms: message.timestamp().to_millis(),
+            payload: message.payload(),
+            headers: &headers,
+        },
+        options.limits.max_message_bytes,
+    );
+    partition.next_offset = message.offset() + 1;
+    if let Taken::Rejected(reason) = taken {
+        metrics::rejected_messages(&key.topic, reason.as_str(), 1);
+    }
+    partition.last_message_ms = clock.now_ms();
+    partition.idle_since_ms = None;
+    if partition.stretch.waiting() >= BATCH_ROWS {
+        partition.hand_on(key, &options.limits)?;
+    }
+    Ok(())
+}
+
+/// Errors of the client that mean something to us; the others it mends by itself.
+fn heed(error: &KafkaError) -> Result<(), Error> {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::Fatal,
+        ) => Err(Error::Kafka(error.clone())),
+        _ => {
+            tracing::warn!(%error, "Kafka client error");
+            Ok(())
+        }
+    }
+}
+
+fn truncated(key: &TopicPartition, stored: i64, end: i64) -> Error {
+    Error::Gap {
+        topic: key.topic.to_string(),
+        partition: key.partition,
+        what: format!(
+            "the log ends at {end}, but it was read up to {stored}: it was cut, or the topic was \
+             created anew"
+        ),
+    }
+}
+
+/// Caught up, by the broker's own word of this moment: a consumer that hears nothing may just as
+/// well be cut off.
+fn is_caught_up(consumer: &BaseConsumer<Context>, key: &TopicPartition, next: i64) -> bool {
+    let answer = consumer.fetch_watermarks(&key.topic, key.partition, Duration::from_secs(2));
+    match answer {
+        Ok((_, high)) => {
+            let lag = (high - next).max(0);
+            metrics::consumer_lag_records(&key.topic, &key.partition.to_string(), lag as f64);
+            // Behind the last message a transaction leaves its marker, which no reader is given.
+            let position = consumer.position().ok().and_then(|list| {
+                list.find_partition(&key.topic, key.partition)
+                    .and_then(|p| p.offset().to_raw())
+            });
+            lag == 0 || position.is_some_and(|position| position >= high)
+        }
+        Err(_) => false,
+    }
+}
+
+impl Partition {
+    /// Starts reading at an offset, with the event times stored.
+    fn begin(&mut self, taken: &crate::store::partitions::Taken, offset: i64, now: i64) {
+        self.phase = Phase::Reading { epoch: taken.epoch };
+        self.next_offset = offset;
+        self.first_offset = offset;
+        self.saved_offset = taken.next_offset.unwrap_or(-1);
+        self.last_message_ms = now;
+        self.saved_ms = now;
+        let stored: HashMap<i64, i64> = taken.max_event_ms.iter().copied().collect();
+        let monitors = &self.plan.monitors;
+        let windows = monitors
+            .iter()
+            .map(|monitor| OpenWindows::starting_at(stored.get(&monitor.monitor_id).copied()));
+        self.windows = windows.collect();
+        self.saved_open = self.first_open();
+    }
+
+    fn first_open(&self) -> Vec<Option<i64>> {
+        let monitors = self.plan.monitors.iter().zip(&self.windows);
+        monitors
+            .map(|(monitor, windows)| windows.progress.first_open(&monitor.spec))
+            .collect()
+    }
+
+    /// Decoded rows go into their windows' profiles.
+    fn hand_on(&mut self, key: &TopicPartition, limits: &Limits) -> Result<(), Error> {
+        if self.stretch.waiting() == 0 {
+            return Ok(());
+        }
+        let rows = self.stretch.finish();
+        for (i, monitor) in self.plan.monitors.iter().enumerate() {
+            let event_ms = &rows.event_ms[i];
+            debug_assert!(
+                event_ms
+                    .iter()
+                    .all(|ms| *ms != NO_TIME || self.plan.monitors.len() > 1)
+            );
+            let added = self.windows[i].add(monitor, &rows, event_ms, key.partition, self.hash)?;
+            metrics::counted_rows(&monitor.name, added.counted);
+            metrics::late_rows(&monitor.name, added.late);
+            if self.windows[i].versions() > limits.max_versions {
+                metrics::capped(&monitor.name, "max_versions", 1);
+            }
+        }
+        self.held = self.windows.iter().map(OpenWindows::bytes).sum();
+        Ok(())
+    }
+
+    /// Whether it is time to ask if the partition is caught up and quiet.
+    fn idle_due(&self, now: i64) -> bool {
+        let after = self
+            .plan
+            .monitors
+            .iter()
+            .map(|monitor| monitor.spec.idle_after_ms)
+            .max();
+        let after = after.unwrap_or(i64::MAX);
+        matches!(self.phase, Phase::Reading { .. })
+            && self.idle_since_ms.is_none()
+            && now - self.last_message_ms >= after
+            && now - self.idle_asked_ms >= after.clamp(200, 5_000)
+    }
+
+    fn has_unsaved(&self) -> bool {
+        let read = self.next_offset > self.first_offset;
+        matches!(self.phase, Phase::Reading { .. }) && read
+    }
+
+    /// Whether the stretch has to be saved now.
+    fn is_due(&mut self, now: i64, checkpoint: &Checkpoint, limits: &Limits) -> bool {
+        let reading = matches!(self.phase, Phase::Reading { .. });
+        if !reading || self.saving {
+            return false;
+        }
+        let went_idle = self.idle_since_ms.is_some() && !self.was_idle;
+        // A partition that was never saved is not known to be empty until it says so.
+        let first = self.idle_since_ms.is_some() && self.saved_offset < 0;
+        if !self.has_unsaved() {
+            return went_idle || first;
+        }
+        let shortest = self
+            .plan
+            .monitors
+            .iter()
+            .map(|monitor| monitor.spec.size_ms)
+            .min();
+        let interval = Duration::from_millis(shortest.unwrap_or(0).unsigned_abs() / 100)
+            .clamp(checkpoint.min_interval, checkpoint.max_interval);
+        let too_many = self
+            .windows
+            .iter()
+            .any(|windows| windows.len() > limits.max_open_windows);
+        let full = self.held as u64 >= checkpoint.max_bytes || too_many;
+        let ripe = self.first_open() != self.saved_open;
+        let age = u128::from((now - self.saved_ms).unsigned_abs());
+        self.revoked || went_idle || first || full || ripe || age >= interval.as_millis()
+    }
+
+    /// Cuts the stretch off: what it added goes to the saver, memory starts empty again.
+    fn cut(&mut self, key: &TopicPartition, now: i64) -> Option<Unsaved> {
+        let Phase::Reading { epoch } = self.phase else {
+            return None;
+        };
+        let deltas = self
+            .plan
+            .monitors
+            .iter()
+            .zip(&mut self.windows)
+            .flat_map(|(monitor, windows)| {
+                windows
+                    .cut(monitor)
+                    .into_iter()
+                    .map(|delta| (monitor.monitor_id, delta))
+            })
+            .collect();
+        let times = self.plan.monitors.iter().zip(&self.windows);
+        let max_event_times = times
+            .filter_map(|(monitor, windows)| {
+                let max = DateTime::from_timestamp_millis(windows.progress.max_event_ms?)?;
+                Some((monitor.monitor_id, max))
+            })
+            .collect();
+        let stretch = &mut self.stretch;
+        let unsaved = Unsaved {
+            key: key.clone(),
+            epoch,
+            expected_offset: self.saved_offset,
+            first_offset: self.first_offset,
+            next_offset: self.next_offset,
+            messages: std::mem::take(&mut stretch.messages),
+            rejected_messages: std::mem::take(&mut stretch.rejected_messages),
+            skipped: std::mem::take(&mut stretch.skipped),
+            rejected: std::mem::take(&mut stretch.rejected),
+            max_event_times,
+            deltas,
+            idle_since: self.idle_since_ms.and_then(DateTime::from_timestamp_millis),
+            was_idle: self.was_idle,
+        };
+        metrics::records(&key.topic, unsaved.messages.unsigned_abs());
+        metrics::skipped_messages(&key.topic, unsaved.skipped.unsigned_abs());
+        self.was_idle = self.idle_since_ms.is_some();
+        self.first_offset = self.next_offset;
+        self.saved_offset = self.next_offset;
+        self.saved_open = self.first_open();
+        self.saved_ms = now;
+        self.saving = true;
+        self.held = self.windows.iter().map(OpenWindows::bytes).sum();
+        Some(unsaved)
+    }
+}
+
+/// For the saver: a gap as it is recorded.
+pub(crate) fn as_gap<'a>(
+    (key, from, to, reason, policy): &'a (TopicPartition, i64, i64, &'static str, &'static str),
+) -> Gap<'a> {
+    Gap {
+        topic: &key.topic,
+        partition: key.partition,
+        from_offset: *from,
+        to_offset: *to,
+        reason,
+        policy,
+    }
+}

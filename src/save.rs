@@ -1,0 +1,299 @@
+//! The saver: what the collect half asks of Postgres, off its polling thread.
+//!
+//! Each request is a task of its own; those of one partition never overlap, because the collect
+//! half waits for one answer before it asks again. Postgres being away is waited out with growing
+//! pauses: the rows stay in memory, reading pauses when that is full, and nothing is skipped.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::collect::as_gap;
+use crate::ingest::consumer::TopicPartition;
+use crate::ingest::reject::Rejected;
+use crate::profile::encoding;
+use crate::store::checkpoints::{self, Checkpoint, Outcome};
+use crate::store::{self, partitions, rejected};
+use crate::telemetry::metrics;
+use crate::window::open::Delta;
+
+/// Requests that may wait; far more than partitions have on their way.
+const QUEUE: usize = 4096;
+/// Requests that are worked on at a time.
+const AT_ONCE: usize = 8;
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// Note how many partitions a topic has.
+    NoteTopic {
+        /// Topic.
+        topic: String,
+        /// Its partitions.
+        partitions: i32,
+        /// Nobody waits for it.
+        reply: Option<()>,
+    },
+    /// Fence whoever holds a partition.
+    TakeOver(TopicPartition),
+    /// Save a stretch.
+    Save(Box<Unsaved>),
+    /// Record a gap, and say when it is done.
+    RecordGap {
+        /// Partition, first missing offset, first offset there, why, policy.
+        gap: (TopicPartition, i64, i64, &'static str, &'static str),
+        /// Told when it is recorded.
+        done: std::sync::mpsc::SyncSender<()>,
+    },
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum Reply {
+    /// The partition is ours.
+    Taken(TopicPartition, partitions::Taken),
+    /// The stretch is durable.
+    Saved {
+        /// Partition.
+        key: TopicPartition,
+        /// Under this epoch.
+        epoch: i64,
+        /// Up to this offset.
+        next_offset: i64,
+    },
+    /// Another replica has the partition.
+    Fenced {
+        /// Partition.
+        key: TopicPartition,
+        /// The epoch that is over.
+        epoch: i64,
+    },
+    /// Postgres refuses, and trying again will not help.
+    Failed(String),
+}
+
+/// A stretch on its way to Postgres; its profiles are encoded by the saver.
+#[derive(Debug)]
+pub struct Unsaved {
+    /// Partition.
+    pub key: TopicPartition,
+    /// The epoch it was read under.
+    pub epoch: i64,
+    /// The offset that Postgres has to have.
+    pub expected_offset: i64,
+    /// The first offset of the stretch.
+    pub first_offset: i64,
+    /// The offset after it.
+    pub next_offset: i64,
+    /// Messages in it.
+    pub messages: i64,
+    /// Messages that no monitor could use.
+    pub rejected_messages: i64,
+    /// Tombstones.
+    pub skipped: i64,
+    /// What was set aside.
+    pub rejected: Vec<Rejected>,
+    /// Greatest event time per monitor.
+    pub max_event_times: Vec<(i64, DateTime<Utc>)>,
+    /// What it adds to windows, per monitor.
+    pub deltas: Vec<(i64, Delta)>,
+    /// Since when the partition is caught up and quiet.
+    pub idle_since: Option<DateTime<Utc>>,
+    /// It was so at the last checkpoint.
+    pub was_idle: bool,
+}
+
+/// Works on requests until the collect half hangs up.
+#[derive(Debug)]
+pub struct Saver;
+
+impl Saver {
+    /// Starts it; answers where to ask and where to hear.
+    pub fn start(
+        handle: &Handle,
+        pool: PgPool,
+        owner: String,
+        stop: CancellationToken,
+    ) -> (mpsc::Sender<Request>, mpsc::Receiver<Reply>) {
+        let (requests, mut asked) = mpsc::channel(QUEUE);
+        let (answers, replies) = mpsc::channel(QUEUE);
+        let task = async move {
+            let mut tasks: JoinSet<()> = JoinSet::new();
+            while let Some(request) = asked.recv().await {
+                while tasks.len() >= AT_ONCE {
+                    tasks.join_next().await;
+                }
+                let (pool, owner) = (pool.clone(), owner.clone());
+                let (answers, stop) = (answers.clone(), stop.clone());
+                tasks.spawn(async move {
+                    if let Some(reply) = answer(&pool, &owner, request, &stop).await {
+                        // Nobody hears it any more when the collect half has ended.
+                        let _ = answers.send(reply).await;
+                    }
+                });
+            }
+            tasks.join_all().await;
+        };
+        handle.spawn(task);
+        (requests, replies)
+    }
+}
+
+async fn answer(
+    pool: &PgPool,
+    owner: &str,
+    request: Request,
+    stop: &CancellationToken,
+) -> Option<Reply> {
+    let reply = match request {
+        Request::NoteTopic {
+            topic, partitions, ..
+        } => {
+            let note = || partitions::note_topic(pool, &topic, partitions);
+            retrying("note a topic", stop, note).await.map(|()| None)
+        }
+        Request::TakeOver(key) => {
+            let take = || async {
+                let doing = store::Error::doing("take a partition over");
+                let mut connection = pool.acquire().await.map_err(doing)?;
+                partitions::take_over(&mut connection, &key.topic, key.partition, owner).await
+            };
+            let taken = retrying("take a partition over", stop, take).await;
+            taken.map(|taken| Some(Reply::Taken(key.clone(), taken)))
+        }
+        Request::Save(unsaved) => save(pool, *unsaved, stop).await.map(Some),
+        Request::RecordGap { gap, done } => {
+            let gap_row = as_gap(&gap);
+            let record = || partitions::record_gap(pool, &gap_row);
+            let recorded = retrying("record a gap", stop, record).await;
+            let _ = done.try_send(());
+            recorded.map(|()| None)
+        }
+    };
+    reply.unwrap_or_else(|error| Some(Reply::Failed(error)))
+}
+
+async fn save(pool: &PgPool, unsaved: Unsaved, stop: &CancellationToken) -> Result<Reply, String> {
+    let (key, epoch, next_offset) = (unsaved.key.clone(), unsaved.epoch, unsaved.next_offset);
+    let encode = tokio::task::spawn_blocking(move || encode(unsaved));
+    let checkpoint = encode
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
+    let begun = std::time::Instant::now();
+    let outcome = retrying("save a checkpoint", stop, || {
+        checkpoints::save(pool, &checkpoint)
+    })
+    .await?;
+    metrics::checkpoint_duration_seconds(begun.elapsed().as_secs_f64());
+    Ok(match outcome {
+        Outcome::Saved => {
+            metrics::checkpoints(1);
+            Reply::Saved {
+                key,
+                epoch,
+                next_offset,
+            }
+        }
+        Outcome::Fenced => {
+            metrics::fenced_checkpoints(1);
+            Reply::Fenced { key, epoch }
+        }
+    })
+}
+
+/// Profiles become bytes here, not on the thread that polls.
+fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
+    let Unsaved {
+        key,
+        rejected,
+        deltas,
+        ..
+    } = unsaved;
+    let mut encoded = Vec::with_capacity(deltas.len());
+    for (monitor_id, mut delta) in deltas {
+        let rows = delta.profile.rows;
+        let bytes = (rows > 0)
+            .then(|| encoding::encode(&mut delta.profile, true))
+            .transpose()?;
+        encoded.push(checkpoints::Delta {
+            monitor_id,
+            version: delta.version.to_string(),
+            window_start: DateTime::from_timestamp_millis(delta.start_ms).unwrap_or_default(),
+            baseline_id: delta.plan.baseline_id.clone(),
+            rows: count(rows),
+            late: count(delta.late),
+            delta: bytes,
+        });
+    }
+    let (topic, partition) = (key.topic.to_string(), key.partition);
+    let rejected = rejected.into_iter().map(|one| rejected::Rejected {
+        topic: topic.clone(),
+        partition,
+        offset: one.offset,
+        monitor: one.monitor,
+        reason: one.reason.as_str().to_owned(),
+        detail: one.detail,
+        digest: one.digest.to_vec(),
+        payload_bytes: count(one.payload_bytes as u64),
+        payload: one.payload,
+    });
+    Ok(Checkpoint {
+        rejected: rejected.collect(),
+        topic: topic.clone(),
+        partition,
+        epoch: unsaved.epoch,
+        expected_offset: unsaved.expected_offset,
+        first_offset: unsaved.first_offset,
+        next_offset: unsaved.next_offset,
+        messages: unsaved.messages,
+        rejected_messages: unsaved.rejected_messages,
+        skipped: unsaved.skipped,
+        max_event_times: unsaved.max_event_times,
+        deltas: encoded,
+        idle_since: unsaved.idle_since,
+        was_idle: unsaved.was_idle,
+    })
+}
+
+fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Tries until it works, while trying again can help and nobody says stop.
+async fn retrying<T, F>(
+    what: &'static str,
+    stop: &CancellationToken,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, String>
+where
+    F: Future<Output = store::Result<T>>,
+{
+    let mut pause = Duration::from_millis(100);
+    let mut stopped = 0;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) if error.is_transient() && stopped < 3 => {
+                metrics::postgres_errors(what, 1);
+                tracing::warn!(
+                    error = error.chain(),
+                    retry.seconds = pause.as_secs_f64(),
+                    "cannot {what}; trying again"
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(10));
+                if stop.is_cancelled() {
+                    stopped += 1;
+                    pause = Duration::from_millis(200);
+                }
+            }
+            Err(error) => return Err(format!("cannot {what}: {}", error.chain())),
+        }
+    }
+}
