@@ -6,6 +6,7 @@
 //! every problem, and [`Settings`] is what comes out when there was none.
 
 mod check;
+mod field;
 mod file;
 mod interpolate;
 mod layers;

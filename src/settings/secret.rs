@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use super::field::Field;
 use super::file::{Node, Origin, Table, Value};
-use super::read::{Field, Section};
+use super::read::Section;
 
 /// What a message or a dump shows instead of a secret.
 pub(super) const REDACTED: &str = "[redacted]";

@@ -16,9 +16,10 @@ use tracing_subscriber::EnvFilter;
 #[cfg(test)]
 pub(super) use policies::default_effect;
 
+use super::field::Field;
 use super::file::{Origin, Table};
 use super::problem::{Error, Problem};
-use super::read::{Field, Notes, Section};
+use super::read::{Notes, Section};
 use super::secret::{redacted, secret, without_password};
 use super::{Checkpoint, Limits, Log, LogFormat, Postgres, Service, Settings};
 
