@@ -42,7 +42,8 @@ fn in_node(
         },
         Value::List(list) => {
             for (i, element) in list.iter_mut().enumerate() {
-                in_node(element, &format!("{key}[{i}]"), variables, problems);
+                let key = named(element, key).unwrap_or_else(|| format!("{key}[{i}]"));
+                in_node(element, &key, variables, problems);
             }
         }
         Value::Table(table) => {
@@ -52,6 +53,17 @@ fn in_node(
         }
         _ => {}
     }
+}
+
+/// The key of a monitor is its name, as everywhere.
+fn named(element: &Node, key: &str) -> Option<String> {
+    let Value::Table(table) = &element.value else {
+        return None;
+    };
+    let Value::Text(name) = &table.get("name")?.value else {
+        return None;
+    };
+    (key == "monitors" && !name.contains("${")).then(|| format!("{key}.{name}"))
 }
 
 #[derive(Debug, PartialEq, Eq)]

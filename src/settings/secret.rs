@@ -38,6 +38,16 @@ pub(super) fn secret(
     }
 }
 
+/// Whether a secret was given in a place that not everybody can read; notes it if not.
+pub(super) fn not_a_flag(field: &Field<'_>) -> bool {
+    let flag = matches!(field.origin(), Origin::Flag(_));
+    if flag {
+        let right = "use a file or a variable: everybody on the machine can read flags";
+        field.fault("a secret on the command line", right);
+    }
+    !flag
+}
+
 fn plain(field: &Field<'_>) -> Option<SecretString> {
     match field.as_text() {
         Some("") => {

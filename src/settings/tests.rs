@@ -360,6 +360,21 @@ fn secrets_come_from_files_and_are_not_shown() {
 }
 
 #[test]
+fn secrets_are_refused_as_flags() {
+    for (key, value) in [
+        ("postgres.url", "postgres://u:p@h/d"),
+        ("postgres.password", "p"),
+    ] {
+        let told = told(load(LEAST, &[], &[(key, value)]));
+        assert!(
+            told.len() == 1 && told[0].contains("a secret on the command line"),
+            "{told:?}"
+        );
+    }
+    assert!(load(LEAST, &[], &[("postgres.url", "postgres://u@h/e")]).is_ok());
+}
+
+#[test]
 fn secrets_stay_out_of_messages() {
     let told = told(Settings::from_toml(
         "postgres.url = 'mysql://u:hunter2@h/d'\n",

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::settings::field::Field;
 use crate::settings::file::Value;
 use crate::settings::read::Section;
-use crate::settings::secret::{from_file, is_secret_property, plain_value};
+use crate::settings::secret::{from_file, is_secret_property, not_a_flag, plain_value};
 use crate::settings::{Kafka, StartAt};
 
 /// Properties that are refused, each with the reason.
@@ -170,10 +170,7 @@ fn property(name: &str, field: &Field<'_>) -> Option<(String, SecretString)> {
 }
 
 fn plain(name: &str, field: &Field<'_>) -> Option<SecretString> {
-    let flag = matches!(field.origin(), crate::settings::file::Origin::Flag(_));
-    if flag && is_secret_property(name) {
-        let right = "use a file or a variable: everybody on the machine can read flags";
-        field.fault("a secret on the command line", right);
+    if is_secret_property(name) && !not_a_flag(field) {
         return None;
     }
     match plain_value(field.node()) {
