@@ -123,10 +123,13 @@ pub(super) fn is_secret_property(name: &str) -> bool {
 /// The settings in force, as a TOML table without secrets.
 pub(super) fn redacted(table: &Table) -> toml::Table {
     let mut shown = plain_table(table);
-    if let Some(toml::Value::Table(postgres)) = shown.get_mut("postgres")
-        && let Some(toml::Value::String(url)) = postgres.get_mut("url")
-    {
-        *url = without_password(url);
+    if let Some(toml::Value::Table(postgres)) = shown.get_mut("postgres") {
+        if let Some(toml::Value::String(url)) = postgres.get_mut("url") {
+            *url = without_password(url);
+        }
+        if let Some(password) = postgres.get_mut("password") {
+            *password = REDACTED.into();
+        }
     }
     if let Some(toml::Value::Table(kafka)) = shown.get_mut("kafka")
         && let Some(toml::Value::Table(properties)) = kafka.get_mut("properties")

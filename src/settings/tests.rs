@@ -360,6 +360,20 @@ fn secrets_come_from_files_and_are_not_shown() {
 }
 
 #[test]
+fn no_secret_is_shown_wherever_it_comes_from() {
+    let file = "postgres.url = 'postgres://u:hunter1@h/d'\n[kafka.properties]\n\
+                ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n";
+    let env = [
+        ("DRIFTD__POSTGRES__PASSWORD", "hunter4"),
+        ("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter5"),
+    ];
+    let settings = load(file, &env, &[]).unwrap();
+    let shown = format!("{settings:?}\n{}", settings.redacted());
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert!(settings.postgres.url().expose_secret().contains("hunter4"));
+}
+
+#[test]
 fn secrets_are_refused_as_flags() {
     for (key, value) in [
         ("postgres.url", "postgres://u:p@h/d"),

@@ -194,7 +194,10 @@ fn understood(name: &str, field: &Field<'_>, value: &SecretString) -> bool {
     config.set(name, value.expose_secret());
     match config.create_native_config() {
         Ok(_) => true,
-        Err(KafkaError::ClientConfig(_, why, ..)) if !is_secret_property(name) => {
+        // The reason is shown unless it quotes a secret.
+        Err(KafkaError::ClientConfig(_, why, ..))
+            if !is_secret_property(name) || !why.contains(value.expose_secret()) =>
+        {
             field.fault(why, "see the properties of librdkafka");
             false
         }
