@@ -408,3 +408,57 @@ fn missing_variables_and_broken_toml() {
         "{told_of:?}"
     );
 }
+
+/// Every place of a value, as a path of keys and indices.
+fn places(value: &toml::Value, path: &str, found: &mut Vec<String>) {
+    found.push(path.to_owned());
+    match value {
+        toml::Value::Table(table) => {
+            table
+                .iter()
+                .for_each(|(key, inner)| places(inner, &format!("{path}/{key}"), found));
+        }
+        toml::Value::Array(list) => {
+            let numbered = list.iter().enumerate();
+            numbered.for_each(|(i, inner)| places(inner, &format!("{path}/{i}"), found));
+        }
+        _ => {}
+    }
+}
+
+fn put(value: &mut toml::Value, path: &[&str], new: &toml::Value) {
+    match (path, value) {
+        ([], value) => *value = new.clone(),
+        ([key, rest @ ..], toml::Value::Table(table)) => put(&mut table[*key], rest, new),
+        ([i, rest @ ..], toml::Value::Array(list)) => {
+            put(&mut list[i.parse::<usize>().unwrap()], rest, new);
+        }
+        _ => panic!("no such place"),
+    }
+}
+
+#[test]
+fn whatever_is_written_anywhere_is_taken_or_refused_with_a_reason() {
+    let example = include_str!("../../config/example.toml");
+    let example: toml::Table = toml::from_str(example).unwrap();
+    let whole = toml::Value::Table(example);
+    let mut all = Vec::new();
+    places(&whole, "", &mut all);
+    let odd: toml::Table = toml::from_str(
+        "v = [3, -1, 1e300, nan, '', 'x?', '${', true, [], [[]], {}, { a = 1 }, 2026-01-01, '1d', ['a']]",
+    )
+    .unwrap();
+    let mut refused = 0;
+    for place in all.iter().skip(1) {
+        let path: Vec<&str> = place.split('/').skip(1).collect();
+        for value in odd["v"].as_array().unwrap() {
+            let mut changed = whole.clone();
+            put(&mut changed, &path, value);
+            if let Err(error) = Settings::from_toml(&toml::to_string(&changed).unwrap()) {
+                assert!(!error.problems().is_empty(), "{place} = {value}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 800, "{refused}");
+}
