@@ -65,7 +65,7 @@ pub async fn run(
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        served = serve => Ok(served?),
+        served = serve.into_future() => Ok(served?),
         () = overdue => Ok(()),
     }
 }

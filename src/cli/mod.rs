@@ -131,6 +131,14 @@ impl Cli {
     /// # Errors
     /// With everything that stopped it, in the words of what was attempted.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.dispatch().await {
+            // `driftd jobs list | head`: whoever reads has seen enough.
+            Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+            result => result,
+        }
+    }
+
+    async fn dispatch(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::CheckConfig(args) => check_config::run(&args, self.global.load_options()),
             Command::Demo(args) => {
@@ -171,6 +179,12 @@ impl Global {
         let level = self.log_level.clone().unwrap_or_else(|| "warn".into());
         Ok(Log { format, level })
     }
+}
+
+/// Whether the error itself, not a cause of it, is that standard output was closed.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// A command line that clap cannot know to be wrong.

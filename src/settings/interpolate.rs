@@ -42,7 +42,8 @@ fn in_node(
         },
         Value::List(list) => {
             for (i, element) in list.iter_mut().enumerate() {
-                in_node(element, &format!("{key}[{i}]"), variables, problems);
+                let key = named(element, key).unwrap_or_else(|| format!("{key}[{i}]"));
+                in_node(element, &key, variables, problems);
             }
         }
         Value::Table(table) => {
@@ -54,25 +55,36 @@ fn in_node(
     }
 }
 
+/// The key of a monitor is its name, as everywhere.
+fn named(element: &Node, key: &str) -> Option<String> {
+    let Value::Table(table) = &element.value else {
+        return None;
+    };
+    let Value::Text(name) = &table.get("name")?.value else {
+        return None;
+    };
+    (key == "monitors" && !name.contains("${")).then(|| format!("{key}.{name}"))
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
-    NotSet(String),
-    NotClosed,
-    NotAName(String),
+    Unset(String),
+    Open,
+    Nameless(String),
 }
 
 impl Fault {
     fn told(self) -> (String, String) {
         match self {
-            Self::NotSet(name) => (
+            Self::Unset(name) => (
                 format!("the environment variable {name} is not set"),
                 format!("set it, or give a default: ${{{name}:-...}}"),
             ),
-            Self::NotClosed => (
+            Self::Open => (
                 "\"${\" without \"}\"".into(),
                 "write ${VAR}, or $${ for the characters themselves".into(),
             ),
-            Self::NotAName(name) => (
+            Self::Nameless(name) => (
                 format!("{name:?} is no name of an environment variable"),
                 "letters, digits and _, not starting with a digit".into(),
             ),
@@ -92,7 +104,7 @@ fn replaced(text: &str, variables: &BTreeMap<String, String>) -> Result<String, 
         }
         out.push_str(&rest[..at]);
         let inside = &rest[at + 2..];
-        let end = inside.find('}').ok_or(Fault::NotClosed)?;
+        let end = inside.find('}').ok_or(Fault::Open)?;
         out.push_str(variable(&inside[..end], variables)?);
         rest = &inside[end + 1..];
     }
@@ -110,7 +122,7 @@ fn variable<'a>(
     };
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(Fault::NotAName(name.to_owned()));
+        return Err(Fault::Nameless(name.to_owned()));
     }
     // As in a shell, `:-` also stands in for a variable that is set to nothing.
     let set = variables.get(name).map(String::as_str);
@@ -118,7 +130,7 @@ fn variable<'a>(
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default),
-        (None, None) => Err(Fault::NotSet(name.to_owned())),
+        (None, None) => Err(Fault::Unset(name.to_owned())),
     }
 }
 
@@ -138,8 +150,8 @@ mod tests {
         assert_eq!(put("${EMPTY:-two}").unwrap(), "two");
         assert_eq!(put("${EMPTY}").unwrap(), "");
         assert_eq!(put("$${A}").unwrap(), "${A}");
-        assert_eq!(put("${B}"), Err(Fault::NotSet("B".into())));
-        assert_eq!(put("${A"), Err(Fault::NotClosed));
-        assert_eq!(put("${1}"), Err(Fault::NotAName("1".into())));
+        assert_eq!(put("${B}"), Err(Fault::Unset("B".into())));
+        assert_eq!(put("${A"), Err(Fault::Open));
+        assert_eq!(put("${1}"), Err(Fault::Nameless("1".into())));
     }
 }

@@ -1,11 +1,12 @@
 //! Settings: what the user wrote, checked all at once, as types that cannot be wrong.
 //!
 //! Four layers, each above the one before: what is compiled in (`config/default.toml`), a file, the
-//! environment (`DRIFTD__SECTION__KEY`), flags. [`file`] holds what was written with the place
-//! where it was written, `layers` lays one over the other, [`check`] reads the result and notes
-//! every problem, and [`Settings`] is what comes out when there was none.
+//! environment (`DRIFTD__SECTION__KEY`), flags. `file` holds what was written with the place where
+//! it was written, `layers` lays one over the other, `check` reads the result and notes every
+//! problem, and `Settings` is what comes out when there was none.
 
 mod check;
+mod field;
 mod file;
 mod interpolate;
 mod layers;

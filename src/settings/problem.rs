@@ -71,12 +71,24 @@ fn listing(problems: &[Problem]) -> String {
     text
 }
 
+/// What stands in the file from top to bottom, then the rest as it was found.
+pub(super) fn in_order(problems: &mut [Problem]) {
+    let line = |problem: &Problem| -> usize {
+        let origin = problem.origin.as_deref().unwrap_or_default();
+        let line = origin
+            .rsplit_once(':')
+            .and_then(|(_, line)| line.parse().ok());
+        line.unwrap_or(usize::MAX)
+    };
+    problems.sort_by_key(line);
+}
+
 /// The candidate that a mistyped word most likely means, if any is near enough.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let limit = (word.chars().count() / 3).max(1) + 1;
+    let limit = word.chars().count().div_ceil(3).max(1);
     candidates
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
@@ -106,6 +118,24 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_come_in_their_order() {
+        let at = |origin: Option<&str>| Problem {
+            origin: origin.map(str::to_owned),
+            key: String::new(),
+            found: String::new(),
+            right: String::new(),
+        };
+        let origins = [None, Some("a.toml:10"), Some("--set x"), Some("a.toml:9")];
+        let mut problems: Vec<Problem> = origins.map(at).into();
+        in_order(&mut problems);
+        let order: Vec<_> = problems.iter().map(|p| p.origin.as_deref()).collect();
+        assert_eq!(
+            order,
+            [Some("a.toml:9"), Some("a.toml:10"), None, Some("--set x")]
+        );
+    }
 
     #[test]
     fn finds_what_was_meant() {

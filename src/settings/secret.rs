@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use super::field::Field;
 use super::file::{Node, Origin, Table, Value};
-use super::read::{Field, Section};
+use super::read::Section;
 
 /// What a message or a dump shows instead of a secret.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -35,6 +36,16 @@ pub(super) fn secret(
         (None, Some(file)) => from_file(&file),
         (None, None) => None,
     }
+}
+
+/// Whether a secret was given in a place that not everybody can read; notes it if not.
+pub(super) fn not_a_flag(field: &Field<'_>) -> bool {
+    let flag = matches!(field.origin(), Origin::Flag(_));
+    if flag {
+        let right = "use a file or a variable: everybody on the machine can read flags";
+        field.fault("a secret on the command line", right);
+    }
+    !flag
 }
 
 fn plain(field: &Field<'_>) -> Option<SecretString> {
@@ -112,10 +123,13 @@ pub(super) fn is_secret_property(name: &str) -> bool {
 /// The settings in force, as a TOML table without secrets.
 pub(super) fn redacted(table: &Table) -> toml::Table {
     let mut shown = plain_table(table);
-    if let Some(toml::Value::Table(postgres)) = shown.get_mut("postgres")
-        && let Some(toml::Value::String(url)) = postgres.get_mut("url")
-    {
-        *url = without_password(url);
+    if let Some(toml::Value::Table(postgres)) = shown.get_mut("postgres") {
+        if let Some(toml::Value::String(url)) = postgres.get_mut("url") {
+            *url = without_password(url);
+        }
+        if let Some(password) = postgres.get_mut("password") {
+            *password = REDACTED.into();
+        }
     }
     if let Some(toml::Value::Table(kafka)) = shown.get_mut("kafka")
         && let Some(toml::Value::Table(properties)) = kafka.get_mut("properties")

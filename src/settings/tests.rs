@@ -337,7 +337,7 @@ fn secrets_come_from_files_and_are_not_shown() {
     assert_eq!(settings.postgres.shown_url(), "postgres://u:[redacted]@h/d");
     assert_eq!(
         settings.kafka.properties(),
-        [("sasl.password".into(), "hunter3".into())]
+        vec![("sasl.password".to_owned(), "hunter3".to_owned())]
     );
     let shown = format!("{settings:?} {}", settings.redacted());
     assert!(!shown.contains("hunter"), "{shown}");
@@ -360,6 +360,35 @@ fn secrets_come_from_files_and_are_not_shown() {
 }
 
 #[test]
+fn no_secret_is_shown_wherever_it_comes_from() {
+    let file = "postgres.url = 'postgres://u:hunter1@h/d'\n[kafka.properties]\n\
+                ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n";
+    let env = [
+        ("DRIFTD__POSTGRES__PASSWORD", "hunter4"),
+        ("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter5"),
+    ];
+    let settings = load(file, &env, &[]).unwrap();
+    let shown = format!("{settings:?}\n{}", settings.redacted());
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert!(settings.postgres.url().expose_secret().contains("hunter4"));
+}
+
+#[test]
+fn secrets_are_refused_as_flags() {
+    for (key, value) in [
+        ("postgres.url", "postgres://u:p@h/d"),
+        ("postgres.password", "p"),
+    ] {
+        let told = told(load(LEAST, &[], &[(key, value)]));
+        assert!(
+            told.len() == 1 && told[0].contains("a secret on the command line"),
+            "{told:?}"
+        );
+    }
+    assert!(load(LEAST, &[], &[("postgres.url", "postgres://u@h/e")]).is_ok());
+}
+
+#[test]
 fn secrets_stay_out_of_messages() {
     let told = told(Settings::from_toml(
         "postgres.url = 'mysql://u:hunter2@h/d'\n",
@@ -372,10 +401,64 @@ fn secrets_stay_out_of_messages() {
 fn missing_variables_and_broken_toml() {
     let told_of = told(with("[log]\nlevel = '${NOT_THERE}'\n"));
     assert!(told_of[0].starts_with("settings:4: log.level: the environment variable NOT_THERE"));
-    let told_of = told(Settings::from_toml("[kafka\nbrokers = \n"));
+    let told_of = told(Settings::from_toml("[kafka]\nbrokers = \ngroup = 'x\n"));
     assert_eq!(told_of.len(), 2, "{told_of:?}");
     assert!(
-        told_of[1].starts_with("settings:2: not TOML"),
+        told_of[0].starts_with("settings:2: not TOML"),
         "{told_of:?}"
     );
+}
+
+/// Every place of a value, as a path of keys and indices.
+fn places(value: &toml::Value, path: &str, found: &mut Vec<String>) {
+    found.push(path.to_owned());
+    match value {
+        toml::Value::Table(table) => {
+            table
+                .iter()
+                .for_each(|(key, inner)| places(inner, &format!("{path}/{key}"), found));
+        }
+        toml::Value::Array(list) => {
+            let numbered = list.iter().enumerate();
+            numbered.for_each(|(i, inner)| places(inner, &format!("{path}/{i}"), found));
+        }
+        _ => {}
+    }
+}
+
+fn put(value: &mut toml::Value, path: &[&str], new: &toml::Value) {
+    match (path, value) {
+        ([], value) => *value = new.clone(),
+        ([key, rest @ ..], toml::Value::Table(table)) => put(&mut table[*key], rest, new),
+        ([i, rest @ ..], toml::Value::Array(list)) => {
+            put(&mut list[i.parse::<usize>().unwrap()], rest, new);
+        }
+        _ => panic!("no such place"),
+    }
+}
+
+#[test]
+fn whatever_is_written_anywhere_is_taken_or_refused_with_a_reason() {
+    let example = include_str!("../../config/example.toml");
+    let example: toml::Table = toml::from_str(example).unwrap();
+    let whole = toml::Value::Table(example);
+    let mut all = Vec::new();
+    places(&whole, "", &mut all);
+    let odd: toml::Table = toml::from_str(
+        "v = [3, -1, 1e300, nan, '', 'x?', '${', true, [], [[]], {}, { a = 1 }, 2026-01-01, '1d', ['a']]",
+    )
+    .unwrap();
+    let mut refused = 0;
+    for place in all.iter().skip(1) {
+        let path: Vec<&str> = place.split('/').skip(1).collect();
+        for value in odd["v"].as_array().unwrap() {
+            let mut changed = whole.clone();
+            put(&mut changed, &path, value);
+            if let Err(error) = Settings::from_toml(&toml::to_string(&changed).unwrap()) {
+                assert!(!error.problems().is_empty(), "{place} = {value}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 800, "{refused}");
 }

@@ -74,7 +74,7 @@ declare! {
     counter records(topic) "driftd_records_total"
         "Messages read and saved: read, rejected and skipped ones.";
     counter rejected_messages(topic, reason) "driftd_rejected_messages_total"
-        "Messages of which nothing could be used; each is kept in driftd.rejected_messages.";
+        "Messages of which nothing could be used; each is kept with its reason.";
     counter skipped_messages(topic) "driftd_skipped_messages_total"
         "Messages without a payload (tombstones).";
     counter counted_rows(monitor) "driftd_counted_rows_total"
@@ -86,7 +86,7 @@ declare! {
     counter coerced_values(monitor, kind) "driftd_coerced_values_total"
         "Values that were not of the kind that the baseline has, such as numbers in quotes.";
     counter capped(monitor, cap) "driftd_capped_total"
-        "How often a limit of [limits] was met.";
+        "How often one of the limits was met.";
     gauge consumer_lag_records(topic, partition) "driftd_consumer_lag_records"
         "Messages between the last one read and the partition's end.";
     gauge watermark_delay_seconds(monitor) "driftd_watermark_delay_seconds"

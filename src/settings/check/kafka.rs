@@ -5,9 +5,10 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::settings::field::Field;
 use crate::settings::file::Value;
-use crate::settings::read::{Field, Section};
-use crate::settings::secret::{from_file, is_secret_property, plain_value};
+use crate::settings::read::Section;
+use crate::settings::secret::{from_file, is_secret_property, not_a_flag, plain_value};
 use crate::settings::{Kafka, StartAt};
 
 /// Properties that are refused, each with the reason.
@@ -125,24 +126,29 @@ fn start_at(field: &Field<'_>) -> Option<StartAt> {
 
 fn properties(section: &Section<'_>) -> Option<Vec<(String, SecretString)>> {
     let fields = section.all();
-    let read: Vec<_> = fields
+    let in_force = fields
         .iter()
+        .filter(|(name, field)| wins(name, field, &fields));
+    let read: Vec<_> = in_force
         .map(|(name, field)| property(name, field))
         .collect();
-    let read: Option<Vec<_>> = read.into_iter().collect();
-    let mut names: Vec<&str> = fields.iter().map(|(name, _)| property_name(name)).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1])
-        && let Some((_, field)) = fields
-            .iter()
-            .find(|(name, _)| property_name(name) == twice[0])
-    {
+    read.into_iter().collect()
+}
+
+/// Where a value and its file are both given, the higher layer wins.
+fn wins(name: &str, field: &Field<'_>, fields: &[(&str, Field<'_>)]) -> bool {
+    let property = property_name(name);
+    let rival = fields
+        .iter()
+        .find(|(other, _)| *other != name && property_name(other) == property);
+    let Some((_, rival)) = rival else { return true };
+    if field.origin().layer() == rival.origin().layer() && name != property {
         field.fault(
-            format!("{0} and {0}_file are both given", twice[0]),
+            format!("{property} is given as well"),
             "give one of the two",
         );
     }
-    read
+    field.origin().layer() >= rival.origin().layer()
 }
 
 fn property_name(name: &str) -> &str {
@@ -164,10 +170,7 @@ fn property(name: &str, field: &Field<'_>) -> Option<(String, SecretString)> {
 }
 
 fn plain(name: &str, field: &Field<'_>) -> Option<SecretString> {
-    let flag = matches!(field.origin(), crate::settings::file::Origin::Flag(_));
-    if flag && is_secret_property(name) {
-        let right = "use a file or a variable: everybody on the machine can read flags";
-        field.fault("a secret on the command line", right);
+    if is_secret_property(name) && !not_a_flag(field) {
         return None;
     }
     match plain_value(field.node()) {
@@ -191,7 +194,10 @@ fn understood(name: &str, field: &Field<'_>, value: &SecretString) -> bool {
     config.set(name, value.expose_secret());
     match config.create_native_config() {
         Ok(_) => true,
-        Err(KafkaError::ClientConfig(_, why, ..)) if !is_secret_property(name) => {
+        // The reason is shown unless it quotes a secret.
+        Err(KafkaError::ClientConfig(_, why, ..))
+            if !is_secret_property(name) || !why.contains(value.expose_secret()) =>
+        {
             field.fault(why, "see the properties of librdkafka");
             false
         }

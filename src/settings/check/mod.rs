@@ -16,10 +16,11 @@ use tracing_subscriber::EnvFilter;
 #[cfg(test)]
 pub(super) use policies::default_effect;
 
+use super::field::Field;
 use super::file::{Origin, Table};
-use super::problem::{Error, Problem};
-use super::read::{Field, Notes, Section};
-use super::secret::{redacted, secret, without_password};
+use super::problem::{Error, Problem, in_order};
+use super::read::{Notes, Section};
+use super::secret::{REDACTED, not_a_flag, redacted, secret, without_password};
 use super::{Checkpoint, Limits, Log, LogFormat, Postgres, Service, Settings};
 
 const SECOND_MS: i64 = 1_000;
@@ -33,7 +34,8 @@ pub(super) fn check(mut table: Table, problems: Vec<Problem>) -> Result<Settings
     let notes = Notes::new(problems);
     monitors::fill_in_defaults(&mut table);
     let settings = everything(&Section::root(&table, &notes), &table);
-    let problems = notes.into_problems();
+    let mut problems = notes.into_problems();
+    in_order(&mut problems);
     match settings {
         Some(settings) if problems.is_empty() => Ok(settings),
         _ => Err(Error::Wrong(problems)),
@@ -92,6 +94,7 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
     const RIGHT: &str = "expected a URL such as postgres://driftd@localhost:5432/driftd, also as \
                          url_file or DRIFTD__POSTGRES__URL";
     let password = secret(section, "password", "password_file");
+    section.may("password", |f| Some(not_a_flag(f)));
     let given = section.has("url") || section.has("url_file");
     let url = secret(section, "url", "url_file");
     let max_connections = section.must("max_connections", "expected a number", |f| {
@@ -110,6 +113,9 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
         );
     }
     let shown = without_password(url.expose_secret());
+    if let Some(field) = section.field("url").filter(|_| shown.contains(REDACTED)) {
+        not_a_flag(&field);
+    }
     let (options, url) = match &password {
         None => (parsed?, url),
         Some(password) => {

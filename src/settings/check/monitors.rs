@@ -1,9 +1,10 @@
 //! `[[monitors]]` and `[defaults]`, which every monitor starts from.
 
 use crate::monitor::{Input, Monitor, OnGap, Retraining, VersionSource};
+use crate::settings::field::Field;
 use crate::settings::file::{Node, Table, Value};
 use crate::settings::layers::merge;
-use crate::settings::read::{Field, Section};
+use crate::settings::read::Section;
 
 use super::{policies, rows, section};
 

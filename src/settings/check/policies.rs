@@ -8,9 +8,10 @@ use croner::Cron;
 
 use crate::compare::Test;
 use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit, Mode, Retraining, Schedule};
+use crate::settings::field::Field;
 use crate::settings::file::{Node, Value};
 use crate::settings::problem::nearest;
-use crate::settings::read::{Field, Section};
+use crate::settings::read::Section;
 use crate::window::Spec;
 
 use super::{DAY_MS, MINUTE_MS, YEAR_MS, duration, section};

@@ -1,7 +1,8 @@
 //! Where a row's version, time and features stand, and which windows it belongs to.
 
 use crate::monitor::{Feature, Features, TimeUnit, Timestamp, VersionSource};
-use crate::settings::read::{Field, Section, in_words};
+use crate::settings::field::{Field, in_words};
+use crate::settings::read::Section;
 use crate::window::Spec;
 
 use super::{DAY_MS, SECOND_MS, YEAR_MS, section};
