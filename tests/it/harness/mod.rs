@@ -1,0 +1,4 @@
+//! What the tests stand on.
+
+/// An Apache Kafka broker of the tests' own.
+pub(crate) mod kafka;
