@@ -3,6 +3,15 @@
 //! - `embedded`: the private Postgres itself: it starts, it stops, nothing of it stays
 //! - `store`: the schema and the functions over it
 //! - `jobs`: the queue of retraining jobs
+//! - `kafka`: what only an Apache Kafka broker answers rightly
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "all of this is tests; clippy sees only the functions marked as such"
+)]
 
 mod embedded;
 mod harness;
+mod kafka;
