@@ -1,1 +1,7 @@
 //! The commands.
+
+/// `driftd jobs`.
+pub mod jobs;
+
+/// `driftd migrate`.
+pub mod migrate;

@@ -5,7 +5,7 @@
 //! nothing listens on the network. As root, the server runs as `postgres` (else `nobody`), since
 //! Postgres refuses root.
 //!
-//! Three things end the server: [`Postgres::stop`] or dropping it; the death of this process by
+//! Three things end the server: `Postgres::stop` or dropping it; the death of this process by
 //! whatever signal (the server asked the kernel for SIGINT when the thread that started it ends,
 //! hence a thread of its own that lives as long as the server); and, for a temporary directory, a
 //! small shell waits on a pipe that closes when this process ends, and then removes it.
@@ -153,7 +153,7 @@ impl Postgres {
             true => dir.clone(),
             false => temporary(&mut sweepers)?,
         };
-        let run_as = RunAs::choose(sweepers.first().map_or(&dir, |s| &s.dir))?;
+        let run_as = RunAs::choose()?;
         for dir in [&dir, &socket_dir] {
             own(dir, &run_as)?;
         }
@@ -439,7 +439,7 @@ fn temporary(sweepers: &mut Vec<Sweeper>) -> Result<PathBuf, Error> {
         .prefix("driftd-pg-")
         .tempdir_in(&parent);
     let dir = made.map_err(|e| Error::dir(&parent, e))?.keep();
-    let sweeper = Sweeper::start(dir.clone()).map_err(|source| run_error("sh", source))?;
+    let sweeper = Sweeper::start(&dir).map_err(|source| run_error("sh", source))?;
     sweepers.push(sweeper);
     Ok(dir)
 }
@@ -448,12 +448,11 @@ fn temporary(sweepers: &mut Vec<Sweeper>) -> Result<PathBuf, Error> {
 /// ends, by whatever signal; a destructor would not run on SIGKILL, nor for a `static`.
 #[derive(Debug)]
 struct Sweeper {
-    dir: PathBuf,
     shell: Child,
 }
 
 impl Sweeper {
-    fn start(dir: PathBuf) -> std::io::Result<Self> {
+    fn start(dir: &Path) -> std::io::Result<Self> {
         // The server is given ten seconds to see that its parent is gone.
         const SCRIPT: &str = "trap '' INT TERM HUP; cat; \
             pid=$(head -n 1 \"$1/data/postmaster.pid\" 2>/dev/null); tries=0; \
@@ -461,14 +460,14 @@ impl Sweeper {
             sleep 0.1; tries=$((tries + 1)); done; rm -rf -- \"$1\"";
         let shell = Command::new("sh")
             .args(["-c", SCRIPT, "driftd-sweeper"])
-            .arg(&dir)
+            .arg(dir)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()?;
-        Ok(Self { dir, shell })
+        Ok(Self { shell })
     }
 }
 

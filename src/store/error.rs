@@ -86,6 +86,16 @@ impl Error {
         }
     }
 
+    /// The error with its causes on one line: `Display` tells only what was attempted.
+    pub fn chain(&self) -> String {
+        let first: &dyn std::error::Error = self;
+        let causes = std::iter::successors(Some(first), |error| error.source());
+        causes
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ")
+    }
+
     /// Whether the same may succeed when it is tried again: the connection was lost, Postgres is
     /// starting or stopping or full, or two transactions were in each other's way.
     pub fn is_transient(&self) -> bool {

@@ -2,7 +2,14 @@
 //!
 //! - `embedded`: the private Postgres itself: it starts, it stops, nothing of it stays
 //! - `store`: the schema and the functions over it
-//! - `jobs`: the queue of retraining jobs
+//! - `jobs`: the queue of retraining jobs: triggers, guards, leases, the scheduler, the outbox
+//! - `docs`: every query of the documentation runs
 
+// Functions beside the tests are tests too, which clippy cannot see.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod docs;
 mod embedded;
 mod harness;
+mod jobs;
+mod store;

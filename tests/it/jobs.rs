@@ -1,0 +1,641 @@
+//! The queue of retraining jobs: triggers, guards, leases, the scheduler, the outbox.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use driftd::clock::Clock;
+use driftd::monitor::Monitor;
+use driftd::notify;
+use driftd::retrain::Scheduler;
+use driftd::retrain::trigger::Trigger;
+use driftd::store::jobs::{self, Heartbeat, JobState, Lease};
+use driftd::store::triggers::{self, Fired};
+use driftd::store::{Error, SqlState, models};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::Barrier;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::monitors::{periodic, streaming};
+use crate::harness::postgres;
+
+fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+async fn request(pool: &PgPool, model: &str) -> Fired {
+    models::register(pool, model).await.unwrap();
+    triggers::request(pool, model, Some("for a test"), "tester")
+        .await
+        .unwrap()
+}
+
+async fn claim(pool: &PgPool) -> Option<Lease> {
+    jobs::claim(pool, "worker", None, 60.0).await.unwrap()
+}
+
+async fn state(pool: &PgPool, job_id: i64) -> JobState {
+    jobs::get(pool, job_id).await.unwrap().unwrap().state
+}
+
+/// What time would do: no test sleeps.
+async fn expire(pool: &PgPool, job_id: i64) {
+    let sql = "update driftd.retraining_jobs set lease_expires_at = now() - interval '1 s' \
+               where job_id = $1";
+    sqlx::query(sql).bind(job_id).execute(pool).await.unwrap();
+}
+
+async fn end_backoff(pool: &PgPool) {
+    sqlx::query("update driftd.retraining_jobs set run_after = now()")
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+fn refusal<T>(result: Result<T, Error>) -> SqlState {
+    match result {
+        Err(Error::Refused { state, .. }) => state,
+        Err(other) => panic!("refused otherwise: {other:?}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+#[tokio::test]
+async fn a_job_goes_from_request_to_new_version() {
+    let db = postgres::fresh().await;
+    models::register(&db.pool, "m").await.unwrap();
+    models::register_version(&db.pool, "m", "1", None)
+        .await
+        .unwrap();
+    let job_id = request(&db.pool, "m").await.job_id.unwrap();
+    let lease = claim(&db.pool).await.unwrap();
+    assert_eq!((lease.job_id, lease.attempt), (job_id, 1));
+    assert_eq!(claim(&db.pool).await, None, "it is taken");
+
+    let progress = json!({"epoch": 3});
+    let beat = jobs::heartbeat(&db.pool, &lease, Some(&progress))
+        .await
+        .unwrap();
+    assert_eq!(beat, Heartbeat::Running);
+    let result = json!({"version": "2", "digest": "d", "artifact": "s3://m/2"});
+    jobs::complete(&db.pool, &lease, &result).await.unwrap();
+    jobs::complete(&db.pool, &lease, &result).await.unwrap(); // the first answer was lost
+
+    let job = jobs::get(&db.pool, job_id).await.unwrap().unwrap();
+    assert_eq!(
+        (job.state, job.progress),
+        (JobState::Succeeded, Some(progress))
+    );
+    let made = &models::versions(&db.pool, "m").await.unwrap()[1];
+    assert_eq!((made.version.as_str(), made.job_id), ("2", Some(job_id)));
+    assert_eq!(made.parent_version.as_deref(), Some("1"));
+    assert_eq!(made.training_data_digest.as_deref(), Some("d"));
+    assert_eq!(made.artifact_uri.as_deref(), Some("s3://m/2"));
+
+    let events = jobs::events(&db.pool, job_id).await.unwrap();
+    let path: Vec<_> = events
+        .iter()
+        .map(|e| (e.to_state, e.actor.as_str()))
+        .collect();
+    let expected = [
+        (JobState::Queued, "tester"),
+        (JobState::Running, "worker"),
+        (JobState::Succeeded, "worker"),
+    ];
+    assert_eq!(path, expected);
+    assert_eq!(
+        request(&db.pool, "m").await.outcome,
+        "enqueued",
+        "the model is free again"
+    );
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_right_is_refused_and_the_job_goes_on() {
+    let db = postgres::fresh().await;
+    models::register(&db.pool, "m").await.unwrap();
+    models::register_version(&db.pool, "m", "1", None)
+        .await
+        .unwrap();
+    request(&db.pool, "m").await;
+    let lease = claim(&db.pool).await.unwrap();
+    for result in [
+        json!([]),
+        json!({"version": "1"}),
+        json!({"version": "2", "baseline_id": "no"}),
+    ] {
+        let refused = refusal(jobs::complete(&db.pool, &lease, &result).await);
+        assert_eq!(refused, SqlState::BadArgument, "{result}");
+    }
+    assert_eq!(state(&db.pool, lease.job_id).await, JobState::Running);
+    jobs::complete(&db.pool, &lease, &json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_tried_again_later_until_attempts_are_used_up() {
+    let db = postgres::fresh().await;
+    request(&db.pool, "m").await;
+    for attempt in 1..=3 {
+        let lease = claim(&db.pool).await.unwrap();
+        assert_eq!(lease.attempt, attempt);
+        let again = jobs::fail(&db.pool, &lease, "out of memory", true)
+            .await
+            .unwrap();
+        assert_eq!(again, attempt < 3);
+        assert_eq!(claim(&db.pool).await, None, "not before the backoff");
+        let wait: f64 = sqlx::query_scalar(
+            "select extract(epoch from run_after - now())::float8 from driftd.retraining_jobs",
+        )
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+        let longest = 30.0 * 2_f64.powi(attempt - 1);
+        assert!(
+            !again || (longest * 0.4..=longest).contains(&wait),
+            "{wait} s"
+        );
+        if again {
+            end_backoff(&db.pool).await;
+        }
+    }
+    let job = &jobs::list(&db.pool, Some("m"), &[JobState::Failed], 10)
+        .await
+        .unwrap()[0];
+    assert_eq!(job.error.as_deref(), Some("out of memory"));
+}
+
+#[tokio::test]
+async fn a_failure_for_good_is_not_tried_again() {
+    let db = postgres::fresh().await;
+    request(&db.pool, "m").await;
+    let lease = claim(&db.pool).await.unwrap();
+    assert!(
+        !jobs::fail(&db.pool, &lease, "no such table", false)
+            .await
+            .unwrap()
+    );
+    assert_eq!(state(&db.pool, lease.job_id).await, JobState::Failed);
+}
+
+#[tokio::test]
+async fn an_expired_lease_goes_to_another_worker_and_the_first_is_refused() {
+    let db = postgres::fresh().await;
+    request(&db.pool, "m").await;
+    let first = claim(&db.pool).await.unwrap();
+    expire(&db.pool, first.job_id).await;
+    let second = jobs::claim(&db.pool, "another", None, 60.0)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((second.job_id, second.attempt), (first.job_id, 2));
+
+    let stale = SqlState::StaleLease;
+    assert_eq!(
+        refusal(jobs::heartbeat(&db.pool, &first, None).await),
+        stale
+    );
+    assert_eq!(
+        refusal(jobs::complete(&db.pool, &first, &json!({})).await),
+        stale
+    );
+    assert_eq!(
+        refusal(jobs::fail(&db.pool, &first, "x", true).await),
+        stale
+    );
+    let forged = Lease {
+        token: uuid::Uuid::new_v4(),
+        ..second
+    };
+    assert_eq!(
+        refusal(jobs::complete(&db.pool, &forged, &json!({})).await),
+        stale
+    );
+    jobs::complete(&db.pool, &second, &json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_expired_unnoticed_is_still_its_workers() {
+    let db = postgres::fresh().await;
+    request(&db.pool, "m").await;
+    let lease = claim(&db.pool).await.unwrap();
+    expire(&db.pool, lease.job_id).await;
+    // Nobody has taken the job since: nothing is gained by throwing the work away.
+    assert_eq!(
+        jobs::heartbeat(&db.pool, &lease, None).await.unwrap(),
+        Heartbeat::Running
+    );
+    assert_eq!(jobs::return_expired_leases(&db.pool).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn leases_that_expire_on_the_last_attempt_fail_the_job() {
+    let db = postgres::fresh().await;
+    request(&db.pool, "m").await;
+    for attempt in 1..=3 {
+        let lease = claim(&db.pool).await.unwrap();
+        assert_eq!(lease.attempt, attempt);
+        expire(&db.pool, lease.job_id).await;
+        assert_eq!(jobs::return_expired_leases(&db.pool).await.unwrap(), 1);
+    }
+    let job = &jobs::list(&db.pool, None, &[], 10).await.unwrap()[0];
+    assert_eq!(job.state, JobState::Failed);
+    let error = job.error.as_deref().unwrap();
+    assert!(
+        error.starts_with("the lease of worker worker on attempt 3 of 3 expired"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_cancelled_job_tells_its_trainer_and_cannot_be_completed() {
+    let db = postgres::fresh().await;
+    request(&db.pool, "m").await;
+    let lease = claim(&db.pool).await.unwrap();
+    jobs::cancel(&db.pool, lease.job_id, "jane").await.unwrap();
+    jobs::cancel(&db.pool, lease.job_id, "jane").await.unwrap();
+    assert_eq!(
+        jobs::heartbeat(&db.pool, &lease, None).await.unwrap(),
+        Heartbeat::Cancelled
+    );
+    let refused = refusal(jobs::complete(&db.pool, &lease, &json!({})).await);
+    assert_eq!(refused, SqlState::WrongState);
+    let events = jobs::events(&db.pool, lease.job_id).await.unwrap();
+    assert_eq!(events.last().unwrap().actor, "jane");
+    assert_eq!(events.len(), 3, "cancelling twice is one transition");
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_by_name() {
+    let db = postgres::fresh().await;
+    let error = triggers::request(&db.pool, "nope", None, "me")
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "there is no model 'nope'");
+    assert_eq!(
+        refusal(jobs::cancel(&db.pool, 99, "me").await),
+        SqlState::NoSuchJob
+    );
+    assert_eq!(
+        refusal(jobs::claim(&db.pool, "", None, 60.0).await),
+        SqlState::BadArgument
+    );
+    assert_eq!(
+        refusal(jobs::claim(&db.pool, "w", None, 0.0).await),
+        SqlState::BadArgument
+    );
+    request(&db.pool, "m").await;
+    let lease = claim(&db.pool).await.unwrap();
+    jobs::complete(&db.pool, &lease, &json!({})).await.unwrap();
+    let refused = refusal(jobs::cancel(&db.pool, lease.job_id, "me").await);
+    assert_eq!(refused, SqlState::WrongState);
+}
+
+#[tokio::test]
+async fn claimers_at_once_never_share_a_job() {
+    let db = postgres::fresh().await;
+    for model in ["a", "b", "c"] {
+        request(&db.pool, model).await;
+    }
+    let start = Arc::new(Barrier::new(5));
+    let mut claimers = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (pool, start) = (db.another_pool().await, start.clone());
+        claimers.spawn(async move {
+            start.wait().await;
+            claim(&pool).await
+        });
+    }
+    let mut claimed: Vec<i64> = claimers
+        .join_all()
+        .await
+        .into_iter()
+        .flatten()
+        .map(|lease| lease.job_id)
+        .collect();
+    claimed.sort_unstable();
+    assert_eq!(claimed, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_worker_may_ask_for_one_model_only_and_priority_goes_first() {
+    let db = postgres::fresh().await;
+    for model in ["a", "b", "c"] {
+        request(&db.pool, model).await;
+    }
+    let only = jobs::claim(&db.pool, "w", Some("c"), 60.0)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(only.job_id, 3);
+    sqlx::query("update driftd.retraining_jobs set priority = 5 where model = 'b'")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(claim(&db.pool).await.unwrap().job_id, 2);
+}
+
+async fn episode(pool: &PgPool, monitor: &Monitor) -> i64 {
+    let mut transaction = pool.begin().await.unwrap();
+    let registered = driftd::store::monitors::register(&mut transaction, monitor)
+        .await
+        .unwrap();
+    let sql = "insert into driftd.alert_episodes \
+               (monitor_id, monitor, model, version, state, severity, first_window, last_window) \
+               values ($1, $2, $3, '1', 'firing', 'warning', now(), now()) returning episode_id";
+    let episode = sqlx::query_scalar(sql)
+        .bind(registered.monitor_id)
+        .bind(&monitor.name)
+        .bind(&monitor.model)
+        .fetch_one(&mut *transaction)
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    episode
+}
+
+async fn fire_episode(
+    pool: &PgPool,
+    monitor: &Monitor,
+    episode_id: i64,
+    calibrated: bool,
+    now: &str,
+) -> Option<Fired> {
+    let trigger = Trigger::Episode {
+        monitor,
+        episode_id,
+        version: "1",
+        calibrated,
+        drifted_share: 0.5,
+        reason: json!({"features": ["age"]}),
+        training_data: json!({"topic": "inputs"}),
+    };
+    let mut connection = pool.acquire().await.unwrap();
+    trigger.fire(&mut connection, at(now)).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_episode_counts_once_and_joins_the_open_job() {
+    let db = postgres::fresh().await;
+    let monitor = streaming("rides");
+    let job_id = request(&db.pool, "rides-model").await.job_id;
+    let episode = episode(&db.pool, &monitor).await;
+    for _ in 0..2 {
+        let now = "2026-01-01T00:00:00Z";
+        let fired = fire_episode(&db.pool, &monitor, episode, true, now)
+            .await
+            .unwrap();
+        assert_eq!(
+            (fired.outcome.as_str(), fired.guard.as_deref()),
+            ("joined", Some("open_job"))
+        );
+        assert_eq!(fired.job_id, job_id);
+    }
+    let job = jobs::get(&db.pool, job_id.unwrap()).await.unwrap().unwrap();
+    let kinds: Vec<&Value> = job
+        .reasons
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| &r["kind"])
+        .collect();
+    assert_eq!(kinds, ["request", "episode"]);
+    assert_eq!(job.reasons[1]["features"], json!(["age"]));
+    assert_eq!(
+        job.training_data,
+        json!({"topic": "inputs"}),
+        "the job had none"
+    );
+}
+
+#[tokio::test]
+async fn an_episode_stopped_by_the_cooldown_comes_through_when_it_is_over() {
+    let db = postgres::fresh().await;
+    let mut monitor = streaming("rides");
+    monitor.retraining.cooldown = Duration::from_secs(3600);
+    let first = episode(&db.pool, &monitor).await;
+    let fired = fire_episode(&db.pool, &monitor, first, true, "2026-01-01T00:00:00Z")
+        .await
+        .unwrap();
+    assert_eq!(fired.outcome, "enqueued");
+    let lease = claim(&db.pool).await.unwrap();
+    jobs::complete(&db.pool, &lease, &json!({})).await.unwrap();
+    sqlx::query("update driftd.alert_episodes set state = 'resolved'")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+
+    let second = episode(&db.pool, &monitor).await;
+    let soon = fire_episode(&db.pool, &monitor, second, true, "2026-01-01T00:59:59Z")
+        .await
+        .unwrap();
+    assert_eq!(
+        (soon.outcome.as_str(), soon.guard.as_deref()),
+        ("stopped", Some("cooldown"))
+    );
+    assert_eq!(
+        at(soon.detail["until"].as_str().unwrap()),
+        at("2026-01-01T01:00:00Z")
+    );
+    let later = fire_episode(&db.pool, &monitor, second, true, "2026-01-01T01:00:00Z")
+        .await
+        .unwrap();
+    assert_eq!(
+        (later.outcome.as_str(), later.trigger_id),
+        ("enqueued", soon.trigger_id)
+    );
+}
+
+#[tokio::test]
+async fn the_monitors_own_guards_are_recorded_and_no_policy_is_no_record() {
+    let db = postgres::fresh().await;
+    let mut monitor = streaming("rides");
+    let episode = episode(&db.pool, &monitor).await;
+    let now = "2026-01-01T00:00:00Z";
+    let fired = fire_episode(&db.pool, &monitor, episode, false, now)
+        .await
+        .unwrap();
+    assert_eq!(
+        (fired.outcome.as_str(), fired.guard.as_deref()),
+        ("stopped", Some("uncalibrated"))
+    );
+    monitor.retraining.min_drifted_share = 0.9;
+    let fired = fire_episode(&db.pool, &monitor, episode, true, now)
+        .await
+        .unwrap();
+    assert_eq!(fired.guard.as_deref(), Some("drifted_share"));
+    assert_eq!(fired.detail, json!({"share": 0.5, "needed": 0.9}));
+    monitor.retraining.on_drift = false;
+    assert_eq!(
+        fire_episode(&db.pool, &monitor, episode, true, now).await,
+        None
+    );
+}
+
+#[tokio::test]
+async fn triggers_at_once_make_one_job() {
+    let db = postgres::fresh().await;
+    models::register(&db.pool, "m").await.unwrap();
+    let start = Arc::new(Barrier::new(4));
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (pool, start) = (db.another_pool().await, start.clone());
+        requests.spawn(async move {
+            start.wait().await;
+            request(&pool, "m").await.outcome
+        });
+    }
+    let mut outcomes = requests.join_all().await;
+    outcomes.sort();
+    assert_eq!(outcomes, ["enqueued", "joined", "joined", "joined"]);
+    let job = jobs::get(&db.pool, 1).await.unwrap().unwrap();
+    assert_eq!(job.reasons.as_array().unwrap().len(), 4);
+}
+
+async fn slots(pool: &PgPool) -> Vec<DateTime<Utc>> {
+    let sql = "select slot from driftd.retraining_triggers where kind = 'schedule' order by slot";
+    sqlx::query_scalar(sql).fetch_all(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_slot_fires_once_over_two_schedulers() {
+    let db = postgres::fresh().await;
+    let other = db.another_pool().await;
+    let monitors = [periodic("nightly", "0 3 * * *")];
+    let mut one = Scheduler::new(&monitors).unwrap();
+    let mut two = Scheduler::new(&monitors).unwrap();
+    let before = at("2026-01-01T02:00:00Z");
+    let next = one.tick(&db.pool, before).await.unwrap();
+    assert_eq!(next, Some(at("2026-01-01T03:00:00Z")));
+    two.tick(&other, before).await.unwrap();
+    assert!(slots(&db.pool).await.is_empty(), "nothing is due yet");
+
+    let due = at("2026-01-01T03:00:00Z");
+    let (first, second) = tokio::join!(one.tick(&db.pool, due), two.tick(&other, due));
+    assert_eq!(first.unwrap(), Some(at("2026-01-02T03:00:00Z")));
+    assert_eq!(second.unwrap(), Some(at("2026-01-02T03:00:00Z")));
+    assert_eq!(slots(&db.pool).await, [due]);
+    let job = &jobs::list(&db.pool, Some("nightly-model"), &JobState::OPEN, 10)
+        .await
+        .unwrap()[0];
+    assert_eq!(job.reasons.as_array().unwrap().len(), 1);
+    assert_eq!(job.reasons[0]["cron"], "0 3 * * *");
+    assert_eq!((job.created_at, job.max_attempts), (due, 2));
+    assert_eq!(job.parameters, json!({"learning_rate": 0.1}));
+    one.tick(&db.pool, due + TimeDelta::seconds(1))
+        .await
+        .unwrap();
+    assert_eq!(slots(&db.pool).await.len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_downtime_only_the_last_missed_slot_fires() {
+    let db = postgres::fresh().await;
+    let monitors = [periodic("hourly", "0 * * * *")];
+    let started = at("2026-01-01T00:30:00Z");
+    Scheduler::new(&monitors)
+        .unwrap()
+        .tick(&db.pool, started)
+        .await
+        .unwrap();
+    // Down before the first slot; up again half a day later.
+    let up = at("2026-01-01T12:10:00Z");
+    let mut restarted = Scheduler::new(&monitors).unwrap();
+    restarted.tick(&db.pool, up).await.unwrap();
+    assert_eq!(slots(&db.pool).await, [at("2026-01-01T12:00:00Z")]);
+    let next = restarted.tick(&db.pool, up).await.unwrap();
+    assert_eq!(next, Some(at("2026-01-01T13:00:00Z")));
+}
+
+#[tokio::test]
+async fn a_schedule_that_is_new_or_changed_does_not_fire_for_the_past() {
+    let db = postgres::fresh().await;
+    let noon = at("2026-01-01T12:00:30Z");
+    let nightly = [periodic("m", "0 3 * * *")];
+    Scheduler::new(&nightly)
+        .unwrap()
+        .tick(&db.pool, at("2025-12-01T00:00:00Z"))
+        .await
+        .unwrap();
+    let hourly = [periodic("m", "0 9 * * *")];
+    Scheduler::new(&hourly)
+        .unwrap()
+        .tick(&db.pool, noon)
+        .await
+        .unwrap();
+    assert!(slots(&db.pool).await.is_empty());
+    // Taken out and put in again: new once more.
+    let none = [streaming("m")];
+    Scheduler::new(&none)
+        .unwrap()
+        .tick(&db.pool, noon)
+        .await
+        .unwrap();
+    let next_day = at("2026-01-02T12:00:00Z");
+    Scheduler::new(&hourly)
+        .unwrap()
+        .tick(&db.pool, next_day)
+        .await
+        .unwrap();
+    assert!(slots(&db.pool).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_scheduler_task_follows_its_clock_and_stops_when_told() {
+    let db = postgres::fresh().await;
+    let monitors: Arc<[Monitor]> = Arc::new([periodic("quick", "*/2 * * * * *")]);
+    let clock = Arc::new(Clock::Manual(AtomicI64::new(1_000_000_000_000)));
+    let stop = CancellationToken::new();
+    let mut listener = PgListener::connect_with(&db.pool).await.unwrap();
+    listener.listen("driftd_jobs").await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(driftd::retrain::run(
+        db.pool.clone(),
+        monitors,
+        clock.clone(),
+        stop.clone(),
+    ));
+    // Each look moves the clock on: the task's first one stands before the first slot.
+    let notified = async {
+        loop {
+            if let Clock::Manual(ms) = &*clock {
+                ms.fetch_add(2000, std::sync::atomic::Ordering::SeqCst);
+            }
+            let wait = tokio::time::timeout(Duration::from_millis(300), listener.recv()).await;
+            if let Ok(notification) = wait {
+                return notification.unwrap();
+            }
+        }
+    };
+    let notified = tokio::time::timeout(Duration::from_secs(60), notified)
+        .await
+        .unwrap();
+    let payload: Value = serde_json::from_str(notified.payload()).unwrap();
+    assert_eq!(payload, json!({"job_id": 1, "model": "quick-model"}));
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_enqueued_job_is_told_to_who_listens_once() {
+    let db = postgres::fresh().await;
+    let mut listener = PgListener::connect_with(&db.pool).await.unwrap();
+    listener.listen(notify::CHANNEL).await.unwrap();
+    request(&db.pool, "m").await;
+    request(&db.pool, "m").await; // joins: no second message
+    let clock = Clock::default();
+    let (one, two) = tokio::join!(
+        notify::deliver(&db.pool, &clock),
+        notify::deliver(&db.pool, &clock)
+    );
+    assert_eq!(one.unwrap() + two.unwrap(), 1);
+    let heard: Value = serde_json::from_str(listener.recv().await.unwrap().payload()).unwrap();
+    assert_eq!(
+        (&heard["key"], &heard["kind"]),
+        (&json!("job:1"), &json!("job_enqueued"))
+    );
+    assert_eq!(heard["payload"]["model"], "m");
+    assert_eq!(notify::deliver(&db.pool, &clock).await.unwrap(), 0);
+}
