@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::store::jobs::{self, Job, JobEvent, JobState};
-use crate::store::triggers;
+use crate::store::triggers::{self, Fired};
 
 /// Look at retraining jobs, ask for one, take one back.
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,18 @@ enum Command {
 /// # Errors
 /// When the database cannot be asked, refuses, or there is no such job.
 pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
-    let text = match args.command {
+    let text = answer(args, pool).await?;
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write the result")
+}
+
+/// Runs the command and returns what it found.
+///
+/// # Errors
+/// When the database cannot be asked, refuses, or there is no such job.
+pub async fn answer(args: Args, pool: &PgPool) -> anyhow::Result<String> {
+    Ok(match args.command {
         Command::List { model, all, limit } => {
             let states = if all { &[][..] } else { &JobState::OPEN };
             let jobs = jobs::list(pool, model.as_deref(), states, limit.into()).await?;
@@ -87,16 +98,9 @@ pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
         Command::Show { job } => show(pool, job, args.output).await?,
         Command::Request { model, reason, by } => {
             let fired = triggers::request(pool, &model, reason.as_deref(), &by).await?;
-            match (args.output, fired.job_id) {
-                (Output::Json, _) => pretty(&json!(fired))?,
-                (Output::Table, Some(job)) if fired.outcome == "joined" => {
-                    format!("joined job {job}, which was open already\n")
-                }
-                (Output::Table, Some(job)) => format!("enqueued job {job}\n"),
-                (Output::Table, None) => format!(
-                    "stopped by the guard {}\n",
-                    fired.guard.as_deref().unwrap_or("?")
-                ),
+            match args.output {
+                Output::Json => pretty(&json!(fired))?,
+                Output::Table => outcome(&fired),
             }
         }
         Command::Cancel { job, by } => {
@@ -106,10 +110,7 @@ pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
                 Output::Table => format!("cancelled job {job}\n"),
             }
         }
-    };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write the result")
+    })
 }
 
 async fn show(pool: &PgPool, job_id: i64, output: Output) -> anyhow::Result<String> {
@@ -120,6 +121,21 @@ async fn show(pool: &PgPool, job_id: i64, output: Output) -> anyhow::Result<Stri
     match output {
         Output::Json => pretty(&json!({"job": job, "events": events})),
         Output::Table => Ok(details(&job, &events)),
+    }
+}
+
+fn outcome(fired: &Fired) -> String {
+    let Fired {
+        outcome,
+        guard,
+        job_id,
+        ..
+    } = fired;
+    let guard = guard.as_deref().unwrap_or("-");
+    match job_id {
+        Some(job) if outcome == "joined" => format!("joined job {job}, which was open already\n"),
+        Some(job) => format!("enqueued job {job}\n"),
+        None => format!("no job: stopped by the guard {guard}\n"),
     }
 }
 

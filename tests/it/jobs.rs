@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use clap::Parser;
+use driftd::cli;
 use driftd::clock::Clock;
 use driftd::monitor::Monitor;
 use driftd::notify;
@@ -273,7 +275,10 @@ async fn what_cannot_be_is_refused_by_name() {
     let error = triggers::request(&db.pool, "nope", None, "me")
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), "there is no model 'nope'");
+    assert_eq!(
+        error.to_string(),
+        "there is no model 'nope'; no model is known yet"
+    );
     assert_eq!(
         refusal(jobs::cancel(&db.pool, 99, "me").await),
         SqlState::NoSuchJob
@@ -638,4 +643,58 @@ async fn an_enqueued_job_is_told_to_who_listens_once() {
     );
     assert_eq!(heard["payload"]["model"], "m");
     assert_eq!(notify::deliver(&db.pool, &clock).await.unwrap(), 0);
+}
+
+/// `driftd jobs` as the command line has it.
+#[derive(Parser)]
+struct Jobs {
+    #[command(flatten)]
+    args: cli::jobs::Args,
+}
+
+async fn command(pool: &PgPool, line: &str) -> anyhow::Result<String> {
+    let jobs = Jobs::try_parse_from(["jobs"].into_iter().chain(line.split(' ')))?;
+    cli::jobs::answer(jobs.args, pool).await
+}
+
+#[tokio::test]
+async fn the_command_line_lists_shows_requests_and_cancels() {
+    let db = postgres::fresh().await;
+    let run = async |line: &str| command(&db.pool, line).await.unwrap();
+    assert_eq!(run("list").await, "no jobs\n");
+    models::register(&db.pool, "m").await.unwrap();
+    models::register_version(&db.pool, "m", "1", None)
+        .await
+        .unwrap();
+    assert_eq!(run("request --model m --by jane").await, "enqueued job 1\n");
+    let joined = run("request --model m --reason again --by joe").await;
+    assert_eq!(joined, "joined job 1, which was open already\n");
+    let lines: Vec<String> = run("list").await.lines().map(str::to_owned).collect();
+    let row: Vec<&str> = lines[1].split_whitespace().take(7).collect();
+    assert_eq!(
+        row,
+        ["1", "queued", "m", "1", "request", "0/3", "-"],
+        "{lines:?}"
+    );
+
+    assert_eq!(run("cancel 1 --by jane").await, "cancelled job 1\n");
+    assert_eq!(run("list --model m").await, "no jobs\n", "of the open ones");
+    let listed: Value = serde_json::from_str(&run("list --all --output json").await).unwrap();
+    assert_eq!(
+        (&listed[0]["job_id"], &listed[0]["state"]),
+        (&json!(1), &json!("cancelled"))
+    );
+    let shown = run("show 1").await;
+    assert!(shown.contains("queued -> cancelled by jane"), "{shown}");
+    assert!(shown.contains(r#""text":"again""#), "{shown}");
+    let shown: Value = serde_json::from_str(&run("--output json show 1").await).unwrap();
+    assert_eq!(shown["events"][1]["to_state"], "cancelled");
+
+    let error = command(&db.pool, "show 7").await.unwrap_err().to_string();
+    assert_eq!(error, "there is no job 7");
+    let error = command(&db.pool, "request --model nope")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "there is no model 'nope'; known: m");
 }
