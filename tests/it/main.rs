@@ -2,7 +2,9 @@
 //!
 //! - `embedded`: the private Postgres itself: it starts, it stops, nothing of it stays
 //! - `store`: the schema and the functions over it
-//! - `jobs`: the queue of retraining jobs: triggers, guards, leases, the scheduler, the outbox
+//! - `triggers`: what asks for retraining, and what stops it
+//! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 
 // Functions beside the tests are tests too, which clippy cannot see.
@@ -12,4 +14,6 @@ mod docs;
 mod embedded;
 mod harness;
 mod jobs;
+mod schedules;
 mod store;
+mod triggers;

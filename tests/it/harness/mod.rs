@@ -5,3 +5,6 @@ pub(crate) mod postgres;
 
 /// Monitors as settings would make them.
 pub(crate) mod monitors;
+
+/// Short words for the queue of retraining jobs.
+pub(crate) mod queue;
