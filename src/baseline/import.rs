@@ -17,6 +17,7 @@ use super::read::{self, Files};
 use super::{Baseline, Origin, SAMPLE_ROWS};
 use crate::batch::{Batch, Builder, Shape};
 use crate::decide::bins;
+use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
@@ -113,6 +114,21 @@ pub struct Imported {
 pub struct Windows {
     /// Window start in milliseconds to the counts of each feature.
     pub counts: BTreeMap<i64, Vec<Vec<u64>>>,
+}
+
+impl Windows {
+    /// The counts as the learned mode takes them: per feature, over all windows in order.
+    pub fn features(&self, layout: &Layout) -> Vec<FeatureWindows> {
+        let features = layout.features.iter().enumerate();
+        let counts = |i: usize| self.counts.values().map(|window| window[i].clone()).collect();
+        features
+            .map(|(i, feature)| FeatureWindows {
+                name: feature.name.clone(),
+                counts: counts(i),
+                own: bins::own(feature),
+            })
+            .collect()
+    }
 }
 
 /// Reads the files twice and makes the baseline. `progress` is called with how many rows more were

@@ -1,17 +1,372 @@
-//! `driftd baseline`.
+//! `driftd baseline`: import and show training distributions.
 
-use std::process::ExitCode;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::settings::Settings;
+use anyhow::{Context, bail};
+use chrono::DateTime;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use sqlx::PgPool;
 
-/// Options of `driftd baseline`.
+use super::Output;
+use crate::baseline::import::{self, Imported, Request};
+use crate::baseline::{self, Baseline};
+use crate::decide::learned;
+use crate::monitor::{Kind, TimeUnit};
+use crate::profile::{Bins, Values};
+use crate::store::baselines::{self, Stored};
+use crate::store::models;
+
+/// Import and show training distributions.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// A table for people, JSON for programs.
+    #[arg(long, value_enum, default_value_t = Output::Table, global = true)]
+    output: Output,
+}
 
-/// Not built yet.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make the baseline of a model version from its training data.
+    Import(Box<Import>),
+    /// List baselines, newest first.
+    List {
+        /// Of this model only.
+        #[arg(long)]
+        model: Option<String>,
+    },
+    /// Show one baseline.
+    Show {
+        /// Its id, or the start of it.
+        baseline: String,
+    },
+}
+
+/// What to import.
+#[derive(Debug, clap::Args)]
+pub struct Import {
+    /// The model.
+    #[arg(long)]
+    model: String,
+    /// Its version, as the messages name it.
+    #[arg(long)]
+    version: String,
+    /// Training files, Parquet or CSV, all with the same columns.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    from: Vec<PathBuf>,
+    /// The column with the event time. With --window, driftd learns from it what is normal.
+    #[arg(long, value_name = "COLUMN")]
+    time: Option<String>,
+    /// Unit of numbers in that column: s, ms, us or ns.
+    #[arg(long, default_value = "ms", value_parser = time_unit)]
+    time_unit: TimeUnit,
+    /// Window size for which to learn what is normal: the size of the monitor's windows.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    window: Option<Duration>,
+    /// Columns that become features; all but the time column if not said.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    features: Vec<String>,
+    /// Columns that do not.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    exclude: Vec<String>,
+    /// Kinds that are inferred wrongly: COLUMN=numeric|categorical|boolean|timestamp.
+    #[arg(long = "kind", value_delimiter = ',', value_name = "COLUMN=KIND", value_parser = kind)]
+    kinds: Vec<(String, Kind)>,
+}
+
+fn time_unit(text: &str) -> Result<TimeUnit, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "expected s, ms, us or ns".into())
+}
+
+fn kind(text: &str) -> Result<(String, Kind), String> {
+    let expected = || "expected COLUMN=numeric, categorical, boolean or timestamp".to_owned();
+    let (column, kind) = text.rsplit_once('=').ok_or_else(expected)?;
+    let kind = serde_json::from_value(json!(kind)).map_err(|_| expected())?;
+    Ok((column.to_owned(), kind))
+}
+
+/// Runs the command and writes what came of it to standard output.
 ///
 /// # Errors
-/// Always.
-pub async fn run(_args: Args, _settings: Settings) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("driftd baseline is not built yet")
+/// A file, a column or the database stands in the way; the text says which and what would be
+/// right.
+pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
+    let text = match args.command {
+        Command::Import(import) => run_import(*import, pool, args.output).await?,
+        Command::List { model } => list(pool, model.as_deref(), args.output).await?,
+        Command::Show { baseline } => show(pool, &baseline, args.output).await?,
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+}
+
+async fn run_import(import: Import, pool: &PgPool, output: Output) -> anyhow::Result<String> {
+    let request = Request {
+        model: import.model,
+        version: import.version,
+        files: import.from,
+        time_column: import.time,
+        time_unit: import.time_unit,
+        window_ms: import
+            .window
+            .map(|window| i64::try_from(window.as_millis()).context("--window is too long"))
+            .transpose()?
+            .filter(|ms| *ms > 0),
+        features: import.features,
+        exclude: import.exclude,
+        kinds: import.kinds.into_iter().collect(),
+    };
+    let bar = progress_bar();
+    let made = {
+        let bar = bar.clone();
+        let request = request.clone();
+        tokio::task::spawn_blocking(move || import::import(&request, |rows| bar.inc(rows))).await??
+    };
+    bar.finish_and_clear();
+    let saved = save(pool, made, request.window_ms).await?;
+    Ok(match output {
+        Output::Json => format!("{saved:#}\n"),
+        Output::Table => format!(
+            "{} baseline {} of {} version {}: {} rows, {} features{}\n",
+            if saved["new"] == json!(true) { "imported" } else { "already there:" },
+            short(saved["baseline_id"].as_str().unwrap_or_default()),
+            request.model,
+            request.version,
+            saved["rows"],
+            saved["features"],
+            saved["calibration"].as_str().map(|c| format!("; {c}")).unwrap_or_default(),
+        ),
+    })
+}
+
+/// Rows read, over all passes, with their rate. Nothing where standard error is no terminal.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {human_pos} rows read, {per_sec}");
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// Stores a baseline with what was learned from its windows.
+///
+/// # Errors
+/// The version has another baseline already, or Postgres cannot be asked.
+pub async fn save(
+    pool: &PgPool,
+    imported: Imported,
+    window_ms: Option<i64>,
+) -> anyhow::Result<Value> {
+    let Imported { mut baseline, windows } = imported;
+    let stored = stored(&mut baseline)?;
+    let calibration = windows.map(|windows| {
+        let features = windows.features(&baseline.layout);
+        (windows.counts.len(), learned::calibrate(&features, seed(&baseline.id)))
+    });
+    let mut transaction = pool.begin().await?;
+    models::register(&mut *transaction, &baseline.model).await?;
+    let new = baselines::insert(&mut *transaction, &stored).await?;
+    let digest = &stored.training_data_digest;
+    let (model, version) = (&baseline.model, &baseline.version);
+    let other = baselines::assign(&mut transaction, model, version, &baseline.id, digest).await?;
+    if let Some(other) = other {
+        bail!(
+            "version `{version}` of `{model}` has baseline {} already, made from other data; a \
+             baseline never changes: import these files under a new version",
+            short(&other)
+        );
+    }
+    let mut said = Value::Null;
+    if let (Some((windows, calibration)), Some(window_ms)) = (calibration, window_ms) {
+        said = match calibration {
+            Ok(calibration) => {
+                let count = i32::try_from(windows).unwrap_or(i32::MAX);
+                let value = serde_json::to_value(&calibration)?;
+                baselines::store_calibration(
+                    &mut *transaction,
+                    &baseline.id,
+                    window_ms,
+                    count,
+                    &value,
+                )
+                .await?;
+                json!(format!("calibrated on {windows} windows"))
+            }
+            Err(error) => json!(format!("not calibrated: {error}")),
+        };
+    }
+    transaction.commit().await?;
+    Ok(json!({
+        "baseline_id": baseline.id,
+        "model": baseline.model,
+        "version": baseline.version,
+        "rows": baseline.profile.rows,
+        "features": baseline.layout.features.len(),
+        "training_data_digest": stored.training_data_digest,
+        "calibration": said,
+        "new": new,
+    }))
+}
+
+/// The bootstrap's seed: the baseline's own digest, so that thresholds can be computed again.
+pub fn seed(baseline_id: &str) -> u64 {
+    baseline_id.get(..16).and_then(|head| u64::from_str_radix(head, 16).ok()).unwrap_or_default()
+}
+
+fn stored(baseline: &mut Baseline) -> anyhow::Result<Stored> {
+    let time = |pick: fn((i64, i64)) -> i64, range: Option<(i64, i64)>| {
+        range.map(pick).and_then(DateTime::from_timestamp_millis)
+    };
+    let range = baseline.origin.time_range;
+    Ok(Stored {
+        baseline_id: baseline.id.clone(),
+        model: baseline.model.clone(),
+        version: baseline.version.clone(),
+        training_data_digest: baseline.origin.training_data_digest.clone(),
+        training_data_files: baseline.origin.files.clone(),
+        rows: i64::try_from(baseline.profile.rows)?,
+        time_column: baseline.origin.time_column.clone(),
+        time_from: time(|range| range.0, range),
+        time_to: time(|range| range.1, range),
+        features: describe(baseline),
+        profile: baseline.encode()?,
+        created_at: DateTime::default(),
+    })
+}
+
+/// What the features are, for people and SQL.
+fn describe(baseline: &Baseline) -> Value {
+    let features = baseline.layout.features.iter().zip(&baseline.profile.features);
+    let described = features.map(|(layout, feature)| {
+        let mut one = json!({
+            "name": layout.name,
+            "kind": layout.kind,
+            "rows": baseline.profile.rows,
+            "nulls": feature.quality.absent(),
+        });
+        match (&layout.bins, &feature.values) {
+            (Bins::Grid(grid), Values::Numeric(numeric)) => {
+                one["cuts"] = json!(grid.cuts.len());
+                one["mean"] = json!(numeric.mean(grid));
+                one["deviation"] = json!(numeric.deviation(grid));
+                one["least"] = json!(Some(numeric.least).filter(|least| least.is_finite()));
+                one["greatest"] = json!(Some(numeric.greatest).filter(|most| most.is_finite()));
+            }
+            (Bins::Levels(levels), _) => {
+                one["levels"] = json!(levels.names().len());
+                one["most_frequent"] = json!(levels.names().iter().take(5).collect::<Vec<_>>());
+            }
+            _ => {}
+        }
+        one
+    });
+    described.collect()
+}
+
+async fn list(pool: &PgPool, model: Option<&str>, output: Output) -> anyhow::Result<String> {
+    let all = baselines::list(pool, model).await?;
+    if output == Output::Json {
+        return Ok(format!("{:#}\n", json!(all)));
+    }
+    let mut text = format!(
+        "{:<12}  {:<24} {:<10} {:>12} {:>8}  {:<23}  calibrated for\n",
+        "baseline", "model", "version", "rows", "features", "data"
+    );
+    for one in all {
+        let range = match (one.time_from, one.time_to) {
+            (Some(from), Some(to)) => format!("{} - {}", from.format("%F"), to.format("%F")),
+            _ => String::new(),
+        };
+        let sizes: Vec<String> = one.calibrated_ms.iter().map(|ms| duration(*ms)).collect();
+        text += &format!(
+            "{:<12}  {:<24} {:<10} {:>12} {:>8}  {:<23}  {}\n",
+            short(&one.baseline_id),
+            one.model,
+            one.version,
+            one.rows,
+            one.features,
+            range,
+            sizes.join(", ")
+        );
+    }
+    Ok(text)
+}
+
+fn duration(ms: i64) -> String {
+    humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string()
+}
+
+async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<String> {
+    let found = baselines::find(pool, prefix).await?;
+    let [one] = &found[..] else {
+        if found.is_empty() {
+            bail!("no baseline starts with `{prefix}`; see `driftd baseline list`");
+        }
+        bail!("more than one baseline starts with `{prefix}`; give more of it");
+    };
+    let value = json!({
+        "baseline_id": one.baseline_id, "model": one.model, "version": one.version,
+        "rows": one.rows, "time_column": one.time_column, "time_from": one.time_from,
+        "time_to": one.time_to, "training_data_digest": one.training_data_digest,
+        "training_data_files": one.training_data_files, "created_at": one.created_at,
+        "stored_bytes": one.profile.len(), "features": one.features,
+    });
+    if output == Output::Json {
+        return Ok(format!("{value:#}\n"));
+    }
+    let mut text = String::new();
+    for key in ["baseline_id", "model", "version", "rows", "time_from", "time_to",
+        "training_data_digest", "training_data_files", "created_at", "stored_bytes"] {
+        let shown = value[key].as_str().map_or_else(|| value[key].to_string(), str::to_owned);
+        text += &format!("{key:<22}{shown}\n");
+    }
+    text += &format!("\n{:<20}{:<14}{:>10}{:>12}  values\n", "feature", "kind", "nulls", "bins");
+    for feature in one.features.as_array().into_iter().flatten() {
+        let bins = feature.get("cuts").or_else(|| feature.get("levels")).cloned();
+        let values = match feature.get("mean") {
+            Some(mean) => format!(
+                "mean {mean}, deviation {}, {} to {}",
+                feature["deviation"], feature["least"], feature["greatest"]
+            ),
+            None => format!("{}", feature["most_frequent"]),
+        };
+        text += &format!(
+            "{:<20}{:<14}{:>10}{:>12}  {values}\n",
+            feature["name"].as_str().unwrap_or_default(),
+            feature["kind"].as_str().unwrap_or_default(),
+            feature["nulls"],
+            bins.unwrap_or_default(),
+        );
+    }
+    Ok(text)
+}
+
+/// Reads a stored baseline.
+///
+/// # Errors
+/// Its stored form is damaged or of a later version.
+pub fn read(stored: Stored) -> Result<Baseline, crate::profile::encoding::Error> {
+    let (layout, profile) = Baseline::decode(&stored.profile)?;
+    let range = stored.time_from.zip(stored.time_to);
+    Ok(Baseline {
+        id: stored.baseline_id,
+        model: stored.model,
+        version: stored.version,
+        layout: std::sync::Arc::new(layout),
+        profile,
+        origin: baseline::Origin {
+            training_data_digest: stored.training_data_digest,
+            files: stored.training_data_files,
+            time_column: stored.time_column,
+            time_range: range.map(|(from, to)| (from.timestamp_millis(), to.timestamp_millis())),
+        },
+    })
 }

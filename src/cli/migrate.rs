@@ -1,17 +1,36 @@
-//! `driftd migrate`.
+//! `driftd migrate`: brings the database's schema up to this binary's.
 
-use std::process::ExitCode;
+use std::io::Write;
 
-use crate::settings::Settings;
+use anyhow::Context;
+use sqlx::PgPool;
 
-/// Options of `driftd migrate`.
+use crate::store;
+
+/// Bring the database's schema up to this version's. Safe to repeat, and safe to run from several
+/// machines at once.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Change nothing; fail when there is something to do.
+    #[arg(long)]
+    check: bool,
+}
 
-/// Not built yet.
+/// Migrates, or tells whether that is needed.
 ///
 /// # Errors
-/// Always.
-pub async fn run(_args: Args, _settings: Settings) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("driftd migrate is not built yet")
+/// When the database cannot be migrated or, with `--check`, is not up to date.
+pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    if args.check {
+        store::check_schema(pool).await?;
+        writeln!(out, "the schema is up to date")?;
+        return Ok(());
+    }
+    let applied = store::migrate(pool).await.context("cannot migrate")?;
+    match applied {
+        0 => writeln!(out, "the schema is up to date")?,
+        n => writeln!(out, "applied {n} migration(s)")?,
+    }
+    Ok(())
 }

@@ -12,9 +12,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
+use sqlx::PgPool;
 
 use crate::settings::{Error, LoadOptions, Log, LogFormat, Override, Settings, environment};
-use crate::telemetry;
+use crate::{store, telemetry};
 
 /// Exit code of a command that failed while it ran.
 pub const FAILED: u8 = 1;
@@ -146,9 +147,21 @@ impl Cli {
                 demo::run(args).await
             }
             Command::Run(args) => run::run(args, self.global.settings()?).await,
-            Command::Migrate(args) => migrate::run(args, self.global.settings()?).await,
-            Command::Baseline(args) => baseline::run(args, self.global.settings()?).await,
-            Command::Jobs(args) => jobs::run(args, self.global.settings()?).await,
+            Command::Migrate(args) => {
+                let settings = self.global.settings()?;
+                migrate::run(args, &connect(&settings).await?).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Baseline(args) => {
+                let settings = self.global.settings()?;
+                baseline::run(args, &pool(&settings).await?).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Jobs(args) => {
+                let settings = self.global.settings()?;
+                jobs::run(args, &pool(&settings).await?).await?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }
@@ -181,6 +194,20 @@ impl Global {
     }
 }
 
+async fn connect(settings: &Settings) -> anyhow::Result<PgPool> {
+    let postgres = &settings.postgres;
+    store::connect(postgres.url(), postgres.max_connections)
+        .await
+        .with_context(|| format!("cannot reach Postgres at {}", postgres.shown_url()))
+}
+
+/// A database that this binary can work with.
+async fn pool(settings: &Settings) -> anyhow::Result<PgPool> {
+    let pool = connect(settings).await?;
+    store::check_schema(&pool).await?;
+    Ok(pool)
+}
+
 /// Whether the error itself, not a cause of it, is that standard output was closed.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
@@ -194,9 +221,14 @@ struct Usage(&'static str);
 
 /// The exit code of a command that stopped with an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match error.is::<Error>() || error.is::<Usage>() {
-        true => ExitCode::from(WRONG),
-        false => ExitCode::from(FAILED),
+    if error.is::<Error>() || error.is::<Usage>() {
+        return ExitCode::from(WRONG);
+    }
+    match error.downcast_ref::<store::Error>() {
+        Some(store::Error::SchemaNewer { .. } | store::Error::NotMigrated { .. }) => {
+            ExitCode::from(NEEDS_A_PERSON)
+        }
+        _ => ExitCode::from(FAILED),
     }
 }
 

@@ -51,7 +51,7 @@ fn debian(root: &str) -> impl Iterator<Item = PathBuf> {
             Some((version, entry.path().join("bin")))
         })
         .collect();
-    versions.sort_by(|a, b| b.0.cmp(&a.0));
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     versions.into_iter().map(|(_, dir)| dir)
 }
 
@@ -70,10 +70,12 @@ pub(super) enum RunAs {
 }
 
 impl RunAs {
-    /// `mine` is a path that this process has just made: its owner is who we are.
-    pub(super) fn choose(mine: &Path) -> Result<Self, Error> {
-        let owner = std::fs::metadata(mine)
-            .map_err(|e| Error::dir(mine, e))?
+    /// As whom this process runs is asked of a file that it makes: the owner of a directory that
+    /// is there already tells who made that one.
+    pub(super) fn choose() -> Result<Self, Error> {
+        let probe = tempfile::tempfile().and_then(|file| file.metadata());
+        let owner = probe
+            .map_err(|e| Error::dir(&std::env::temp_dir(), e))?
             .uid();
         if owner != 0 {
             return Ok(Self::Same);

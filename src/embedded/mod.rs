@@ -2,6 +2,8 @@
 //! running: a private Postgres (and, beside it, librdkafka's mock broker).
 
 mod binaries;
+mod place;
+mod sweeper;
 
 /// A private Postgres server on a unix socket.
 pub mod postgres;

@@ -6,7 +6,7 @@
 //! partial unique index, a slot or an episode counts once by a unique index, and a trainer that
 //! lost its lease is refused by number and token.
 //!
-//! [`run`] is the clock's part: it fires due slots and returns leases that ran out. Every replica
+//! `run` is the clock's part: it fires due slots and returns leases that ran out. Every replica
 //! runs it; they do not know of each other.
 
 use std::sync::Arc;
@@ -74,7 +74,7 @@ pub async fn run(
             Err(Error::Store(error)) if error.is_transient() => {
                 failures += 1;
                 let pause = PATIENCE.min(TICK * 2_u32.saturating_pow(failures.min(5)));
-                tracing::warn!(error = %chain(&error), retry_in = ?pause, "the scheduler waits for Postgres");
+                tracing::warn!(error = %error.chain(), retry_in = ?pause, "the scheduler waits for Postgres");
                 pause
             }
             Err(error) => return Err(error),
@@ -89,15 +89,6 @@ fn pause_until(next: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
     // No wait where the slot has passed since: it is due at once.
     next.map_or(TICK, |_| wait.unwrap_or(BREATH))
         .clamp(BREATH, TICK)
-}
-
-/// The error with its causes: `Display` of an error tells only what was attempted.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// The monitors with a schedule and where each stands.

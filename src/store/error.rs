@@ -79,11 +79,21 @@ impl Error {
             match (state, database) {
                 (Some(state), Some(e)) => Self::Refused {
                     state,
-                    message: e.message().to_owned(),
+                    message: with_hint(e),
                 },
                 _ => Self::Query { doing, source },
             }
         }
+    }
+
+    /// The error with its causes on one line: `Display` tells only what was attempted.
+    pub fn chain(&self) -> String {
+        let first: &dyn std::error::Error = self;
+        let causes = std::iter::successors(Some(first), |error| error.source());
+        causes
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ")
     }
 
     /// Whether the same may succeed when it is tried again: the connection was lost, Postgres is
@@ -108,6 +118,15 @@ impl Error {
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
         Self::doing("talk to Postgres")(source)
+    }
+}
+
+/// What the function says, and what it says would be right.
+fn with_hint(error: &dyn sqlx::error::DatabaseError) -> String {
+    let postgres = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>();
+    match postgres.and_then(|error| error.hint()) {
+        Some(hint) => format!("{}; {hint}", error.message()),
+        None => error.message().to_owned(),
     }
 }
 

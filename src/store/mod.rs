@@ -2,7 +2,6 @@
 //! together. Functions take a connection or an executor, so that the caller chooses the
 //! transaction.
 
-use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 mod error;
 
@@ -67,7 +67,8 @@ const SESSION: &str = "select set_config('search_path', 'driftd, public', false)
      set_config('idle_in_transaction_session_timeout', '10min', false), \
      set_config('timezone', 'UTC', false)";
 
-/// Opens a pool; one connection is made at once, so that a wrong address or password is told now.
+/// Opens a pool. One connection is tried first, so that a wrong address or password is told at
+/// once and by its cause: a pool waits out its timeout and then tells only that.
 ///
 /// # Errors
 /// When the URL cannot be read ([`Error::Url`], which never holds the URL) or Postgres cannot be
@@ -76,7 +77,13 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool>
     let options = PgConnectOptions::from_str(url.expose_secret())
         .map_err(|_| Error::Url)?
         .application_name("driftd");
-    PgPoolOptions::new()
+    let connected = PgConnection::connect_with(&options).await;
+    let first = connected.map_err(Error::doing("connect to Postgres"))?;
+    first
+        .close()
+        .await
+        .map_err(Error::doing("close a connection"))?;
+    let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(30))
         .after_connect(|connection, _| {
@@ -85,9 +92,43 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool>
                 Ok(())
             })
         })
-        .connect_with(options)
-        .await
-        .map_err(Error::doing("connect to Postgres"))
+        .connect_lazy_with(options);
+    Ok(pool)
+}
+
+/// Like [`connect`], but waits for a Postgres that is not there yet: it tries again after 1 s, 2 s
+/// and so on up to 30 s, with a line in the log each time. `None`: `stop` came first.
+///
+/// # Errors
+/// Those of [`connect`] for which trying again cannot help, such as a wrong password.
+pub async fn connect_when_there(
+    url: &SecretString,
+    max_connections: u32,
+    stop: &CancellationToken,
+) -> Result<Option<PgPool>> {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let Some(connected) = stop
+            .run_until_cancelled(connect(url, max_connections))
+            .await
+        else {
+            return Ok(None);
+        };
+        match connected {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = %error.chain(), retry_in = ?pause, "Postgres is not there");
+            }
+            done => return done.map(Some),
+        }
+        if stop
+            .run_until_cancelled(tokio::time::sleep(pause))
+            .await
+            .is_none()
+        {
+            return Ok(None);
+        }
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
 }
 
 /// Brings the schema up to this binary's. Several may do so at once: they wait for each other.
@@ -172,11 +213,4 @@ fn newest() -> i64 {
         .map(|migration| migration.version)
         .max()
         .unwrap_or_default()
-}
-
-/// The migrations' file names and SQL, for tools that show them.
-pub fn migrations() -> impl Iterator<Item = (i64, Cow<'static, str>)> {
-    MIGRATOR
-        .iter()
-        .map(|migration| (migration.version, migration.description.clone()))
 }

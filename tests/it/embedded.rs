@@ -1,7 +1,10 @@
 //! The private Postgres: it starts, it stops, and nothing of it stays.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use driftd::embedded::postgres::{Options, Postgres};
 use driftd::store;
@@ -86,7 +89,8 @@ async fn a_long_path_gets_a_short_socket() {
 
 #[test]
 fn a_directory_that_the_server_cannot_enter_is_named() {
-    let parent = tempfile::tempdir().unwrap(); // mode 0700, this user's
+    let parent = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let data = parent.path().join("db");
     let root = std::fs::metadata(parent.path()).map(|m| std::os::unix::fs::MetadataExt::uid(&m));
     if root.unwrap() != 0 {
@@ -113,4 +117,50 @@ async fn databases_of_two_tests_are_apart() {
         .unwrap();
     assert_eq!(count, 0);
     assert!(Path::new(&socket_dir(postgres::server())).exists());
+}
+
+/// Set in a process that is there to be killed.
+const VICTIM: &str = "DRIFTD_TEST_VICTIM";
+
+#[test]
+fn holds_a_server_until_killed() {
+    if std::env::var_os(VICTIM).is_some() {
+        let server = Postgres::start(Options::default()).unwrap();
+        println!("server in {}", socket_dir(&server).display());
+        std::thread::sleep(Duration::from_secs(600));
+    }
+}
+
+#[test]
+fn kill_9_takes_the_server_and_its_directory_along() {
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "embedded::holds_a_server_until_killed",
+            "--nocapture",
+        ])
+        .env(VICTIM, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let dir = lines.find_map(|line| {
+        line.unwrap()
+            .split_once("server in ")
+            .map(|(_, d)| d.to_owned())
+    });
+    let dir = PathBuf::from(dir.unwrap());
+    let file = std::fs::read_to_string(dir.join("data/postmaster.pid")).unwrap();
+    let server = Path::new("/proc").join(file.lines().next().unwrap());
+    victim.kill().unwrap(); // SIGKILL
+    victim.wait().unwrap();
+    let killed = Instant::now();
+    while dir.exists() || server.exists() {
+        assert!(
+            killed.elapsed() < Duration::from_secs(60),
+            "{} stays",
+            dir.display()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

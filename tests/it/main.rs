@@ -2,7 +2,10 @@
 //!
 //! - `embedded`: the private Postgres itself: it starts, it stops, nothing of it stays
 //! - `store`: the schema and the functions over it
-//! - `jobs`: the queue of retraining jobs
+//! - `triggers`: what asks for retraining, and what stops it
+//! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `schedules`: the clock's part of retraining, and the outbox
+//! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
 
 #![allow(
@@ -12,6 +15,11 @@
     reason = "all of this is tests; clippy sees only the functions marked as such"
 )]
 
+mod docs;
 mod embedded;
 mod harness;
+mod jobs;
 mod kafka;
+mod schedules;
+mod store;
+mod triggers;

@@ -1,0 +1,44 @@
+-- A small history in which every question of docs/sql.md has an answer.
+insert into driftd.models (model) values ('flight-delay');
+insert into driftd.baselines
+    (baseline_id, model, version, training_data_digest, training_data_files, rows, features, profile)
+values ('b1', 'flight-delay', '1', 'd1', '{train.parquet}', 1000, '[]', '\x01');
+insert into driftd.model_versions (model, version, baseline_id) values ('flight-delay', '1', 'b1');
+insert into driftd.monitors
+    (monitor, revision, model, topic, definition, definition_digest, settings)
+values ('flight-delay', 1, 'flight-delay', 'flights', '{}', 'x',
+        '{"input": {"window": {"out_of_orderness_ms": 60000}}, "retraining": {"max_attempts": 2}}');
+insert into driftd.topics (topic, partitions) values ('flights', 2);
+insert into driftd.watermarks (monitor_id, topic, partition, max_event_time)
+values (1, 'flights', 0, now());
+insert into driftd.window_cursors (monitor_id, version, next_start, last_start)
+values (1, '1', now(), now());
+insert into driftd.windows
+    (monitor_id, version, window_start, window_end, baseline_id, rows, late, verdict, mode,
+     calibrated, features, drifted_features, drifted_share)
+select 1, '1', now() - d * interval '1 day', now() - (d - 1) * interval '1 day', 'b1', 100, 1,
+       case when d < 3 then 'drifted' else 'stable' end::driftd.verdict, 'learned', true, 2, 1, 0.5
+from generate_series(1, 5) d;
+insert into driftd.drift_scores
+    (monitor_id, version, segment, window_start, feature, test, statistic, effect, threshold,
+     rows_window, rows_reference, nulls, unseen, drifted, reason, contributions)
+select w.monitor_id, w.version, w.segment, w.window_start, f.feature, t.test,
+       case when t.test = 'psi' then 0.3 end, case when t.test = 'psi' then 0.3 end, 0.2, 100, 1000,
+       0, 0, w.verdict = 'drifted' and t.test = 'psi',
+       case when t.test <> 'psi' then 'no_variance' end,
+       '[{"bin": "AA", "reference_share": 0.1, "window_share": 0.3}]'
+from driftd.windows w, (values ('dep_delay'), ('carrier')) f (feature), (values ('psi'), ('ks')) t (test);
+insert into driftd.alert_episodes
+    (monitor_id, monitor, model, version, state, severity, first_window, fired_window, last_window,
+     drifted_windows)
+values (1, 'flight-delay', 'flight-delay', '1', 'firing', 'warning', now() - interval '2 days',
+        now() - interval '2 days', now() - interval '1 day', 2);
+select driftd.trigger_retraining('episode', 'flight-delay', '{"features": ["dep_delay"]}',
+    monitor => 'flight-delay', version => '1', episode_id => 1);
+select driftd.trigger_retraining('schedule', 'flight-delay', '{}', monitor => 'flight-delay',
+    slot => now());
+insert into driftd.rejected_messages
+    (topic, partition, message_offset, reason, detail, digest, payload_bytes)
+values ('flights', 0, 7, 'unparsable', 'expected value at line 1', '\x00', 3);
+insert into driftd.gaps (topic, partition, from_offset, to_offset, reason, policy)
+values ('flights', 1, 0, 10, 'retention', 'continue');
