@@ -14,8 +14,38 @@ pub mod monitor;
 /// The one place that knows the time.
 pub mod clock;
 
+/// Messages in, Arrow record batches out.
+pub mod ingest;
+
 /// Event time to windows; watermarks; late rows.
 pub mod window;
 
+/// The mergeable summary of a stretch of a partition.
+pub mod profile;
+
+/// The stored training distribution.
+pub mod baseline;
+
 /// The tests.
 pub mod compare;
+
+/// Scores, policy and history to a verdict.
+pub mod decide;
+
+/// What others ask over HTTP: alive, ready, metrics.
+pub mod api;
+
+/// Logs and metrics.
+pub mod telemetry;
+
+/// All SQL: one file per table.
+pub mod store;
+
+/// Retraining: what asks for it, when, and what stops it.
+pub mod retrain;
+
+/// What is told to the outside, at least once.
+pub mod notify;
+
+/// The broker and the Postgres of the demo and of the tests.
+pub mod embedded;

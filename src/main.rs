@@ -1,3 +1,28 @@
-//! driftd.
+//! driftd: the command line, and what becomes of it.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use driftd::cli::{self, Cli, FAILED};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return told(&format!("cannot start the runtime: {error}"), FAILED.into()),
+    };
+    match runtime.block_on(Box::pin(cli.run())) {
+        Ok(code) => code,
+        Err(error) => told(&format!("{error:#}"), cli::exit_code(&error)),
+    }
+}
+
+fn told(error: &str, code: ExitCode) -> ExitCode {
+    // Where standard error is closed, the exit code still tells.
+    let _ = writeln!(std::io::stderr(), "driftd: {error}");
+    code
+}

@@ -69,7 +69,7 @@ pub struct Timestamp {
 }
 
 /// Unit of a numeric timestamp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeUnit {
     /// Seconds since the epoch, fractions allowed.

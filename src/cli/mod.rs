@@ -1,1 +1,218 @@
-//! The commands.
+//! The commands: one file each.
+
+pub mod baseline;
+pub mod check_config;
+pub mod demo;
+pub mod jobs;
+pub mod migrate;
+pub mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::settings::{Error, LoadOptions, Log, LogFormat, Override, Settings, environment};
+use crate::telemetry;
+
+/// Exit code of a command that failed while it ran.
+pub const FAILED: u8 = 1;
+
+/// Exit code of a wrong command line or wrong settings: starting again does not help.
+pub const WRONG: u8 = 2;
+
+/// Exit code of what only a person can decide: a part of the log is gone and `on_gap = "stop"`, or
+/// the database's schema is of another version. Starting again does not help.
+pub const NEEDS_A_PERSON: u8 = 3;
+
+const AFTER_HELP: &str = "Settings come from, each winning over the one before: what is compiled \
+in (config/default.toml),
+the file of --config, DRIFTD__SECTION__KEY variables, flags.
+
+Exit codes:
+  0  done
+  1  failed while it ran
+  2  the command line or the settings are wrong
+  3  a person has to decide: a part of the log is gone, or the database's schema is of another
+     version; starting again does not help";
+
+/// Watches the inputs of deployed models and decides when a model has to be retrained.
+#[derive(Debug, Parser)]
+#[command(name = "driftd", version, after_long_help = AFTER_HELP, propagate_version = true)]
+#[command(disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The settings file (TOML).
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting, e.g. --set kafka.brokers=localhost:9092; may be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+    /// Short for --set log.level=LEVEL.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Short for --set log.format=FORMAT: text or json.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch: read Kafka, judge windows, enqueue jobs, until told to stop.
+    Run(run::Args),
+    /// Show it all on real data, with a Kafka and a Postgres of its own.
+    Demo(demo::Args),
+    /// Say all that is wrong with the settings, or show them.
+    CheckConfig(check_config::Args),
+    /// Bring the database's schema up to date.
+    Migrate(migrate::Args),
+    /// Import and show training distributions.
+    Baseline(baseline::Args),
+    /// List, show, request and cancel retraining jobs.
+    Jobs(jobs::Args),
+}
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.into())),
+        _ => Err("expected KEY=VALUE, such as log.level=debug".into()),
+    }
+}
+
+impl Global {
+    fn load_options(self) -> LoadOptions {
+        let short = |flag: &str, key: &str, value: Option<String>| {
+            value.map(|value| Override {
+                flag: flag.into(),
+                key: key.into(),
+                value,
+            })
+        };
+        let set = self.set.into_iter().map(|(key, value)| Override {
+            flag: format!("--set {key}"),
+            key,
+            value,
+        });
+        let flags = set
+            .chain(short("--log-level", "log.level", self.log_level))
+            .chain(short("--log-format", "log.format", self.log_format))
+            .collect();
+        LoadOptions {
+            file: self.config,
+            env: environment().collect(),
+            flags,
+        }
+    }
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// With everything that stopped it, in the words of what was attempted.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::CheckConfig(args) => check_config::run(&args, self.global.load_options()),
+            Command::Demo(args) => {
+                telemetry::init(&self.global.demo_log()?).context("cannot start logging")?;
+                demo::run(args).await
+            }
+            Command::Run(args) => run::run(args, self.global.settings()?).await,
+            Command::Migrate(args) => migrate::run(args, self.global.settings()?).await,
+            Command::Baseline(args) => baseline::run(args, self.global.settings()?).await,
+            Command::Jobs(args) => jobs::run(args, self.global.settings()?).await,
+        }
+    }
+}
+
+impl Global {
+    /// Settings with which everything else can begin; logging has begun.
+    fn settings(self) -> anyhow::Result<Settings> {
+        let settings = Settings::load(self.load_options())?;
+        telemetry::init(&settings.log).context("cannot start logging")?;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(settings)
+    }
+
+    /// The demo brings its own settings; only the way it logs can be chosen.
+    fn demo_log(&self) -> anyhow::Result<Log> {
+        if self.config.is_some() || !self.set.is_empty() {
+            anyhow::bail!(Usage(
+                "demo brings its own settings: leave --config and --set out"
+            ));
+        }
+        let format = match self.log_format.as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(_) => anyhow::bail!(Usage("--log-format is text or json")),
+        };
+        let level = self.log_level.clone().unwrap_or_else(|| "warn".into());
+        Ok(Log { format, level })
+    }
+}
+
+/// A command line that clap cannot know to be wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(&'static str);
+
+/// The exit code of a command that stopped with an error.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.is::<Error>() || error.is::<Usage>() {
+        true => ExitCode::from(WRONG),
+        false => ExitCode::from(FAILED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let cli = Cli::try_parse_from([
+            "driftd",
+            "run",
+            "--set",
+            "kafka.group=g=h",
+            "--log-level",
+            "debug",
+        ]);
+        let options = cli.unwrap().global.load_options();
+        let flags: Vec<_> = options
+            .flags
+            .iter()
+            .map(|o| (o.key.as_str(), o.value.as_str()))
+            .collect();
+        assert_eq!(flags, [("kafka.group", "g=h"), ("log.level", "debug")]);
+        assert!(Cli::try_parse_from(["driftd", "run", "--set", "x"]).is_err());
+    }
+}

@@ -1,1 +1,268 @@
-//! Settings.
+//! Settings: what the user wrote, checked all at once, as types that cannot be wrong.
+//!
+//! Four layers, each above the one before: what is compiled in (`config/default.toml`), a file, the
+//! environment (`DRIFTD__SECTION__KEY`), flags. [`file`] holds what was written with the place
+//! where it was written, `layers` lays one over the other, [`check`] reads the result and notes
+//! every problem, and [`Settings`] is what comes out when there was none.
+
+mod check;
+mod file;
+mod interpolate;
+mod layers;
+mod problem;
+mod read;
+mod secret;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::monitor::Monitor;
+
+pub use layers::Override;
+pub use problem::{Error, Problem};
+
+/// `config/default.toml`: every key with its default, explained.
+pub const DEFAULT: &str = include_str!("../../config/default.toml");
+
+/// What driftd does. Made by [`Settings::load`] only.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the rows come from.
+    pub kafka: Kafka,
+    /// Where everything is kept.
+    pub postgres: Postgres,
+    /// HTTP and shutdown.
+    pub service: Service,
+    /// What is logged, and how.
+    pub log: Log,
+    /// When what was read is saved.
+    pub checkpoint: Checkpoint,
+    /// What keeps memory bounded.
+    pub limits: Limits,
+    /// What is watched; names are unique.
+    pub monitors: Vec<Monitor>,
+    /// What is allowed but probably not meant; to be logged at the start.
+    pub warnings: Vec<String>,
+    effective: toml::Table,
+}
+
+/// How to reach Kafka.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port`, separated by commas; empty if no monitor has a topic.
+    pub brokers: String,
+    /// The consumer group.
+    pub group: String,
+    /// Where a partition that was never read is begun.
+    pub start_at: StartAt,
+    properties: Vec<(String, SecretString)>,
+}
+
+impl Kafka {
+    /// The librdkafka properties to pass through, secrets in the clear: not for logs.
+    pub fn properties(&self) -> Vec<(String, String)> {
+        self.properties
+            .iter()
+            .map(|(name, value)| (name.clone(), value.expose_secret().to_owned()))
+            .collect()
+    }
+}
+
+/// Where a partition that was never read is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the oldest message that is kept.
+    Earliest,
+    /// At the next message.
+    Latest,
+    /// At the first message with a Kafka timestamp not before this.
+    Timestamp(DateTime<Utc>),
+}
+
+/// How to reach Postgres.
+#[derive(Clone)]
+pub struct Postgres {
+    options: PgConnectOptions,
+    url: SecretString,
+    shown: String,
+    /// Connections held at most.
+    pub max_connections: u32,
+}
+
+impl Postgres {
+    /// Options to connect with; they hold the password, so never log them.
+    pub fn connect_options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    /// The URL, with the password of `password_file` where there is one.
+    pub fn url(&self) -> &SecretString {
+        &self.url
+    }
+
+    /// The URL without its password, for logs.
+    pub fn shown_url(&self) -> &str {
+        &self.shown
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("url", &self.shown)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// HTTP and shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    pub listen: SocketAddr,
+    /// How long a shutdown may take before driftd leaves without further ado.
+    pub grace: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// For people or for programs.
+    pub format: LogFormat,
+    /// A level or directives such as `info,driftd::judge=debug`; they parse.
+    pub level: String,
+}
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// When what was read is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Not more often than this, unless a window is ripe.
+    pub min_interval: Duration,
+    /// Not less often than this.
+    pub max_interval: Duration,
+    /// At the latest when this much is held for one partition.
+    pub max_bytes: u64,
+}
+
+/// What keeps memory bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longer messages are rejected.
+    pub max_message_bytes: usize,
+    /// Windows open at a time, per monitor and partition.
+    pub max_open_windows: usize,
+    /// Model versions followed at a time, per monitor and partition.
+    pub max_versions: usize,
+    /// Partitions are paused when this much is held over all of them.
+    pub max_held_bytes: usize,
+    /// Levels counted one by one in a categorical feature.
+    pub max_levels: usize,
+    /// Messages nested deeper are rejected.
+    pub max_depth: usize,
+}
+
+/// What to load the settings from.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions<E = Vec<(String, String)>> {
+    /// The settings file, if any.
+    pub file: Option<PathBuf>,
+    /// The environment, see [`environment`].
+    pub env: E,
+    /// Settings given as flags.
+    pub flags: Vec<Override>,
+}
+
+/// The variables of this process. The one place where the environment is read.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    // Values that are no Unicode cannot be settings; a variable of ours among them is refused by
+    // what its replaced value means, the others are nobody's business here.
+    std::env::vars_os().map(|(name, value)| {
+        (
+            name.to_string_lossy().into(),
+            value.to_string_lossy().into(),
+        )
+    })
+}
+
+impl Settings {
+    /// Reads all layers and checks them.
+    ///
+    /// # Errors
+    /// When the file cannot be read, and with every problem when anything is wrong.
+    pub fn load<E>(options: LoadOptions<E>) -> Result<Self, Error>
+    where
+        E: IntoIterator<Item = (String, String)>,
+    {
+        let file = match &options.file {
+            None => None,
+            Some(path) => {
+                let shown = path.display().to_string();
+                match std::fs::read_to_string(path) {
+                    Ok(text) => Some((shown, text)),
+                    Err(source) => {
+                        return Err(Error::Unreadable {
+                            path: shown,
+                            source,
+                        });
+                    }
+                }
+            }
+        };
+        let env = options.env.into_iter().collect();
+        Self::from_layers(
+            file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())),
+            &env,
+            &options.flags,
+        )
+    }
+
+    /// Settings from the text of a file alone, without environment: for the demo and for tests.
+    ///
+    /// # Errors
+    /// With every problem when anything is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, Error> {
+        Self::from_layers(Some(("settings", text)), &BTreeMap::new(), &[])
+    }
+
+    fn from_layers(
+        file: Option<(&str, &str)>,
+        env: &BTreeMap<String, String>,
+        flags: &[Override],
+    ) -> Result<Self, Error> {
+        let mut problems = Vec::new();
+        let mut table = file::parse(DEFAULT, None).map_err(Error::Wrong)?;
+        if let Some((path, text)) = file {
+            let mut layer = file::parse(text, Some(path)).map_err(Error::Wrong)?;
+            interpolate::interpolate(&mut layer, env, &mut problems);
+            layers::flatten_properties(&mut layer);
+            layers::merge(&mut table, layer);
+        }
+        layers::merge(&mut table, layers::environment(env, &mut problems));
+        layers::merge(&mut table, layers::flags(flags, &mut problems));
+        check::check(table, problems)
+    }
+
+    /// The settings in force as TOML, monitors with their defaults filled in, without secrets.
+    pub fn redacted(&self) -> &toml::Table {
+        &self.effective
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,445 @@
+//! Training files to a baseline in two passes and bounded memory.
+//!
+//! The first pass sees what the columns are, which levels they hold and how their values are
+//! spread (over the row sample); the second counts every row on the bins that follow. Where the
+//! files have a time column and the user names a window size, the second pass also counts each
+//! window, and what is normal from window to window is learned from that.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Float64Type;
+use arrow::error::ArrowError;
+
+use super::kinds::{self, Column, Overrides, Texts};
+use super::read::{self, Files};
+use super::{Baseline, Origin, SAMPLE_ROWS};
+use crate::decide::bins;
+use crate::ingest::batch::{Batch, Builder, Shape};
+use crate::monitor::{Kind, TimeUnit};
+use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
+use crate::profile::{
+    Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding,
+};
+
+/// A column with more levels than this is no category.
+pub const MAX_LEVELS: usize = 100_000;
+/// A baseline is cut into at most so many windows.
+const MAX_WINDOWS: usize = 50_000;
+/// Rows per batch of the second pass.
+const HASH_KEY: u64 = 0x6472_6966_7464; // fixed: the same files always give the same baseline
+
+/// What the user asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+    /// Training files: Parquet or CSV.
+    pub files: Vec<PathBuf>,
+    /// The column with the event time.
+    pub time_column: Option<String>,
+    /// How numbers in it are read.
+    pub time_unit: TimeUnit,
+    /// Window size in milliseconds for which to learn what is normal.
+    pub window_ms: Option<i64>,
+    /// Columns that become features; empty: all.
+    pub features: Vec<String>,
+    /// Columns that do not.
+    pub exclude: Vec<String>,
+    /// Kinds that the user names.
+    pub kinds: Overrides,
+}
+
+/// Why no baseline comes out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file.
+    #[error(transparent)]
+    Read(#[from] read::Error),
+    /// A conversion.
+    #[error("converting the training data: {0}")]
+    Arrow(#[from] ArrowError),
+    /// The stored form.
+    #[error(transparent)]
+    Encoding(#[from] encoding::Error),
+    /// A column that is named but not there.
+    #[error("column `{column}` ({option}) is not in the training data; it has {found}")]
+    NoColumn {
+        /// The column.
+        column: String,
+        /// The option that names it.
+        option: &'static str,
+        /// What there is.
+        found: String,
+    },
+    /// A column that cannot be a feature.
+    #[error("column `{column}`: {detail}")]
+    Column {
+        /// The column.
+        column: String,
+        /// Why.
+        detail: String,
+    },
+    /// Too many windows.
+    #[error("windows of that size cut the training data into more than {MAX_WINDOWS} windows")]
+    TooManyWindows,
+    /// A window size without a time column.
+    #[error("--window needs --time: without a time column there are no windows")]
+    WindowWithoutTime,
+    /// Rows without a time.
+    #[error("column `{column}` (--time) holds no time in {rows} of {all} rows")]
+    NoTime {
+        /// The column.
+        column: String,
+        /// Rows without a time.
+        rows: u64,
+        /// All rows.
+        all: u64,
+    },
+}
+
+/// What an import makes.
+#[derive(Debug)]
+pub struct Imported {
+    /// The baseline.
+    pub baseline: Baseline,
+    /// The counts of its windows on the learned mode's bins, by window start, where asked for.
+    pub windows: Option<Windows>,
+}
+
+/// Counts per window and feature.
+#[derive(Debug, Default)]
+pub struct Windows {
+    /// Window start in milliseconds to the counts of each feature.
+    pub counts: BTreeMap<i64, Vec<Vec<u64>>>,
+}
+
+/// Reads the files twice and makes the baseline. `progress` is called with how many rows more were
+/// read, over both passes.
+///
+/// # Errors
+/// Says which file or column is wrong and what would be right.
+pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Imported, Error> {
+    if request.window_ms.is_some() && request.time_column.is_none() {
+        return Err(Error::WindowWithoutTime);
+    }
+    let files = Files::open(request.files.clone())?;
+    let time_index = time_index(request, &files)?;
+    let candidates = candidates(request, &files)?;
+    let columns = settle_kinds(&files, candidates, &mut progress)?;
+    let survey = survey(&files, &columns, &mut progress)?;
+    if survey.rows == 0 {
+        return Err(read::Error::Empty(request.files[0].clone()).into());
+    }
+    let layout = survey.layout(&columns);
+    let mut count = Count::new(&layout, request, time_index);
+    files.for_each(|batch| {
+        progress(batch.num_rows() as u64);
+        count.add(&layout, &columns, &batch)
+    })?;
+    let Count { mut profile, windows, time_range, timeless, .. } = count;
+    if timeless > 0 {
+        let column = request.time_column.clone().unwrap_or_default();
+        return Err(Error::NoTime { column, rows: timeless, all: profile.rows });
+    }
+    profile.sample = survey.sample;
+    let origin = Origin {
+        training_data_digest: files.digest()?,
+        files: files.names(),
+        time_column: request.time_column.clone(),
+        time_range,
+    };
+    let (model, version) = (request.model.clone(), request.version.clone());
+    let baseline = Baseline::new(model, version, layout, profile, origin)?;
+    Ok(Imported { baseline, windows: request.window_ms.map(|_| windows) })
+}
+
+fn time_index(request: &Request, files: &Files) -> Result<Option<usize>, Error> {
+    let Some(name) = &request.time_column else { return Ok(None) };
+    files.schema().index_of(name).map(Some).map_err(|_| no_column(files, name, "--time"))
+}
+
+fn no_column(files: &Files, column: &str, option: &'static str) -> Error {
+    let names: Vec<&str> = files.schema().fields().iter().map(|f| f.name().as_str()).collect();
+    Error::NoColumn { column: column.into(), option, found: names.join(", ") }
+}
+
+/// The columns that become features, with the kind that their type or the user speaks for.
+fn candidates(
+    request: &Request,
+    files: &Files,
+) -> Result<Vec<(usize, String, Option<Kind>, bool)>, Error> {
+    let named = [(&request.features, "--features"), (&request.exclude, "--exclude")];
+    for (names, option) in named {
+        if let Some(name) = names.iter().find(|name| files.schema().index_of(name).is_err()) {
+            return Err(no_column(files, name, option));
+        }
+    }
+    if let Some(name) = request.kinds.keys().find(|name| files.schema().index_of(name).is_err()) {
+        return Err(no_column(files, name, "--kind"));
+    }
+    let mut found = Vec::new();
+    for (index, field) in files.schema().fields().iter().enumerate() {
+        let name = field.name();
+        let wanted = request.features.is_empty() || request.features.contains(name);
+        let is_time = request.time_column.as_deref() == Some(name);
+        if !wanted || request.exclude.contains(name) || is_time {
+            continue;
+        }
+        let inferred = kinds::of_type(field.data_type())
+            .map_err(|detail| Error::Column { column: name.clone(), detail })?;
+        let plain = inferred.is_some_and(|kind| matches!(kind, Kind::Numeric | Kind::Boolean));
+        let kind = request.kinds.get(name).copied().or(inferred);
+        found.push((index, name.clone(), kind, plain));
+    }
+    if found.is_empty() {
+        return Err(no_column(files, "(any)", "--features"));
+    }
+    Ok(found)
+}
+
+/// Texts are looked at in all rows before their column's kind is settled.
+fn settle_kinds(
+    files: &Files,
+    candidates: Vec<(usize, String, Option<Kind>, bool)>,
+    progress: &mut impl FnMut(u64),
+) -> Result<Vec<Column>, Error> {
+    let mut texts: HashMap<usize, Texts> = candidates
+        .iter()
+        .filter(|(_, _, kind, _)| kind.is_none())
+        .map(|(index, ..)| (*index, Texts::default()))
+        .collect();
+    if !texts.is_empty() {
+        files.for_each(|batch| {
+            progress(batch.num_rows() as u64);
+            for (index, texts) in &mut texts {
+                texts.see(batch.column(*index))?;
+            }
+            Ok::<(), Error>(())
+        })?;
+    }
+    let column = |(index, name, kind, plain_numbers): (usize, String, Option<Kind>, bool)| {
+        let seen = texts.get(&index).map(|texts| texts.kind());
+        let kind = kind.or(seen).unwrap_or(Kind::Categorical);
+        // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
+        let plain_numbers = plain_numbers || seen == Some(Kind::Boolean);
+        Column { name, kind, plain_numbers, index }
+    };
+    Ok(candidates.into_iter().map(column).collect())
+}
+
+/// What the first pass sees.
+struct Survey {
+    rows: u64,
+    ranges: Vec<(f64, f64)>,
+    levels: Vec<HashMap<String, u64>>,
+    sample: Sample,
+}
+
+fn survey(
+    files: &Files,
+    columns: &[Column],
+    progress: &mut impl FnMut(u64),
+) -> Result<Survey, Error> {
+    let mut survey = Survey {
+        rows: 0,
+        ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
+        levels: vec![HashMap::new(); columns.len()],
+        sample: Sample::new(SAMPLE_ROWS),
+    };
+    // The sample needs names and kinds only; the bins come from it.
+    let layout = Layout { features: columns.iter().map(|c| feature(c, no_bins(c.kind))).collect() };
+    files.for_each(|batch| {
+        progress(batch.num_rows() as u64);
+        survey.add(&layout, columns, &batch)
+    })?;
+    survey.sample.settle()?;
+    Ok(survey)
+}
+
+impl Survey {
+    fn add(
+        &mut self,
+        layout: &Layout,
+        columns: &[Column],
+        batch: &RecordBatch,
+    ) -> Result<(), Error> {
+        let rows = to_batch(columns, batch, self.rows)?;
+        self.rows += batch.num_rows() as u64;
+        for (i, column) in columns.iter().enumerate() {
+            if column.kind.is_numeric() {
+                let (least, greatest) = &mut self.ranges[i];
+                for value in rows.columns[i].as_primitive::<Float64Type>().iter().flatten() {
+                    *least = least.min(value);
+                    *greatest = greatest.max(value);
+                }
+            } else {
+                self.see_levels(i, column, &rows)?;
+            }
+        }
+        let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
+        let event_ms = vec![0; rows.origins.len()];
+        let from = Provenance { partition: 0, hash: RowHash::new(HASH_KEY, 0), event_ms: &event_ms };
+        let places: Vec<usize> = (0..columns.len()).collect();
+        Ok(self.sample.add(layout, &rows, &places, &all, from)?)
+    }
+
+    fn see_levels(&mut self, i: usize, column: &Column, rows: &Batch) -> Result<(), Error> {
+        let codes = rows.columns[i].as_dictionary::<arrow::datatypes::UInt32Type>();
+        let texts = codes.values().as_string::<i32>();
+        let mut counts = vec![0u64; texts.len()];
+        for key in codes.keys().iter().flatten() {
+            counts[key as usize] += 1;
+        }
+        let levels = &mut self.levels[i];
+        for (code, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            *levels.entry(texts.value(code).to_owned()).or_default() += count;
+        }
+        if levels.len() > MAX_LEVELS {
+            let detail = format!(
+                "more than {MAX_LEVELS} levels: is it an identifier? Leave it out with --exclude {}, \
+                 or say --kind {}=numeric",
+                column.name, column.name
+            );
+            return Err(Error::Column { column: column.name.clone(), detail });
+        }
+        Ok(())
+    }
+
+    fn layout(&self, columns: &[Column]) -> Layout {
+        let rows = self.sample.clone().settle().ok().flatten().cloned();
+        let features = columns.iter().enumerate().map(|(i, column)| {
+            let bins = if column.kind.is_numeric() {
+                let mut values: Vec<f64> = rows.iter().flat_map(|rows| {
+                    rows.column(OWN_COLUMNS + i).as_primitive::<Float64Type>().iter().flatten()
+                }).collect();
+                values.sort_by(f64::total_cmp);
+                let (least, greatest) = self.ranges[i];
+                if values.is_empty() {
+                    // No value in all of the training data: everything will be out of range.
+                    Bins::Grid(Grid::from_sorted(&[0.0], 0.0, 0.0))
+                } else {
+                    Bins::Grid(Grid::from_sorted(&values, least, greatest))
+                }
+            } else {
+                let mut levels: Vec<(&String, &u64)> = self.levels[i].iter().collect();
+                levels.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
+                Bins::Levels(Levels::new(levels.into_iter().map(|(name, _)| name.clone()).collect()))
+            };
+            feature(column, bins)
+        });
+        Layout { features: features.collect() }
+    }
+}
+
+fn feature(column: &Column, bins: Bins) -> FeatureLayout {
+    let Column { name, kind, plain_numbers, .. } = column.clone();
+    FeatureLayout { name, kind, plain_numbers, bins }
+}
+
+fn no_bins(kind: Kind) -> Bins {
+    if kind.is_numeric() {
+        Bins::Grid(Grid::from_sorted(&[0.0], 0.0, 0.0))
+    } else {
+        Bins::Levels(Levels::default())
+    }
+}
+
+/// The second pass.
+struct Count {
+    profile: Profile,
+    windows: Windows,
+    window_ms: Option<i64>,
+    time: Option<(usize, TimeUnit)>,
+    time_range: Option<(i64, i64)>,
+    timeless: u64,
+    rows: u64,
+}
+
+impl Count {
+    fn new(layout: &Layout, request: &Request, time_index: Option<usize>) -> Self {
+        Self {
+            profile: Profile::empty(layout, 0),
+            windows: Windows::default(),
+            window_ms: request.window_ms,
+            time: time_index.map(|index| (index, request.time_unit)),
+            time_range: None,
+            timeless: 0,
+            rows: 0,
+        }
+    }
+
+    fn add(
+        &mut self,
+        layout: &Layout,
+        columns: &[Column],
+        batch: &RecordBatch,
+    ) -> Result<(), Error> {
+        let rows = to_batch(columns, batch, self.rows)?;
+        self.rows += batch.num_rows() as u64;
+        let places: Vec<usize> = (0..columns.len()).collect();
+        let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
+        self.profile.add(layout, &rows, &places, &all);
+        let Some((index, unit)) = self.time else { return Ok(()) };
+        let mut by_window: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        for (row, ms) in all.iter().zip(kinds::times(batch.column(index), unit)?) {
+            let Some(ms) = ms else {
+                self.timeless += 1;
+                continue;
+            };
+            let (from, to) = self.time_range.get_or_insert((ms, ms));
+            (*from, *to) = (ms.min(*from), ms.max(*to));
+            if let Some(size) = self.window_ms {
+                by_window.entry(ms.div_euclid(size) * size).or_default().push(*row);
+            }
+        }
+        for (start, window) in by_window {
+            self.add_window(layout, &rows, &places, start, &window);
+        }
+        if self.windows.counts.len() > MAX_WINDOWS {
+            return Err(Error::TooManyWindows);
+        }
+        Ok(())
+    }
+
+    fn add_window(
+        &mut self,
+        layout: &Layout,
+        batch: &Batch,
+        places: &[usize],
+        start: i64,
+        rows: &[u32],
+    ) {
+        let mut part = Profile::empty(layout, 0);
+        part.add(layout, batch, places, rows);
+        let counts = bins::of_profile(layout, &part);
+        match self.windows.counts.entry(start) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(counts);
+            }
+            std::collections::btree_map::Entry::Occupied(mut entry) => {
+                for (mine, other) in entry.get_mut().iter_mut().zip(counts) {
+                    for (mine, other) in mine.iter_mut().zip(other) {
+                        *mine += other;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn to_batch(columns: &[Column], batch: &RecordBatch, before: u64) -> Result<Batch, Error> {
+    let shapes: Vec<Shape> = columns.iter().map(|column| kinds::shape(column.kind)).collect();
+    let rows = batch.num_rows();
+    let mut builder = Builder::new(&shapes, rows.max(1));
+    for (i, column) in columns.iter().enumerate() {
+        kinds::write(batch.column(column.index), column.kind, i, &mut builder)?;
+    }
+    for row in 0..rows as u64 {
+        builder.keep(i64::try_from(before + row).unwrap_or(i64::MAX), None, 1);
+    }
+    Ok(builder.finish())
+}

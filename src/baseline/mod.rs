@@ -1,0 +1,100 @@
+//! The stored training distribution of one model version: its profile, its bins, its calibration.
+//!
+//! - [`read`]: training files as batches, in bounded memory
+//! - [`kinds`]: what each column is
+//! - [`import`]: two passes over the files make a baseline
+//!
+//! A baseline is immutable and named by the digest of its content.
+
+pub mod import;
+pub mod kinds;
+pub mod read;
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::profile::{Layout, Profile, encoding};
+
+/// A baseline as it is stored.
+#[derive(Debug, Clone)]
+pub struct Baseline {
+    /// SHA-256 over model, version and content, in hex.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+    /// How its features are cut.
+    pub layout: Arc<Layout>,
+    /// Its rows; the sample holds all of them up to [`SAMPLE_ROWS`].
+    pub profile: Profile,
+    /// What it was made from.
+    pub origin: Origin,
+}
+
+/// Rows of the training data that are kept as they were. Up to so many every test is exact.
+pub const SAMPLE_ROWS: usize = 100_000;
+
+/// What a baseline was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// SHA-256 over the bytes of the training files in their order, in hex.
+    pub training_data_digest: String,
+    /// The files as they were named.
+    pub files: Vec<String>,
+    /// The column with the event time, if there is one.
+    pub time_column: Option<String>,
+    /// Least and greatest event time in milliseconds.
+    pub time_range: Option<(i64, i64)>,
+}
+
+impl Baseline {
+    /// Names a baseline by its content.
+    ///
+    /// # Errors
+    /// Arrow's, where the sample was merged from different layouts.
+    pub fn new(
+        model: String,
+        version: String,
+        layout: Layout,
+        mut profile: Profile,
+        origin: Origin,
+    ) -> Result<Self, encoding::Error> {
+        let mut digest = Sha256::new();
+        for part in [model.as_bytes(), version.as_bytes(), origin.training_data_digest.as_bytes()] {
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        }
+        digest.update(encoding::encode_layout(&layout));
+        digest.update(encoding::encode(&mut profile, true)?);
+        let id = hex::encode(digest.finalize());
+        Ok(Self { id, model, version, layout: Arc::new(layout), profile, origin })
+    }
+
+    /// The stored form of layout and profile.
+    ///
+    /// # Errors
+    /// Arrow's, where the sample was merged from different layouts.
+    pub fn encode(&mut self) -> Result<Vec<u8>, encoding::Error> {
+        let layout = encoding::encode_layout(&self.layout);
+        let mut bytes = (layout.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(layout);
+        bytes.extend(encoding::encode(&mut self.profile, true)?);
+        Ok(bytes)
+    }
+
+    /// Layout and profile from their stored form.
+    ///
+    /// # Errors
+    /// The bytes are damaged or of a later version.
+    pub fn decode(bytes: &[u8]) -> Result<(Layout, Profile), encoding::Error> {
+        let damaged = || encoding::Error::Damaged("a baseline cut short");
+        let (size, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let size = usize::try_from(u64::from_le_bytes(*size)).map_err(|_| damaged())?;
+        let (layout, profile) = rest.split_at_checked(size).ok_or_else(damaged)?;
+        let layout = encoding::decode_layout(layout)?;
+        let profile = encoding::decode(profile, &layout)?;
+        Ok((layout, profile))
+    }
+}

@@ -1,0 +1,17 @@
+//! `driftd migrate`.
+
+use std::process::ExitCode;
+
+use crate::settings::Settings;
+
+/// Options of `driftd migrate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Not built yet.
+///
+/// # Errors
+/// Always.
+pub async fn run(_args: Args, _settings: Settings) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("driftd migrate is not built yet")
+}

@@ -1,0 +1,3 @@
+//! Scores, policy and history to a verdict, an alert episode and perhaps a job. Pure.
+
+pub mod bins;

@@ -1,0 +1,390 @@
+//! The columns of one stretch of one partition, built row by row and handed on as Arrow.
+//!
+//! Every column has a fixed width: numbers as they are, texts as codes into a dictionary of the
+//! batch. So a row is taken back by not counting it, a key that comes twice overwrites (the last
+//! one wins, as in most JSON parsers), and no builder can fall out of step with another.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, DictionaryArray, Float64Array, Int64Array, StringArray, UInt32Array};
+use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
+use hashbrown::HashTable;
+
+/// What was found where a value should be. Kept per cell: data quality is part of the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cell {
+    /// No such field in the message.
+    Missing,
+    /// A value of the expected type.
+    Ok,
+    /// A value of another type that says the same: `"3.5"` for a number, `7` for a label.
+    Coerced,
+    /// An explicit null.
+    Null,
+    /// A value that cannot be read as what the feature is.
+    WrongType,
+    /// Not a number.
+    NaN,
+    /// Positive infinity, or a number too large for a double.
+    PosInf,
+    /// Negative infinity.
+    NegInf,
+}
+
+impl Cell {
+    /// Whether there is a value to profile.
+    pub fn has_value(self) -> bool {
+        matches!(self, Self::Ok | Self::Coerced)
+    }
+
+    /// The state of a number that was parsed.
+    pub fn of_number(value: f64, otherwise: Self) -> Self {
+        if value.is_nan() {
+            Self::NaN
+        } else if value == f64::INFINITY {
+            Self::PosInf
+        } else if value == f64::NEG_INFINITY {
+            Self::NegInf
+        } else {
+            otherwise
+        }
+    }
+}
+
+/// How a column holds its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// Doubles.
+    Number,
+    /// Texts, coded into a dictionary.
+    Text,
+    /// Milliseconds since the epoch.
+    Time,
+}
+
+#[derive(Debug)]
+enum Values {
+    Number(Vec<f64>),
+    Text(Vec<u32>, Dictionary),
+    Time(Vec<i64>),
+}
+
+/// One column while it is built.
+#[derive(Debug)]
+struct Column {
+    cells: Vec<Cell>,
+    values: Values,
+}
+
+/// Rows of one partition while they are decoded.
+#[derive(Debug)]
+pub struct Builder {
+    columns: Vec<Column>,
+    /// Offset, record timestamp and position within the message, per row that counts.
+    origins: Vec<Origin>,
+    capacity: usize,
+}
+
+/// Where a row comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Kafka offset.
+    pub offset: i64,
+    /// The record's own timestamp in milliseconds, if it has one.
+    pub record_ms: Option<i64>,
+    /// Position within the message, 0 unless one message holds several rows.
+    pub row: u32,
+}
+
+/// A finished batch: rows in offset order.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// One Arrow array per column of the plan: `Float64`, `Dictionary(UInt32, Utf8)` or `Int64`
+    /// (milliseconds); null where the cell holds no value.
+    pub columns: Vec<ArrayRef>,
+    /// What was found, per column and row.
+    pub cells: Vec<Vec<Cell>>,
+    /// Where each row comes from.
+    pub origins: Vec<Origin>,
+}
+
+impl Builder {
+    /// An empty builder for columns of these shapes.
+    pub fn new(shapes: &[Shape], capacity: usize) -> Self {
+        let columns = shapes
+            .iter()
+            .map(|shape| Column::new(*shape, capacity))
+            .collect();
+        Self {
+            columns,
+            origins: Vec::with_capacity(capacity),
+            capacity,
+        }
+    }
+
+    /// Rows that count so far; the next row is written at this index.
+    pub fn len(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// Whether no row counts yet.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty()
+    }
+
+    /// Makes room for writing `row`.
+    pub fn reserve(&mut self, row: usize) {
+        if row >= self.capacity {
+            self.capacity = (row + 1).next_power_of_two();
+            for column in &mut self.columns {
+                column.grow(self.capacity);
+            }
+        }
+    }
+
+    /// Writes a number.
+    #[inline]
+    pub fn number(&mut self, column: usize, row: usize, value: f64, cell: Cell) {
+        let column = &mut self.columns[column];
+        if let Values::Number(values) = &mut column.values {
+            values[row] = value;
+            column.cells[row] = Cell::of_number(value, cell);
+        }
+    }
+
+    /// Writes a text.
+    #[inline]
+    pub fn text(&mut self, column: usize, row: usize, value: &str, cell: Cell) {
+        let column = &mut self.columns[column];
+        if let Values::Text(codes, dictionary) = &mut column.values {
+            codes[row] = dictionary.code(value);
+            column.cells[row] = cell;
+        }
+    }
+
+    /// Writes a time in milliseconds.
+    #[inline]
+    pub fn time(&mut self, column: usize, row: usize, ms: i64) {
+        let column = &mut self.columns[column];
+        if let Values::Time(values) = &mut column.values {
+            values[row] = ms;
+            column.cells[row] = Cell::Ok;
+        }
+    }
+
+    /// Writes that there is no value.
+    #[inline]
+    pub fn absent(&mut self, column: usize, row: usize, cell: Cell) {
+        self.columns[column].cells[row] = cell;
+    }
+
+    /// Copies a cell to other rows: a value beside `[*]` belongs to every row of its message.
+    pub fn repeat(&mut self, column: usize, from: usize, rows: std::ops::Range<usize>) {
+        let column = &mut self.columns[column];
+        let cell = column.cells[from];
+        column.cells[rows.clone()].fill(cell);
+        match &mut column.values {
+            Values::Number(values) => values.copy_within_row(from, rows),
+            Values::Text(codes, _) => codes.copy_within_row(from, rows),
+            Values::Time(values) => values.copy_within_row(from, rows),
+        }
+    }
+
+    /// Counts the next `rows` rows in.
+    pub fn keep(&mut self, offset: i64, record_ms: Option<i64>, rows: usize) {
+        for row in 0..rows {
+            let row = u32::try_from(row).unwrap_or(u32::MAX);
+            self.origins.push(Origin {
+                offset,
+                record_ms,
+                row,
+            });
+        }
+    }
+
+    /// Takes back what was written at the next `rows` rows.
+    pub fn roll_back(&mut self, rows: usize) {
+        let start = self.len();
+        let end = (start + rows).min(self.capacity);
+        for column in &mut self.columns {
+            column.cells[start..end].fill(Cell::Missing);
+        }
+    }
+
+    /// The batch so far; the builder starts empty again.
+    pub fn finish(&mut self) -> Batch {
+        let rows = self.len();
+        let capacity = self.capacity;
+        let mut columns = Vec::with_capacity(self.columns.len());
+        let mut cells = Vec::with_capacity(self.columns.len());
+        for column in &mut self.columns {
+            let (array, states) = column.finish(rows, capacity);
+            columns.push(array);
+            cells.push(states);
+        }
+        let origins = std::mem::replace(&mut self.origins, Vec::with_capacity(capacity));
+        Batch {
+            columns,
+            cells,
+            origins,
+        }
+    }
+}
+
+trait CopyRow {
+    fn copy_within_row(&mut self, from: usize, rows: std::ops::Range<usize>);
+}
+
+impl<T: Copy> CopyRow for Vec<T> {
+    fn copy_within_row(&mut self, from: usize, rows: std::ops::Range<usize>) {
+        let value = self[from];
+        self[rows].fill(value);
+    }
+}
+
+impl Column {
+    fn new(shape: Shape, capacity: usize) -> Self {
+        let values = match shape {
+            Shape::Number => Values::Number(vec![0.0; capacity]),
+            Shape::Text => Values::Text(vec![0; capacity], Dictionary::default()),
+            Shape::Time => Values::Time(vec![0; capacity]),
+        };
+        Self {
+            cells: vec![Cell::Missing; capacity],
+            values,
+        }
+    }
+
+    fn grow(&mut self, capacity: usize) {
+        self.cells.resize(capacity, Cell::Missing);
+        match &mut self.values {
+            Values::Number(values) => values.resize(capacity, 0.0),
+            Values::Text(codes, _) => codes.resize(capacity, 0),
+            Values::Time(values) => values.resize(capacity, 0),
+        }
+    }
+
+    fn finish(&mut self, rows: usize, capacity: usize) -> (ArrayRef, Vec<Cell>) {
+        let mut cells = std::mem::replace(&mut self.cells, vec![Cell::Missing; capacity]);
+        cells.truncate(rows);
+        let valid = BooleanBuffer::collect_bool(rows, |row| cells[row].has_value());
+        let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);
+        let array: ArrayRef = match &mut self.values {
+            Values::Number(values) => {
+                let mut values = std::mem::replace(values, vec![0.0; capacity]);
+                values.truncate(rows);
+                Arc::new(Float64Array::new(ScalarBuffer::from(values), nulls))
+            }
+            Values::Time(values) => {
+                let mut values = std::mem::replace(values, vec![0; capacity]);
+                values.truncate(rows);
+                Arc::new(Int64Array::new(ScalarBuffer::from(values), nulls))
+            }
+            Values::Text(codes, dictionary) => {
+                let mut codes = std::mem::replace(codes, vec![0; capacity]);
+                codes.truncate(rows);
+                // Codes of rows that were taken back may outlive their text; null rows need none.
+                let keys = UInt32Array::new(ScalarBuffer::from(codes), nulls);
+                let texts = dictionary.finish();
+                Arc::new(DictionaryArray::new(keys, Arc::new(texts)))
+            }
+        };
+        (array, cells)
+    }
+}
+
+/// The distinct texts of a column within one batch.
+#[derive(Debug, Default)]
+struct Dictionary {
+    index: HashTable<u32>,
+    data: String,
+    ends: Vec<usize>,
+}
+
+impl Dictionary {
+    fn get(data: &str, ends: &[usize], code: u32) -> (usize, usize) {
+        let code = code as usize;
+        let start = if code == 0 { 0 } else { ends[code - 1] };
+        debug_assert!(ends[code] <= data.len());
+        (start, ends[code])
+    }
+
+    #[inline]
+    fn code(&mut self, text: &str) -> u32 {
+        let hash = hash_text(text);
+        let Self { index, data, ends } = self;
+        let same = |code: &u32| {
+            let (start, end) = Self::get(data, ends, *code);
+            data[start..end] == *text
+        };
+        if let Some(code) = index.find(hash, same) {
+            return *code;
+        }
+        // A batch never holds 2^32 rows, so the code always fits.
+        let code = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+        data.push_str(text);
+        ends.push(data.len());
+        index.insert_unique(hash, code, |code| {
+            let (start, end) = Self::get(data, ends, *code);
+            hash_text(&data[start..end])
+        });
+        code
+    }
+
+    fn finish(&mut self) -> StringArray {
+        let texts = (0..self.ends.len()).map(|code| {
+            let start = if code == 0 { 0 } else { self.ends[code - 1] };
+            &self.data[start..self.ends[code]]
+        });
+        let mut array = StringArray::from_iter_values(texts);
+        if self.ends.is_empty() {
+            // Null keys are 0 and must point at something.
+            array = StringArray::from_iter_values([""]);
+        }
+        self.index.clear();
+        self.data.clear();
+        self.ends.clear();
+        array
+    }
+}
+
+fn hash_text(text: &str) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::Float64Type;
+
+    use super::*;
+
+    #[test]
+    fn a_row_taken_back_leaves_no_trace() {
+        let mut builder = Builder::new(&[Shape::Number, Shape::Text], 2);
+        builder.number(0, 0, 1.0, Cell::Ok);
+        builder.text(1, 0, "a", Cell::Ok);
+        builder.keep(10, None, 1);
+        builder.number(0, 1, 9.0, Cell::Ok);
+        builder.roll_back(1);
+        builder.text(1, 1, "b", Cell::Ok);
+        builder.keep(12, None, 1);
+        builder.reserve(2);
+        builder.number(0, 2, f64::INFINITY, Cell::Ok);
+        builder.keep(13, Some(5), 1);
+        let batch = builder.finish();
+        let numbers = batch.columns[0].as_primitive::<Float64Type>();
+        assert_eq!(numbers.len(), 3);
+        assert_eq!(numbers.value(0), 1.0);
+        assert!(numbers.is_null(1) && numbers.is_null(2));
+        assert_eq!(batch.cells[0], [Cell::Ok, Cell::Missing, Cell::PosInf]);
+        assert_eq!(batch.cells[1], [Cell::Ok, Cell::Ok, Cell::Missing]);
+        assert_eq!(batch.origins[1].offset, 12);
+        assert!(builder.is_empty());
+        assert_eq!(builder.finish().columns[1].len(), 0);
+    }
+}

@@ -1,0 +1,532 @@
+//! JSON payloads straight into columns, over a safe streaming parser.
+//!
+//! A message is walked along the plan's trie; what nobody watches is skipped but still checked to
+//! be JSON. A message that breaks costs only itself: its rows are taken back, whatever of them was
+//! written. Nesting is bounded by the parser (200 levels), the number of rows by
+//! [`MAX_ROWS`].
+
+use jiter::{Jiter, JiterError, JiterErrorType, NumberAny, NumberInt, Peek};
+
+use super::{Plan, Read, time};
+use crate::ingest::batch::{Builder, Cell};
+
+/// One message never makes more rows than this.
+pub const MAX_ROWS: usize = 10_000;
+
+/// Why a payload is not readable.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The parser's words, with the place.
+    #[error("{message} at byte {at}")]
+    Syntax {
+        /// What is wrong.
+        message: String,
+        /// Position in bytes from 0.
+        at: usize,
+    },
+    /// A number, a text or a boolean where an object or an array should be.
+    #[error("the payload is {0}, not an object or an array")]
+    Scalar(&'static str),
+    /// `[*]` over a longer array than [`MAX_ROWS`].
+    #[error("an array of more than {MAX_ROWS} rows")]
+    TooManyRows,
+}
+
+impl From<JiterError> for Error {
+    fn from(error: JiterError) -> Self {
+        let message = match error.error_type {
+            JiterErrorType::JsonError(kind) => kind.to_string(),
+            wrong @ JiterErrorType::WrongType { .. } => wrong.to_string(),
+        };
+        Self::Syntax {
+            message,
+            at: error.index,
+        }
+    }
+}
+
+/// Decodes the payloads of one plan; holds the buffers that are used again.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    tape: Vec<u8>,
+}
+
+impl Decoder {
+    /// Decodes one payload into the builder's next rows and returns how many they are: 1, or the
+    /// length of the array that the plan makes rows of. The caller counts them in with
+    /// [`Builder::keep`]; on an error they have been taken back.
+    ///
+    /// # Errors
+    /// The payload is not JSON or nothing that a row can be read from.
+    pub fn decode(
+        &mut self,
+        plan: &Plan,
+        payload: &[u8],
+        out: &mut Builder,
+    ) -> Result<usize, Error> {
+        let json = Jiter::with_tape(payload, std::mem::take(&mut self.tape)).with_allow_inf_nan();
+        let base = out.len();
+        out.reserve(base);
+        let mut walk = Walk {
+            plan,
+            json,
+            out,
+            base,
+            row: base,
+            rows: None,
+        };
+        let result = walk.message();
+        let rows = walk.rows.unwrap_or(1);
+        self.tape = walk.json.into_tape();
+        match result {
+            Ok(()) => {
+                if rows == 0 {
+                    out.roll_back(1); // what stood beside the empty array
+                } else if rows > 1 {
+                    for column in &plan.shared {
+                        out.repeat(*column, base, base + 1..base + rows);
+                    }
+                }
+                Ok(rows)
+            }
+            Err(error) => {
+                out.roll_back(rows.max(1));
+                Err(error)
+            }
+        }
+    }
+}
+
+struct Walk<'a, 'j> {
+    plan: &'a Plan,
+    json: Jiter<'j>,
+    out: &'a mut Builder,
+    base: usize,
+    row: usize,
+    /// How many rows an array made; `None`: the message is one row.
+    rows: Option<usize>,
+}
+
+impl Walk<'_, '_> {
+    fn message(&mut self) -> Result<(), Error> {
+        match self.json.peek()? {
+            peek @ (Peek::Object | Peek::Array) => self.value(0, peek)?,
+            peek => {
+                self.json.known_skip(peek)?;
+                self.json.finish()?;
+                return Err(Error::Scalar(name(peek)));
+            }
+        }
+        Ok(self.json.finish()?)
+    }
+
+    fn value(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
+        let known = &self.plan.nodes[node];
+        match peek {
+            Peek::Object if !known.keys.is_empty() => {
+                self.absent(node, Cell::WrongType);
+                self.object(node)
+            }
+            Peek::Array if known.each.is_some() || !known.items.is_empty() => {
+                self.absent(node, Cell::WrongType);
+                self.array(node)
+            }
+            _ if known.leaves.is_empty() => Ok(self.json.known_skip(peek)?),
+            _ => self.leaf(node, peek),
+        }
+    }
+
+    fn object(&mut self, node: usize) -> Result<(), Error> {
+        let plan = self.plan;
+        let known = &plan.nodes[node];
+        let mut expected = 0;
+        let mut key = self.json.known_object()?;
+        while let Some(name) = key {
+            // Messages of one producer have their keys in one order: try the next one first.
+            let child = match known.keys.get(expected) {
+                Some((next, child)) if next == name => Some(*child),
+                _ => known.by_key.get(name).copied(),
+            };
+            let peek = self.json.peek()?;
+            match child {
+                Some(child) => {
+                    expected = match known.keys.get(expected) {
+                        Some((_, next)) if *next == child => expected + 1,
+                        _ => {
+                            known
+                                .keys
+                                .iter()
+                                .position(|(_, c)| *c == child)
+                                .unwrap_or(0)
+                                + 1
+                        }
+                    };
+                    self.value(child, peek)?;
+                }
+                None => self.json.known_skip(peek)?,
+            }
+            key = self.json.next_key()?;
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, node: usize) -> Result<(), Error> {
+        let known = &self.plan.nodes[node];
+        let mut index = 0;
+        let mut item = self.json.known_array()?;
+        while let Some(peek) = item {
+            if let Some(each) = known.each {
+                if index >= MAX_ROWS {
+                    return Err(Error::TooManyRows);
+                }
+                self.row = self.base + index;
+                self.rows = Some(self.rows.unwrap_or(0).max(index + 1));
+                self.out.reserve(self.row);
+                self.value(each, peek)?;
+                self.row = self.base;
+            } else if let Some((_, child)) = known.items.iter().find(|(i, _)| *i == index) {
+                self.value(*child, peek)?;
+            } else {
+                self.json.known_skip(peek)?;
+            }
+            index += 1;
+            item = self.json.array_step()?;
+        }
+        if known.each.is_some() {
+            self.rows = Some(self.rows.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    fn absent(&mut self, node: usize, cell: Cell) {
+        for column in &self.plan.nodes[node].leaves {
+            self.out.absent(*column, self.row, cell);
+        }
+    }
+
+    #[inline]
+    fn leaf(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
+        match peek {
+            Peek::String => self.text_leaf(node),
+            Peek::Null => {
+                self.json.known_null()?;
+                self.absent(node, Cell::Null);
+                Ok(())
+            }
+            Peek::True | Peek::False => self.bool_leaf(node, peek),
+            Peek::Object | Peek::Array => {
+                self.json.known_skip(peek)?;
+                self.absent(node, Cell::WrongType);
+                Ok(())
+            }
+            _ => self.number_leaf(node, peek),
+        }
+    }
+
+    #[inline]
+    fn number_leaf(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
+        let leaves = &self.plan.nodes[node].leaves;
+        let only_numbers = leaves
+            .iter()
+            .all(|column| matches!(self.plan.columns[*column], Read::Number));
+        if only_numbers {
+            let value = self.json.known_float(peek)?;
+            for column in leaves {
+                self.out.number(*column, self.row, value, Cell::Ok);
+            }
+            return Ok(());
+        }
+        // Labels want the number as it is written, which no float gives back.
+        let text = String::from_utf8_lossy(self.json.known_number_bytes(peek)?).into_owned();
+        let value = text.parse::<f64>().unwrap_or(f64::NAN);
+        for column in leaves {
+            match &self.plan.columns[*column] {
+                Read::Number => self.out.number(*column, self.row, value, Cell::Ok),
+                Read::Text { plain_numbers } => {
+                    let cell = if *plain_numbers {
+                        Cell::Ok
+                    } else {
+                        Cell::Coerced
+                    };
+                    self.out
+                        .text(*column, self.row, &label_of_number(&text), cell);
+                }
+                Read::Time(unit) => self.time(*column, time::of_number(value, *unit)),
+                Read::Seconds(unit) => self.seconds(*column, time::of_number(value, *unit)),
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn text_leaf(&mut self, node: usize) -> Result<(), Error> {
+        let text = self.json.known_str()?;
+        for column in &self.plan.nodes[node].leaves {
+            match &self.plan.columns[*column] {
+                Read::Text { plain_numbers } => {
+                    let cell = if *plain_numbers {
+                        Cell::Coerced
+                    } else {
+                        Cell::Ok
+                    };
+                    self.out.text(*column, self.row, text, cell);
+                }
+                Read::Number => match text.trim().parse::<f64>() {
+                    Ok(value) => self.out.number(*column, self.row, value, Cell::Coerced),
+                    Err(_) => self.out.absent(*column, self.row, Cell::WrongType),
+                },
+                Read::Time(_) => match time::of_text(text) {
+                    Some(ms) => self.out.time(*column, self.row, ms),
+                    None => self.out.absent(*column, self.row, Cell::WrongType),
+                },
+                Read::Seconds(_) => match time::of_text(text) {
+                    Some(ms) => self
+                        .out
+                        .number(*column, self.row, ms as f64 / 1e3, Cell::Ok),
+                    None => self.out.absent(*column, self.row, Cell::WrongType),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn bool_leaf(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
+        let value = self.json.known_bool(peek)?;
+        for column in &self.plan.nodes[node].leaves {
+            match &self.plan.columns[*column] {
+                Read::Text { plain_numbers } => {
+                    let cell = if *plain_numbers {
+                        Cell::Ok
+                    } else {
+                        Cell::Coerced
+                    };
+                    self.out.text(
+                        *column,
+                        self.row,
+                        if value { "true" } else { "false" },
+                        cell,
+                    );
+                }
+                Read::Number => {
+                    self.out
+                        .number(*column, self.row, f64::from(u8::from(value)), Cell::Coerced);
+                }
+                Read::Time(_) | Read::Seconds(_) => {
+                    self.out.absent(*column, self.row, Cell::WrongType);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn time(&mut self, column: usize, ms: Option<i64>) {
+        match ms {
+            Some(ms) => self.out.time(column, self.row, ms),
+            None => self.out.absent(column, self.row, Cell::WrongType),
+        }
+    }
+
+    fn seconds(&mut self, column: usize, ms: Option<i64>) {
+        match ms {
+            Some(ms) => self.out.number(column, self.row, ms as f64 / 1e3, Cell::Ok),
+            None => self.out.absent(column, self.row, Cell::WrongType),
+        }
+    }
+}
+
+/// `3.0` and `3` are the same label; anything else stays as written.
+fn label_of_number(text: &str) -> String {
+    let mut json = Jiter::new(text.as_bytes());
+    match json.next_number() {
+        Ok(NumberAny::Int(NumberInt::Int(int))) => int.to_string(),
+        Ok(NumberAny::Float(float)) if float.fract() == 0.0 && float.abs() < 1e15 => {
+            format!("{float:.0}")
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn name(peek: Peek) -> &'static str {
+    match peek {
+        Peek::String => "a text",
+        Peek::Null => "null",
+        Peek::True | Peek::False => "a boolean",
+        _ => "a number",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Float64Type, UInt32Type};
+
+    use super::*;
+    use crate::ingest::batch::Batch;
+    use crate::ingest::decode::Source;
+    use crate::ingest::path::FieldPath;
+    use crate::monitor::TimeUnit;
+
+    fn plan(paths: &[(&str, Read)]) -> Plan {
+        let mut plan = Plan::default();
+        for (path, read) in paths {
+            let path = FieldPath::parse(path).unwrap();
+            plan.add(Source::Field(path), read.clone()).unwrap();
+        }
+        plan
+    }
+
+    fn decode(plan: &Plan, payloads: &[&[u8]]) -> (Batch, Vec<Option<String>>) {
+        let mut builder = Builder::new(&plan.shapes(), 2);
+        let mut decoder = Decoder::default();
+        let mut errors = Vec::new();
+        for (offset, payload) in payloads.iter().enumerate() {
+            match decoder.decode(plan, payload, &mut builder) {
+                Ok(rows) => {
+                    builder.keep(i64::try_from(offset).unwrap(), None, rows);
+                    errors.push(None);
+                }
+                Err(error) => errors.push(Some(error.to_string())),
+            }
+        }
+        (builder.finish(), errors)
+    }
+
+    const TEXT: Read = Read::Text {
+        plain_numbers: false,
+    };
+
+    fn numbers(batch: &Batch, column: usize) -> Vec<Option<f64>> {
+        batch.columns[column]
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect()
+    }
+
+    fn texts(batch: &Batch, column: usize) -> Vec<Option<String>> {
+        let array = batch.columns[column].as_dictionary::<UInt32Type>();
+        let array = array.downcast_dict::<arrow::array::StringArray>().unwrap();
+        array.into_iter().map(|t| t.map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn a_bad_message_costs_only_itself() {
+        let plan = plan(&[("a", Read::Number), ("b", TEXT)]);
+        let (batch, errors) = decode(
+            &plan,
+            &[
+                br#"{"a": 1, "b": "x"}"#,
+                br#"{"a": 2, "b": "y""#,
+                b"nope",
+                br#"{"a":3}{"a":4}"#,
+                b"\"text\"",
+                b"",
+                b"{\"a\": 5, \"b\": \"\xff\"}",
+                br#"{"b": "z", "extra": [1, {"deep": true}], "a": 6}"#,
+            ],
+        );
+        assert_eq!(numbers(&batch, 0), [Some(1.0), Some(6.0)]);
+        assert_eq!(texts(&batch, 1), [Some("x".into()), Some("z".into())]);
+        assert_eq!(errors.iter().flatten().count(), 6);
+        assert!(errors[4].as_ref().unwrap().contains("a text"), "{errors:?}");
+    }
+
+    #[test]
+    fn every_kind_of_cell_is_told_apart() {
+        let plan = plan(&[("a", Read::Number), ("b", TEXT)]);
+        let (batch, errors) = decode(
+            &plan,
+            &[
+                br#"{"a": "3.5", "b": 7.0}"#,
+                br#"{"a": null, "b": null}"#,
+                br#"{"a": {}, "b": [1]}"#,
+                br#"{"a": NaN}"#,
+                br#"{"a": 1e999, "b": true}"#,
+                br#"{"a": -Infinity, "b": ""}"#,
+                br#"{"a": "many", "b": "\ud83d\ude00"}"#,
+                br#"{"a": 1, "a": 2}"#,
+            ],
+        );
+        assert!(errors.iter().all(Option::is_none), "{errors:?}");
+        use Cell::{Coerced, Missing, NaN, NegInf, Null, Ok, PosInf, WrongType};
+        assert_eq!(
+            batch.cells[0],
+            [Coerced, Null, WrongType, NaN, PosInf, NegInf, WrongType, Ok]
+        );
+        assert_eq!(
+            batch.cells[1],
+            [Coerced, Null, WrongType, Missing, Coerced, Ok, Ok, Missing]
+        );
+        assert_eq!(
+            numbers(&batch, 0)[7],
+            Some(2.0),
+            "the last of two equal keys wins"
+        );
+        assert_eq!(texts(&batch, 1)[0].as_deref(), Some("7"));
+        assert_eq!(texts(&batch, 1)[6].as_deref(), Some("😀"));
+    }
+
+    #[test]
+    fn nested_paths_arrays_and_times() {
+        let plan = plan(&[
+            ("data.x[1]", Read::Number),
+            ("meta.\"a.b\"", TEXT),
+            ("t", Read::Time(TimeUnit::S)),
+        ]);
+        let (batch, errors) = decode(
+            &plan,
+            &[
+                br#"{"t": 1.5, "meta": {"a.b": "m"}, "data": {"x": [1, 2, 3]}}"#,
+                br#"{"data": {"x": [1]}, "meta": "no", "t": "1970-01-01T00:00:02Z"}"#,
+            ],
+        );
+        assert!(errors.iter().all(Option::is_none));
+        assert_eq!(numbers(&batch, 0), [Some(2.0), None]);
+        assert_eq!(batch.cells[1], [Cell::Ok, Cell::Missing]);
+        let times = batch.columns[2].as_primitive::<arrow::datatypes::Int64Type>();
+        assert_eq!(times.values().to_vec(), [1500, 2000]);
+    }
+
+    #[test]
+    fn one_message_may_hold_several_rows() {
+        let plan = plan(&[("rows[*].a", Read::Number), ("model", TEXT)]);
+        let (batch, errors) = decode(
+            &plan,
+            &[
+                br#"{"rows": [{"a": 1}, {"a": 2}, {}], "model": "v1"}"#,
+                br#"{"model": "v2", "rows": []}"#,
+                br#"{"model": "v3", "rows": [{"a": 9}, {"a": ]}"#,
+                br#"{"rows": [{"a": 4}]}"#,
+            ],
+        );
+        assert_eq!(errors.iter().flatten().count(), 1);
+        assert_eq!(numbers(&batch, 0), [Some(1.0), Some(2.0), None, Some(4.0)]);
+        let models = texts(&batch, 1);
+        assert_eq!(
+            models[..3],
+            [Some("v1".into()), Some("v1".into()), Some("v1".into())]
+        );
+        assert_eq!(models[3], None, "a row taken back left its version behind");
+        assert_eq!(
+            batch
+                .origins
+                .iter()
+                .map(|o| (o.offset, o.row))
+                .collect::<Vec<_>>(),
+            [(0, 0), (0, 1), (0, 2), (3, 0)]
+        );
+        let other = FieldPath::parse("items[*].a").unwrap();
+        let mut plan = plan;
+        assert!(plan.add(Source::Field(other), Read::Number).is_err());
+    }
+
+    #[test]
+    fn hostile_nesting_is_refused() {
+        let plan = plan(&[("a", Read::Number)]);
+        let deep = format!("{{\"z\": {}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        let (_, errors) = decode(&plan, &[deep.as_bytes()]);
+        assert!(
+            errors[0].as_ref().unwrap().contains("recursion"),
+            "{errors:?}"
+        );
+    }
+}

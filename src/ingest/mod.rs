@@ -1,0 +1,13 @@
+//! Messages in, Arrow record batches out; what cannot be read is set aside, never lost silently.
+//!
+//! - [`path`]: field paths into a payload, `data.features[3]`, `instances[*].age`
+//! - [`decode`]: a plan compiled from the paths of all monitors of a topic, straight into columns
+//! - [`batch`]: the columns of one stretch of one partition
+//! - [`consumer`]: the Kafka client, its rebalances and its offsets
+//! - [`reject`]: why a message could not be read
+
+pub mod batch;
+pub mod consumer;
+pub mod decode;
+pub mod path;
+pub mod reject;

@@ -1,0 +1,187 @@
+//! Labels by the baseline's levels; what the baseline never held is counted and named.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow::array::{Array, AsArray, DictionaryArray};
+use arrow::datatypes::UInt32Type;
+
+use crate::ingest::batch::Cell;
+
+/// The levels of one feature, most frequent first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Levels {
+    names: Vec<String>,
+    index: HashMap<String, usize>,
+}
+
+impl Levels {
+    /// Levels in this order.
+    pub fn new(names: Vec<String>) -> Self {
+        let index = names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| (name.clone(), i))
+            .collect();
+        Self { names, index }
+    }
+
+    /// The levels' names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn get(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+}
+
+/// The labels of one feature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Categorical {
+    /// Rows per level of the baseline.
+    pub counts: Vec<u64>,
+    /// Rows with a label that the baseline never held.
+    pub unseen: u64,
+    /// Which labels those were.
+    pub strangers: Strangers,
+}
+
+impl Categorical {
+    /// No labels.
+    pub fn empty(levels: &Levels) -> Self {
+        let counts = vec![0; levels.names.len()];
+        Self {
+            counts,
+            unseen: 0,
+            strangers: Strangers::default(),
+        }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        levels: &Levels,
+        codes: &DictionaryArray<UInt32Type>,
+        cells: &[Cell],
+        rows: &[u32],
+    ) {
+        let texts = codes.values().as_string::<i32>();
+        // One look-up per distinct label of the batch, not per row.
+        let known: Vec<Option<usize>> = if texts.is_empty() {
+            Vec::new()
+        } else {
+            (0..texts.len())
+                .map(|code| levels.get(texts.value(code)))
+                .collect()
+        };
+        let keys = codes.keys().values();
+        for row in rows {
+            let row = *row as usize;
+            if !cells[row].has_value() {
+                continue;
+            }
+            let code = keys[row] as usize;
+            match known[code] {
+                Some(level) => self.counts[level] += 1,
+                None => {
+                    self.unseen += 1;
+                    self.strangers.add(texts.value(code), 1);
+                }
+            }
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (mine, other) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += other;
+        }
+        self.unseen += other.unseen;
+        self.strangers.merge(&other.strangers);
+    }
+
+    /// How many labels there are, unseen ones included.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum::<u64>() + self.unseen
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.counts.len() * 8 + self.strangers.0.len() * 96
+    }
+}
+
+/// Labels that the baseline never held, with exact counts: all of them up to
+/// [`Strangers::KEPT`], beyond that those with the least hashes (a uniform sample of the distinct
+/// labels, from which their number follows). Which ones are kept depends on the labels alone, not
+/// on their order or on where deltas were cut; a heavy-hitter sketch would not merge so.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Strangers(BTreeMap<(u64, String), u64>);
+
+impl Strangers {
+    /// How many distinct labels are kept.
+    pub const KEPT: usize = 256;
+    /// Longer labels are cut to this many bytes, at a character.
+    const MAX_LABEL: usize = 200;
+
+    /// Adds rows with a label.
+    pub fn add(&mut self, label: &str, rows: u64) {
+        let hash = hash_label(label);
+        if self.0.len() >= Self::KEPT
+            && self
+                .0
+                .last_key_value()
+                .is_some_and(|((last, _), _)| hash > *last)
+        {
+            return;
+        }
+        let cut = label.floor_char_boundary(Self::MAX_LABEL);
+        self.insert(hash, &label[..cut], rows);
+    }
+
+    pub(super) fn insert(&mut self, hash: u64, label: &str, rows: u64) {
+        *self.0.entry((hash, label.to_owned())).or_default() += rows;
+        if self.0.len() > Self::KEPT {
+            self.0.pop_last();
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for ((hash, label), rows) in &other.0 {
+            self.insert(*hash, label, *rows);
+        }
+    }
+
+    /// How many distinct labels there were; an estimate beyond [`Strangers::KEPT`].
+    #[allow(clippy::cast_precision_loss)]
+    pub fn distinct(&self) -> f64 {
+        match self.0.last_key_value() {
+            Some(((last, _), _)) if self.0.len() >= Self::KEPT => {
+                (Self::KEPT - 1) as f64 / (*last as f64 / 2f64.powi(64))
+            }
+            _ => self.0.len() as f64,
+        }
+    }
+
+    /// The kept labels with their hashes and rows, in hash order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &str, u64)> {
+        self.0
+            .iter()
+            .map(|((hash, label), rows)| (*hash, label.as_str(), *rows))
+    }
+
+    /// The kept labels with most rows, at most `n`.
+    pub fn heaviest(&self, n: usize) -> Vec<(&str, u64)> {
+        let mut labels: Vec<(&str, u64)> =
+            self.iter().map(|(_, label, rows)| (label, rows)).collect();
+        labels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        labels.truncate(n);
+        labels
+    }
+}
+
+/// FNV-1a with a finishing mix: a hash that stays the same over versions and machines, since what
+/// it chooses is stored.
+fn hash_label(label: &str) -> u64 {
+    let fnv = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    super::sample::mix(fnv)
+}

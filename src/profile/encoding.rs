@@ -1,0 +1,387 @@
+//! The stored form of profiles and layouts.
+//!
+//! The first byte is the version; a version once released stays readable. Whole numbers are LEB128
+//! varints (zigzag where signed), doubles their eight bytes, bins without values are skipped, the
+//! sample is an Arrow IPC stream compressed with zstd. The same profile always has the same bytes.
+
+use std::io::Cursor;
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use arrow::ipc::CompressionType;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+
+use super::{
+    Bins, Categorical, Feature, FeatureLayout, Grid, Layout, Levels, Numeric, Profile, Quality,
+    Sample, Values,
+};
+use crate::monitor::Kind;
+
+/// The version that is written.
+const VERSION: u8 = 1;
+
+/// Why stored bytes cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Written by a later driftd.
+    #[error("stored profile has version {0}, this driftd reads up to {VERSION}")]
+    Version(u8),
+    /// Cut short or garbled.
+    #[error("stored profile is damaged: {0}")]
+    Damaged(&'static str),
+    /// The sample inside.
+    #[error("stored sample: {0}")]
+    Arrow(#[from] ArrowError),
+}
+
+/// Encodes a layout.
+pub fn encode_layout(layout: &Layout) -> Vec<u8> {
+    let mut out = Writer::start();
+    out.size(layout.features.len());
+    for feature in &layout.features {
+        out.text(&feature.name);
+        out.byte(match feature.kind {
+            Kind::Numeric => 0,
+            Kind::Categorical => 1,
+            Kind::Boolean => 2,
+            Kind::Timestamp => 3,
+        });
+        out.byte(u8::from(feature.plain_numbers));
+        match &feature.bins {
+            Bins::Grid(grid) => {
+                out.signed(i128::from(grid.exponent));
+                out.size(grid.cuts.len());
+                grid.cuts.iter().for_each(|cut| out.double(*cut));
+                out.size(grid.deciles.len());
+                grid.deciles
+                    .iter()
+                    .for_each(|at| out.unsigned(u128::from(*at)));
+            }
+            Bins::Levels(levels) => {
+                out.size(levels.names().len());
+                levels.names().iter().for_each(|name| out.text(name));
+            }
+        }
+    }
+    out.0
+}
+
+/// Decodes a layout.
+///
+/// # Errors
+/// The bytes are damaged or of a later version.
+pub fn decode_layout(bytes: &[u8]) -> Result<Layout, Error> {
+    let mut read = Reader::start(bytes)?;
+    let count = read.size()?;
+    let mut features = Vec::new();
+    for _ in 0..count {
+        let name = read.text()?;
+        let kind = match read.byte()? {
+            0 => Kind::Numeric,
+            1 => Kind::Categorical,
+            2 => Kind::Boolean,
+            3 => Kind::Timestamp,
+            _ => return Err(Error::Damaged("unknown kind of feature")),
+        };
+        let plain_numbers = read.byte()? != 0;
+        let bins = if kind.is_numeric() {
+            Bins::Grid(read.grid()?)
+        } else {
+            let count = read.size()?;
+            let names = (0..count)
+                .map(|_| read.text())
+                .collect::<Result<Vec<_>, _>>()?;
+            Bins::Levels(Levels::new(names))
+        };
+        features.push(FeatureLayout {
+            name,
+            kind,
+            plain_numbers,
+            bins,
+        });
+    }
+    Ok(Layout { features })
+}
+
+/// Encodes a profile; `with_sample = false` leaves the sample out.
+///
+/// # Errors
+/// Arrow's, where the sample was merged from different layouts.
+pub fn encode(profile: &mut Profile, with_sample: bool) -> Result<Vec<u8>, Error> {
+    let mut out = Writer::start();
+    out.unsigned(u128::from(profile.rows));
+    out.size(profile.features.len());
+    for feature in &profile.features {
+        feature
+            .quality
+            .each()
+            .iter()
+            .for_each(|count| out.unsigned(u128::from(*count)));
+        match &feature.values {
+            Values::Numeric(numeric) => out.numeric(numeric),
+            Values::Categorical(categorical) => out.categorical(categorical),
+        }
+    }
+    out.size(profile.sample.k());
+    match profile.sample.settle()? {
+        Some(rows) if with_sample => out.0.extend(encode_rows(rows)?),
+        _ => {}
+    }
+    Ok(out.0)
+}
+
+/// Decodes a profile.
+///
+/// # Errors
+/// The bytes are damaged, of a later version or not of this layout.
+pub fn decode(bytes: &[u8], layout: &Layout) -> Result<Profile, Error> {
+    let mut read = Reader::start(bytes)?;
+    let rows = read.count()?;
+    if read.size()? != layout.features.len() {
+        return Err(Error::Damaged(
+            "another number of features than the baseline",
+        ));
+    }
+    let mut features = Vec::with_capacity(layout.features.len());
+    for feature in &layout.features {
+        let mut quality = Quality::default();
+        for count in quality.each_mut() {
+            *count = read.count()?;
+        }
+        let values = match &feature.bins {
+            Bins::Grid(grid) => Values::Numeric(read.numeric(grid)?),
+            Bins::Levels(levels) => Values::Categorical(read.categorical(levels)?),
+        };
+        features.push(Feature { quality, values });
+    }
+    let k = read.size()?;
+    let sample = Sample::of_chunk(k, decode_rows(read.0)?);
+    Ok(Profile {
+        rows,
+        features,
+        sample,
+    })
+}
+
+fn encode_rows(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &rows.schema(), options)?;
+    writer.write(rows)?;
+    writer.into_inner()
+}
+
+fn decode_rows(bytes: &[u8]) -> Result<Option<RecordBatch>, Error> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut batches = StreamReader::try_new(Cursor::new(bytes), None)?;
+    batches
+        .next()
+        .transpose()?
+        .map_or(Err(Error::Damaged("an empty sample")), |rows| {
+            Ok(Some(rows))
+        })
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn start() -> Self {
+        Self(vec![VERSION])
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    fn unsigned(&mut self, mut value: u128) {
+        while value >= 0x80 {
+            self.0.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    fn signed(&mut self, value: i128) {
+        self.unsigned(((value << 1) ^ (value >> 127)).cast_unsigned());
+    }
+
+    fn size(&mut self, value: usize) {
+        self.unsigned(value as u128);
+    }
+
+    fn double(&mut self, value: f64) {
+        self.0.extend(value.to_bits().to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.size(text.len());
+        self.0.extend(text.as_bytes());
+    }
+
+    /// Counts without their zeros: how many there are, then for each its distance to the one
+    /// before it and its value.
+    fn sparse(&mut self, counts: &[u64], mut also: impl FnMut(&mut Self, usize)) {
+        self.size(counts.iter().filter(|count| **count > 0).count());
+        let mut next = 0;
+        for (i, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            self.size(i - next);
+            next = i + 1;
+            self.unsigned(u128::from(*count));
+            also(self, i);
+        }
+    }
+
+    fn numeric(&mut self, numeric: &Numeric) {
+        self.sparse(&numeric.counts, |out, i| out.signed(numeric.sums[i]));
+        self.signed(numeric.squares);
+        self.double(numeric.least);
+        self.double(numeric.greatest);
+    }
+
+    fn categorical(&mut self, categorical: &Categorical) {
+        self.sparse(&categorical.counts, |_, _| {});
+        self.unsigned(u128::from(categorical.unseen));
+        self.size(categorical.strangers.iter().count());
+        for (hash, label, rows) in categorical.strangers.iter() {
+            self.unsigned(u128::from(hash));
+            self.text(label);
+            self.unsigned(u128::from(rows));
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn start(bytes: &'a [u8]) -> Result<Self, Error> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => Ok(Self(rest)),
+            Some((version, _)) => Err(Error::Version(*version)),
+            None => Err(Error::Damaged("no bytes")),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, Error> {
+        let (first, rest) = self.0.split_first().ok_or(Error::Damaged("cut short"))?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Error> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(Error::Damaged("cut short"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn unsigned(&mut self) -> Result<u128, Error> {
+        let mut value = 0u128;
+        for shift in (0..).step_by(7) {
+            if shift > 126 {
+                return Err(Error::Damaged("a number too long"));
+            }
+            let byte = self.byte()?;
+            value |= u128::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        Ok(value)
+    }
+
+    fn signed(&mut self) -> Result<i128, Error> {
+        let value = self.unsigned()?;
+        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    fn count(&mut self) -> Result<u64, Error> {
+        u64::try_from(self.unsigned()?).map_err(|_| Error::Damaged("a count too large"))
+    }
+
+    fn size(&mut self) -> Result<usize, Error> {
+        usize::try_from(self.unsigned()?).map_err(|_| Error::Damaged("a size too large"))
+    }
+
+    fn double(&mut self) -> Result<f64, Error> {
+        let bytes = self
+            .bytes(8)?
+            .try_into()
+            .map_err(|_| Error::Damaged("cut short"))?;
+        Ok(f64::from_bits(u64::from_le_bytes(bytes)))
+    }
+
+    fn text(&mut self) -> Result<String, Error> {
+        let size = self.size()?;
+        let bytes = self.bytes(size)?;
+        Ok(std::str::from_utf8(bytes)
+            .map_err(|_| Error::Damaged("not UTF-8"))?
+            .to_owned())
+    }
+
+    fn grid(&mut self) -> Result<Grid, Error> {
+        let exponent = i32::try_from(self.signed()?).map_err(|_| Error::Damaged("exponent"))?;
+        let cuts = self.size()?;
+        let cuts = (0..cuts)
+            .map(|_| self.double())
+            .collect::<Result<Vec<_>, _>>()?;
+        let deciles = self.size()?;
+        let deciles = (0..deciles)
+            .map(|_| u32::try_from(self.unsigned()?).map_err(|_| Error::Damaged("decile")))
+            .collect::<Result<Vec<_>, _>>()?;
+        if cuts.is_empty() || deciles.iter().any(|at| *at as usize >= cuts.len()) {
+            return Err(Error::Damaged("a grid without cuts"));
+        }
+        Ok(Grid {
+            cuts,
+            deciles,
+            exponent,
+        })
+    }
+
+    fn sparse(
+        &mut self,
+        counts: &mut [u64],
+        mut also: impl FnMut(&mut Self, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut next = 0usize;
+        for _ in 0..self.size()? {
+            let at = next.saturating_add(self.size()?);
+            let count = self.count()?;
+            *counts
+                .get_mut(at)
+                .ok_or(Error::Damaged("more bins than the baseline"))? = count;
+            also(self, at)?;
+            next = at + 1;
+        }
+        Ok(())
+    }
+
+    fn numeric(&mut self, grid: &Grid) -> Result<Numeric, Error> {
+        let mut numeric = Numeric::empty(grid);
+        let sums = &mut numeric.sums;
+        self.sparse(&mut numeric.counts, |read, at| {
+            sums[at] = read.signed()?;
+            Ok(())
+        })?;
+        numeric.squares = self.signed()?;
+        numeric.least = self.double()?;
+        numeric.greatest = self.double()?;
+        Ok(numeric)
+    }
+
+    fn categorical(&mut self, levels: &Levels) -> Result<Categorical, Error> {
+        let mut categorical = Categorical::empty(levels);
+        self.sparse(&mut categorical.counts, |_, _| Ok(()))?;
+        categorical.unseen = self.count()?;
+        for _ in 0..self.size()? {
+            let hash = self.count()?;
+            let label = self.text()?;
+            categorical.strangers.insert(hash, &label, self.count()?);
+        }
+        Ok(categorical)
+    }
+}

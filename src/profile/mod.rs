@@ -1,0 +1,174 @@
+//! The mergeable summary of what a stretch of a partition adds to a window.
+//!
+//! - [`numeric`]: counts and sums on the baseline's fine grid, moments, range
+//! - [`categorical`]: counts of the baseline's levels, and what it never held
+//! - [`quality`]: nulls, missing fields, wrong types
+//! - [`sample`]: the bottom-k row sample
+//! - [`encoding`]: the stored form
+//!
+//! Merging is associative and commutative and equals profiling everything at once, bit for bit:
+//! where deltas are cut depends on timing, and timing must not show in a result. So sums are wide
+//! integers in fixed-point units of the baseline's own scale, and what is sampled depends on
+//! hashes alone.
+
+pub mod categorical;
+pub mod encoding;
+pub mod numeric;
+pub mod quality;
+pub mod sample;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Float64Type, UInt32Type};
+
+pub use categorical::{Categorical, Levels};
+pub use numeric::{Grid, Numeric};
+pub use quality::Quality;
+pub use sample::Sample;
+
+use crate::ingest::batch::Batch;
+use crate::monitor::Kind;
+
+/// How the features of a profile are cut into bins: the baseline's, so that every window of a
+/// version is cut alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    /// In the baseline's order.
+    pub features: Vec<FeatureLayout>,
+}
+
+/// How one feature is cut.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureLayout {
+    /// Name as in the training data.
+    pub name: String,
+    /// What the feature is.
+    pub kind: Kind,
+    /// Whether labels were numbers or booleans in the training data.
+    pub plain_numbers: bool,
+    /// The bins.
+    pub bins: Bins,
+}
+
+/// The bins of a feature.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Bins {
+    /// Cuts on a number line.
+    Grid(Grid),
+    /// A list of levels.
+    Levels(Levels),
+}
+
+/// The summary of some rows.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// Rows that count.
+    pub rows: u64,
+    /// Per feature of the layout, in its order.
+    pub features: Vec<Feature>,
+    /// Rows as they were.
+    pub sample: Sample,
+}
+
+/// The summary of one feature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feature {
+    /// What was found instead of values.
+    pub quality: Quality,
+    /// The values.
+    pub values: Values,
+}
+
+/// The values of one feature.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// On a grid.
+    Numeric(Numeric),
+    /// By level.
+    Categorical(Categorical),
+}
+
+/// Where the columns of a batch are: one per feature of the layout.
+pub type Columns = [usize];
+
+impl Profile {
+    /// The profile of no rows.
+    pub fn empty(layout: &Layout, sample_rows: usize) -> Self {
+        let features = layout
+            .features
+            .iter()
+            .map(|feature| Feature {
+                quality: Quality::default(),
+                values: match &feature.bins {
+                    Bins::Grid(grid) => Values::Numeric(Numeric::empty(grid)),
+                    Bins::Levels(levels) => Values::Categorical(Categorical::empty(levels)),
+                },
+            })
+            .collect();
+        Self {
+            rows: 0,
+            features,
+            sample: Sample::new(sample_rows),
+        }
+    }
+
+    /// Adds rows of a batch, all of one window. Their sample rows are added apart, with their
+    /// hashes ([`Sample::add`]).
+    pub fn add(&mut self, layout: &Layout, batch: &Batch, columns: &Columns, rows: &[u32]) {
+        self.rows += rows.len() as u64;
+        for ((feature, layout), column) in
+            self.features.iter_mut().zip(&layout.features).zip(columns)
+        {
+            let cells = &batch.cells[*column];
+            feature.quality.add(cells, rows);
+            let array = &batch.columns[*column];
+            match (&mut feature.values, &layout.bins) {
+                (Values::Numeric(numeric), Bins::Grid(grid)) => {
+                    let values = array.as_primitive::<Float64Type>().values();
+                    numeric.add(grid, values, cells, rows);
+                }
+                (Values::Categorical(categorical), Bins::Levels(levels)) => {
+                    let codes = array.as_dictionary::<UInt32Type>();
+                    categorical.add(levels, codes, cells, rows);
+                }
+                // A profile is only ever made from its own layout.
+                _ => debug_assert!(false, "profile and layout disagree"),
+            }
+        }
+    }
+
+    /// Adds another profile of the same layout.
+    pub fn merge(&mut self, other: &Self) {
+        self.rows += other.rows;
+        for (mine, other) in self.features.iter_mut().zip(&other.features) {
+            mine.quality.merge(&other.quality);
+            match (&mut mine.values, &other.values) {
+                (Values::Numeric(mine), Values::Numeric(other)) => mine.merge(other),
+                (Values::Categorical(mine), Values::Categorical(other)) => mine.merge(other),
+                _ => debug_assert!(false, "profiles of different layouts"),
+            }
+        }
+        self.sample.merge(&other.sample);
+    }
+
+    /// Bytes held in memory, about.
+    pub fn bytes(&self) -> usize {
+        let features: usize = self
+            .features
+            .iter()
+            .map(|feature| feature.values.bytes())
+            .sum();
+        features + self.sample.bytes()
+    }
+}
+
+impl Values {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Numeric(numeric) => numeric.bytes(),
+            Self::Categorical(categorical) => categorical.bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Numbers on the baseline's fine grid.
+
+use crate::ingest::batch::Cell;
+
+/// Sums are kept in units of 2^-exponent, chosen so that the baseline's greatest magnitude is
+/// about 2^40 units: twelve decimal digits, and room for 2^46 rows of values three binary orders
+/// beyond the baseline's range.
+const SCALE_BITS: i32 = 40;
+/// Values further out than this many units enter the sums as this much, so that one 1e308 does not
+/// swallow a window's moments. Their bin is exact all the same.
+const CLAMP_UNITS: f64 = 8_796_093_022_208.0; // 2^43
+
+/// The cuts of one feature.
+///
+/// Bin `i` holds the values in `[cuts[i-1], cuts[i])`; the first bin is the underflow (below the
+/// baseline's least value), the last one the overflow (above its greatest). Where the baseline has
+/// few distinct values each has a bin of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grid {
+    /// Ascending, at most [`Grid::MAX_CUTS`].
+    pub cuts: Vec<f64>,
+    /// The deciles among the cuts (indices into `cuts`): the ten bins of the learned mode and of
+    /// the tests on coarse bins.
+    pub deciles: Vec<u32>,
+    /// log2 of how many units make 1.
+    pub exponent: i32,
+}
+
+impl Grid {
+    /// How fine the grid is: quantile cuts, or distinct values.
+    const QUANTILES: usize = 256;
+    /// At most so many cuts: the quantiles, nine deciles, and the ends of the range.
+    pub const MAX_CUTS: usize = Self::QUANTILES + 9 + 2;
+
+    /// A grid from a baseline's values: `sorted` ascending, at least one, all finite; `least` and
+    /// `greatest` over all rows, where `sorted` is only a sample of them.
+    pub fn from_sorted(sorted: &[f64], least: f64, greatest: f64) -> Self {
+        let mut distinct: Vec<f64> = sorted.to_vec();
+        distinct.dedup();
+        let coarse: Vec<f64> = (1..10)
+            .map(|i| quantile(sorted, f64::from(i) / 10.0))
+            .collect();
+        let mut cuts = if distinct.len() <= Self::QUANTILES {
+            distinct
+        } else {
+            let fine = Self::QUANTILES - coarse.len();
+            #[allow(clippy::cast_precision_loss)]
+            let fine = (1..=fine).map(|i| quantile(sorted, i as f64 / (fine + 1) as f64));
+            fine.collect()
+        };
+        cuts.extend_from_slice(&coarse);
+        cuts.push(least);
+        cuts.push(greatest.next_up());
+        cuts.sort_by(f64::total_cmp);
+        cuts.dedup();
+        let mut deciles: Vec<u32> = coarse
+            .iter()
+            .filter_map(|decile| cuts.iter().position(|cut| cut == decile))
+            .filter_map(|at| u32::try_from(at).ok())
+            .collect();
+        deciles.dedup();
+        Self {
+            cuts,
+            deciles,
+            exponent: exponent_for(least.abs().max(greatest.abs())),
+        }
+    }
+
+    /// The bins of the grid.
+    pub fn bins(&self) -> usize {
+        self.cuts.len() + 1
+    }
+
+    /// The bin of a value: how many cuts are not above it.
+    #[inline]
+    pub fn bin(&self, value: f64) -> usize {
+        // A binary search without branches on the values, which are as good as random.
+        let cuts = &self.cuts[..];
+        let mut base = 0;
+        let mut size = cuts.len();
+        while size > 1 {
+            let half = size / 2;
+            base = if cuts[base + half] <= value {
+                base + half
+            } else {
+                base
+            };
+            size -= half;
+        }
+        base + usize::from(cuts[base] <= value)
+    }
+
+    /// Counts on ten quantile bins, from counts on the grid: `[underflow.., decile bins.., ..]`
+    /// where values outside the baseline's range stay in the first and the last.
+    pub fn coarse(&self, counts: &[u64]) -> Vec<u64> {
+        let mut edges: Vec<usize> = self.deciles.iter().map(|at| *at as usize + 1).collect();
+        edges.push(counts.len());
+        let mut from = 0;
+        edges
+            .into_iter()
+            .map(|to| {
+                let sum = counts[from..to].iter().sum();
+                from = to;
+                sum
+            })
+            .collect()
+    }
+
+    fn units(&self, value: f64) -> i64 {
+        let scaled = (value * exp2(self.exponent)).clamp(-CLAMP_UNITS, CLAMP_UNITS);
+        // Clamped to 2^43 and not NaN (cells with NaN never come here), so the cast is exact.
+        #[allow(clippy::cast_possible_truncation)]
+        let units = scaled.round() as i64;
+        units
+    }
+
+    /// A sum in units as a number.
+    #[allow(clippy::cast_precision_loss)] // the one rounding, at the end
+    pub fn value_of(&self, units: i128) -> f64 {
+        units as f64 * exp2(-self.exponent)
+    }
+}
+
+/// The quantile by linear interpolation between order statistics (numpy's default).
+pub fn quantile(sorted: &[f64], q: f64) -> f64 {
+    #[allow(clippy::cast_precision_loss)]
+    let at = q * (sorted.len() - 1) as f64;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 <= at < len
+    let below = at.floor() as usize;
+    let above = (below + 1).min(sorted.len() - 1);
+    let share = at - at.floor();
+    // numpy's own form, so that golden numbers agree to the last bit on ties.
+    let step = sorted[above] - sorted[below];
+    if share < 0.5 {
+        sorted[below] + step * share
+    } else {
+        sorted[above] - step * (1.0 - share)
+    }
+}
+
+fn exponent_for(magnitude: f64) -> i32 {
+    if magnitude == 0.0 || !magnitude.is_finite() {
+        return SCALE_BITS;
+    }
+    // log2 of a finite double is within +-1075.
+    #[allow(clippy::cast_possible_truncation)]
+    let bits = magnitude.log2().ceil() as i32;
+    (SCALE_BITS - bits).clamp(-1000, 1000)
+}
+
+fn exp2(exponent: i32) -> f64 {
+    2f64.powi(exponent)
+}
+
+/// The values of one feature on a grid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numeric {
+    /// Values per bin.
+    pub counts: Vec<u64>,
+    /// Sum of the values per bin, in units.
+    pub sums: Vec<i128>,
+    /// Sum of the squares of all values, in squared units.
+    pub squares: i128,
+    /// Least value; infinity where there is none.
+    pub least: f64,
+    /// Greatest value; minus infinity where there is none.
+    pub greatest: f64,
+}
+
+impl Numeric {
+    /// No values.
+    pub fn empty(grid: &Grid) -> Self {
+        Self {
+            counts: vec![0; grid.bins()],
+            sums: vec![0; grid.bins()],
+            squares: 0,
+            least: f64::INFINITY,
+            greatest: f64::NEG_INFINITY,
+        }
+    }
+
+    pub(super) fn add(&mut self, grid: &Grid, values: &[f64], cells: &[Cell], rows: &[u32]) {
+        for row in rows {
+            let row = *row as usize;
+            if !cells[row].has_value() {
+                continue;
+            }
+            let value = values[row] + 0.0; // -0.0 becomes 0.0, so that least and greatest have one form
+            let bin = grid.bin(value);
+            let units = grid.units(value);
+            self.counts[bin] += 1;
+            self.sums[bin] += i128::from(units);
+            self.squares += i128::from(units) * i128::from(units);
+            self.least = self.least.min(value);
+            self.greatest = self.greatest.max(value);
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (mine, other) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += other;
+        }
+        for (mine, other) in self.sums.iter_mut().zip(&other.sums) {
+            *mine += other;
+        }
+        self.squares += other.squares;
+        self.least = self.least.min(other.least);
+        self.greatest = self.greatest.max(other.greatest);
+    }
+
+    /// How many values there are.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Values outside the baseline's range.
+    pub fn out_of_range(&self) -> u64 {
+        self.counts.first().unwrap_or(&0) + self.counts.last().unwrap_or(&0)
+    }
+
+    /// The mean; `None` without values.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn mean(&self, grid: &Grid) -> Option<f64> {
+        let count = self.count();
+        (count > 0).then(|| grid.value_of(self.sums.iter().sum()) / count as f64)
+    }
+
+    /// The standard deviation with divisor n; `None` without values.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn deviation(&self, grid: &Grid) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let n = count as f64;
+        let mean = self.sums.iter().sum::<i128>() as f64 / n;
+        let variance = (self.squares as f64 / n - mean * mean).max(0.0);
+        Some(variance.sqrt() * exp2(-grid.exponent))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.counts.len() * 24 + 64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_hold_what_they_say() {
+        let grid = Grid::from_sorted(&[1.0, 2.0, 2.0, 4.0], 1.0, 4.0);
+        assert_eq!(grid.cuts[0], 1.0);
+        assert_eq!(grid.bin(0.9), 0);
+        assert_eq!(grid.bin(f64::MIN), 0);
+        assert_eq!(grid.bin(1.0), 1);
+        let last = grid.bins() - 1;
+        assert_eq!(grid.bin(4.0), last - 1);
+        assert_eq!(grid.bin(4.1), last);
+        assert_eq!(grid.bin(1e308), last);
+        for (i, cut) in grid.cuts.iter().enumerate() {
+            assert_eq!(grid.bin(*cut), i + 1);
+            assert_eq!(grid.bin(cut.next_down()), i);
+        }
+    }
+
+    #[test]
+    fn a_fine_grid_holds_the_deciles_and_as_many_values_in_each_bin() {
+        let values: Vec<f64> = (0..10_000).map(f64::from).collect();
+        let grid = Grid::from_sorted(&values, 0.0, 9999.0);
+        assert!(
+            grid.cuts.len() <= Grid::MAX_CUTS && grid.cuts.len() > 250,
+            "{}",
+            grid.cuts.len()
+        );
+        assert_eq!(grid.deciles.len(), 9);
+        let mut numeric = Numeric::empty(&grid);
+        let rows: Vec<u32> = (0..10_000).collect();
+        numeric.add(&grid, &values, &vec![Cell::Ok; values.len()], &rows);
+        assert_eq!(grid.coarse(&numeric.counts), vec![1000; 10]);
+        assert_eq!(numeric.out_of_range(), 0);
+        assert!((numeric.mean(&grid).unwrap() - 4999.5).abs() < 1e-6);
+        assert!((numeric.deviation(&grid).unwrap() - 2886.75).abs() < 0.01);
+        assert!(numeric.counts.iter().max().unwrap() <= &42);
+    }
+
+    #[test]
+    fn constant_and_huge_baselines_have_a_grid() {
+        let constant = Grid::from_sorted(&[5.0; 100], 5.0, 5.0);
+        assert_eq!(constant.cuts, [5.0, 5f64.next_up()]);
+        assert_eq!(constant.bin(5.0), 1);
+        let huge = Grid::from_sorted(&[-1e308, 0.0, 1e308], -1e308, 1e308);
+        let mut numeric = Numeric::empty(&huge);
+        numeric.add(&huge, &[1e308, -1e308, 1.0], &[Cell::Ok; 3], &[0, 1, 2]);
+        assert!(numeric.mean(&huge).unwrap().abs() < 1e300);
+        let zero = Grid::from_sorted(&[0.0], 0.0, 0.0);
+        assert_eq!(zero.bin(-0.0), 1);
+    }
+}

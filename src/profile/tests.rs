@@ -1,0 +1,194 @@
+//! Merge laws, and stored forms that come back as they were.
+
+use proptest::prelude::*;
+
+use super::encoding::{decode, decode_layout, encode, encode_layout};
+use super::sample::{Provenance, RowHash};
+use super::*;
+use crate::ingest::batch::{Builder, Cell, Shape};
+
+fn layout() -> Layout {
+    let values: Vec<f64> = (0..500).map(|i| f64::from(i) * 0.37 - 50.0).collect();
+    let grid = Grid::from_sorted(&values, values[0], values[499]);
+    let levels = Levels::new(vec!["a".into(), "b".into()]);
+    let feature = |name: &str, kind, bins| FeatureLayout {
+        name: name.into(),
+        kind,
+        plain_numbers: false,
+        bins,
+    };
+    Layout {
+        features: vec![
+            feature("x", Kind::Numeric, Bins::Grid(grid)),
+            feature("c", Kind::Categorical, Bins::Levels(levels)),
+        ],
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    partition: i32,
+    offset: i64,
+    x: Option<f64>,
+    c: Option<String>,
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let x = prop_oneof![
+        4 => (-200.0..200.0f64).prop_map(Some),
+        1 => Just(None),
+        1 => prop_oneof![Just(1e308), Just(-1e308), Just(f64::NAN), Just(f64::INFINITY)].prop_map(Some),
+    ];
+    let c = prop_oneof![
+        3 => prop_oneof![Just("a"), Just("b")].prop_map(|s: &str| Some(s.to_owned())),
+        1 => "[c-z]{1,2}".prop_map(Some),
+        1 => Just(None),
+    ];
+    prop::collection::vec((0..3i32, x, c), 0..400).prop_map(|rows| {
+        rows.into_iter()
+            .enumerate()
+            .map(|(i, (partition, x, c))| Row {
+                partition,
+                offset: i as i64,
+                x,
+                c,
+            })
+            .collect()
+    })
+}
+
+/// Profiles rows that may come from several partitions, in batches of one partition.
+fn profile(layout: &Layout, rows: &[Row], k: usize) -> Profile {
+    let mut profile = Profile::empty(layout, k);
+    for partition in 0..3 {
+        let mut builder = Builder::new(&[Shape::Number, Shape::Text], 8);
+        let mut count = 0;
+        for row in rows.iter().filter(|row| row.partition == partition) {
+            builder.reserve(count);
+            match row.x {
+                Some(x) => builder.number(0, count, x, Cell::Ok),
+                None => builder.absent(0, count, Cell::Null),
+            }
+            if let Some(c) = &row.c {
+                builder.text(1, count, c, Cell::Ok);
+            }
+            builder.keep(row.offset, None, 1);
+            count += 1;
+        }
+        let batch = builder.finish();
+        let selected: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+        profile.add(layout, &batch, &[0, 1], &selected);
+        let event_ms = vec![7; count];
+        let from = Provenance {
+            partition,
+            hash: RowHash::new(1, partition),
+            event_ms: &event_ms,
+        };
+        profile
+            .sample
+            .add(layout, &batch, &[0, 1], &selected, from)
+            .unwrap();
+    }
+    profile
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn merging_parts_equals_profiling_all_at_once(
+        rows in rows(), cuts in prop::collection::vec(0..400usize, 0..6), k in 1..60usize,
+        order in any::<u64>(),
+    ) {
+        let layout = layout();
+        let mut whole = profile(&layout, &rows, k);
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(rows.len())).collect();
+        cuts.extend([0, rows.len()]);
+        cuts.sort_unstable();
+        let mut parts: Vec<Profile> =
+            cuts.windows(2).map(|w| profile(&layout, &rows[w[0]..w[1]], k)).collect();
+        // Any order, and through the stored form.
+        let turn = usize::try_from(order % parts.len() as u64).unwrap();
+        parts.rotate_left(turn);
+        let mut merged = Profile::empty(&layout, k);
+        for part in &mut parts {
+            let stored = encode(part, true).unwrap();
+            merged.merge(&decode(&stored, &layout).unwrap());
+        }
+        prop_assert_eq!(encode(&mut merged, true).unwrap(), encode(&mut whole, true).unwrap());
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_or_read_but_never_panic(
+        rows in rows(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+    ) {
+        let layout = layout();
+        let mut stored = encode(&mut profile(&layout, &rows, 10), false).unwrap();
+        let place = at.index(stored.len());
+        stored[place] = byte;
+        let _ = decode(&stored, &layout);
+        let _ = decode(&stored[..cut.index(stored.len())], &layout);
+    }
+}
+
+#[test]
+fn a_layout_comes_back_as_it_was() {
+    let layout = layout();
+    let bytes = encode_layout(&layout);
+    assert_eq!(decode_layout(&bytes).unwrap(), layout);
+    assert!(decode_layout(&bytes[..bytes.len() - 1]).is_err());
+    assert!(
+        decode_layout(&[9])
+            .unwrap_err()
+            .to_string()
+            .contains("version 9")
+    );
+}
+
+#[test]
+fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
+    let layout = layout();
+    let rows: Vec<Row> = (0..2000)
+        .map(|i| Row {
+            partition: 0,
+            offset: i,
+            x: Some(i as f64),
+            c: None,
+        })
+        .collect();
+    let mut whole = profile(&layout, &rows, 50);
+    let mut first = profile(&layout, &rows[..1000], 50);
+    let taken = first.sample.take();
+    let mut merged = Profile {
+        sample: taken,
+        ..first.clone()
+    };
+    // The second stretch starts from what the first has in mind.
+    let mut second = profile(&layout, &rows[1000..], 50);
+    second.sample.take();
+    let mut rest = Profile {
+        sample: first.sample,
+        ..second
+    };
+    let mut builder = Builder::new(&[Shape::Number, Shape::Text], 1000);
+    for row in &rows[1000..] {
+        builder.number(0, builder.len(), row.x.unwrap(), Cell::Ok);
+        builder.keep(row.offset, None, 1);
+    }
+    let batch = builder.finish();
+    let selected: Vec<u32> = (0..1000).collect();
+    let from = Provenance {
+        partition: 0,
+        hash: RowHash::new(1, 0),
+        event_ms: &[7; 1000],
+    };
+    rest.sample
+        .add(&layout, &batch, &[0, 1], &selected, from)
+        .unwrap();
+    assert!(rest.sample.rows() < 60, "{} rows kept", rest.sample.rows());
+    merged.merge(&rest);
+    assert_eq!(
+        encode(&mut merged, true).unwrap(),
+        encode(&mut whole, true).unwrap()
+    );
+}

@@ -1,0 +1,224 @@
+//! Secrets: given by `${VAR}`, by a variable of their own or as a file (`*_file`); never shown.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::file::{Node, Origin, Table, Value};
+use super::read::{Field, Section};
+
+/// What a message or a dump shows instead of a secret.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// Far beyond any password or certificate chain.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A secret that is given as `key` or as `key_file`; where both are, the higher layer wins.
+pub(super) fn secret(
+    section: &Section<'_>,
+    key: &'static str,
+    key_file: &'static str,
+) -> Option<SecretString> {
+    match (section.field(key), section.field(key_file)) {
+        (Some(value), Some(file)) => match file.origin().layer().cmp(&value.origin().layer()) {
+            std::cmp::Ordering::Greater => from_file(&file),
+            std::cmp::Ordering::Less => plain(&value),
+            std::cmp::Ordering::Equal => {
+                file.fault(
+                    format!("{} is given as well", value.key()),
+                    "give one of the two",
+                );
+                None
+            }
+        },
+        (Some(value), None) => plain(&value),
+        (None, Some(file)) => from_file(&file),
+        (None, None) => None,
+    }
+}
+
+fn plain(field: &Field<'_>) -> Option<SecretString> {
+    match field.as_text() {
+        Some("") => {
+            field.fault("empty", "give it a value or leave it out");
+            None
+        }
+        Some(text) => Some(text.into()),
+        None => {
+            field.fault("not a text", "expected a text in quotes");
+            None
+        }
+    }
+}
+
+/// Reads a secret's file; a trailing line break does not belong to it.
+pub(super) fn from_file(field: &Field<'_>) -> Option<SecretString> {
+    let path = field.text("expected the path of a file that holds the secret")?;
+    let path = beside(field.origin(), Path::new(path));
+    let text = match read(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            let right = "expected a file that driftd may read and that holds nothing else";
+            field.fault(format!("cannot read {}: {error}", path.display()), right);
+            return None;
+        }
+    };
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        field.fault(
+            format!("{} is empty", path.display()),
+            "expected the secret in it",
+        );
+        return None;
+    }
+    Some(text.into())
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(std::io::Error::other("more than 1 MiB"));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// A relative path in a file is meant from that file's folder.
+fn beside(origin: &Origin, path: &Path) -> PathBuf {
+    match origin {
+        Origin::File { path: file, .. } => Path::new(file.as_ref())
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(path),
+        _ => path.to_owned(),
+    }
+}
+
+/// Whether a librdkafka property holds a secret.
+pub(super) fn is_secret_property(name: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "password",
+        "secret",
+        "key.pem",
+        "sasl.oauthbearer.config",
+        "token",
+        "ssl_key",
+    ];
+    // The addresses and the location of a key are none.
+    let harmless = ["endpoint", "location", "_file"]
+        .iter()
+        .any(|word| name.contains(word));
+    !harmless && WORDS.iter().any(|word| name.contains(word))
+}
+
+/// The settings in force, as a TOML table without secrets.
+pub(super) fn redacted(table: &Table) -> toml::Table {
+    let mut shown = plain_table(table);
+    if let Some(toml::Value::Table(postgres)) = shown.get_mut("postgres")
+        && let Some(toml::Value::String(url)) = postgres.get_mut("url")
+    {
+        *url = without_password(url);
+    }
+    if let Some(toml::Value::Table(kafka)) = shown.get_mut("kafka")
+        && let Some(toml::Value::Table(properties)) = kafka.get_mut("properties")
+    {
+        for (_, value) in properties
+            .iter_mut()
+            .filter(|(name, _)| is_secret_property(name))
+        {
+            *value = REDACTED.into();
+        }
+    }
+    shown
+}
+
+/// A Postgres URL with its password and parameters blanked; nothing of it, if it is no such URL.
+pub(super) fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return REDACTED.into();
+    };
+    // A password may hold any character: up to the last `@` everything is the user's.
+    let (user_info, rest) = match rest.rsplit_once('@') {
+        Some((user_info, rest)) => (Some(user_info), rest),
+        None => (None, rest),
+    };
+    let place = match rest.split_once('?') {
+        Some((place, parameters)) if parameters.contains("password") => {
+            format!("{place}?{REDACTED}")
+        }
+        _ => rest.to_owned(),
+    };
+    match user_info {
+        None => format!("{scheme}://{place}"),
+        Some(info) => match info.split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:{REDACTED}@{place}"),
+            None => format!("{scheme}://{info}@{place}"),
+        },
+    }
+}
+
+fn plain_table(table: &Table) -> toml::Table {
+    table
+        .iter()
+        .map(|(key, node)| (key.clone(), plain_value(node)))
+        .collect()
+}
+
+pub(super) fn plain_value(node: &Node) -> toml::Value {
+    match &node.value {
+        Value::Text(text) => toml::Value::String(text.clone()),
+        Value::Integer(integer) => toml::Value::Integer(*integer),
+        Value::Float(number) => toml::Value::Float(*number),
+        Value::Boolean(boolean) => toml::Value::Boolean(*boolean),
+        Value::Datetime(datetime) => toml::Value::Datetime(*datetime),
+        Value::List(list) => toml::Value::Array(list.iter().map(plain_value).collect()),
+        Value::Table(table) => toml::Value::Table(plain_table(table)),
+        Value::Broken => toml::Value::String(String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lose_their_passwords() {
+        let shown = |url| without_password(url);
+        assert_eq!(
+            shown("postgres://u:p@h:5432/d"),
+            "postgres://u:[redacted]@h:5432/d"
+        );
+        assert_eq!(
+            shown("postgres://u:p@ss@h/d"),
+            "postgres://u:[redacted]@h/d"
+        );
+        assert_eq!(shown("postgres://u@h/d"), "postgres://u@h/d");
+        assert_eq!(
+            shown("postgres:///d?host=/s&password=x"),
+            "postgres:///d?[redacted]"
+        );
+        assert_eq!(
+            shown("postgres:///d?host=/s&user=u"),
+            "postgres:///d?host=/s&user=u"
+        );
+        assert_eq!(shown("hunter2"), "[redacted]");
+    }
+
+    #[test]
+    fn secret_properties() {
+        for name in [
+            "sasl.password",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "sasl.oauthbearer.client.secret",
+        ] {
+            assert!(is_secret_property(name), "{name}");
+        }
+        for name in [
+            "sasl.username",
+            "ssl.key.location",
+            "sasl.oauthbearer.token.endpoint.url",
+            "sasl.password_file",
+        ] {
+            assert!(!is_secret_property(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+use super::*;
+use crate::compare::Test;
+use crate::monitor::{Features, Mode, OnGap, TimeUnit, VersionSource};
+
+const LEAST: &str = "kafka.brokers = 'k:9092'\npostgres.url = 'postgres://u@h/d'\n";
+const MONITOR: &str = "[[monitors]]\nname = 'm'\ntopic = 't'\nmodel = 'x'\nversion = '1'\n";
+
+fn with(rest: &str) -> Result<Settings, Error> {
+    Settings::from_toml(&format!("{LEAST}{rest}"))
+}
+
+fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Settings, Error> {
+    let env = env
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    let flag = |(key, value): &(&str, &str)| Override {
+        flag: format!("--set {key}"),
+        key: (*key).to_owned(),
+        value: (*value).to_owned(),
+    };
+    let flags: Vec<_> = flags.iter().map(flag).collect();
+    Settings::from_layers(Some(("driftd.toml", file)), &env, &flags)
+}
+
+/// The problems as the user reads them.
+fn told(result: Result<Settings, Error>) -> Vec<String> {
+    result
+        .unwrap_err()
+        .problems()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// That a monitor with this line has exactly one problem, with these words in it.
+#[track_caller]
+fn refused(line: &str, words: &[&str]) {
+    let told = told(with(&format!("{MONITOR}{line}\n")));
+    assert_eq!(told.len(), 1, "{told:#?}");
+    for word in words {
+        assert!(told[0].contains(word), "{word:?} is not in {}", told[0]);
+    }
+}
+
+#[test]
+fn every_shipped_file_is_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let env = [(
+                "DRIFTD__POSTGRES__URL".to_owned(),
+                "postgres://u@h/d".to_owned(),
+            )];
+            let options = LoadOptions {
+                file: Some(path.clone()),
+                env,
+                flags: vec![],
+            };
+            let settings = Settings::load(options).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            if path.ends_with("example.toml") {
+                assert_eq!(settings.monitors.len(), 5);
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "default, example and minimal");
+}
+
+#[test]
+fn the_least_is_filled_with_defaults() {
+    let settings = with(MONITOR).unwrap();
+    assert_eq!(settings.kafka.brokers, "k:9092");
+    assert_eq!(settings.kafka.start_at, StartAt::Earliest);
+    assert_eq!(settings.service.listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(settings.limits.max_message_bytes, 1 << 20);
+    assert_eq!(settings.checkpoint.max_interval, Duration::from_secs(300));
+    let monitor = &settings.monitors[0];
+    let input = monitor.input.as_ref().unwrap();
+    assert_eq!(input.version, VersionSource::Fixed("1".into()));
+    assert_eq!(input.timestamp.path, None);
+    assert_eq!(input.features, Features::All);
+    assert_eq!(
+        (input.window.size_ms, input.window.every_ms),
+        (86_400_000, 86_400_000)
+    );
+    assert_eq!(input.judging.mode, Mode::Auto);
+    assert_eq!(input.judging.tests.len(), 7);
+    assert_eq!(input.on_gap, OnGap::Stop);
+    assert!(monitor.retraining.on_drift && monitor.retraining.schedule.is_none());
+    assert!(settings.warnings.is_empty());
+}
+
+#[test]
+fn default_effects_stand_in_the_default_file() {
+    for limit in &with(MONITOR).unwrap().monitors[0]
+        .input
+        .as_ref()
+        .unwrap()
+        .judging
+        .tests
+    {
+        let effect = check::default_effect(limit.test);
+        assert!((limit.effect - effect).abs() < 1e-12, "{:?}", limit.test);
+    }
+}
+
+#[test]
+fn a_monitor_says_it_all() {
+    let settings = with(
+        "[[monitors]]\nname = 'm'\ntopic = 't'\nmodel = 'x'\nversion = { header = 'v' }\n\
+         timestamp = { path = 'ts', unit = 's' }\nfeatures = ['a', { name = 'b', path = 'c[1]' }]\n\
+         window = { size = '1d', every = '6h' }\ntests = { psi = { effect = 0.3 }, ks = {} }\n\
+         retraining = { schedule = '0 3 * * 1', time_zone = 'Europe/Berlin', parameters = { a = [1, 2.5] } }\n",
+    )
+    .unwrap();
+    let monitor = &settings.monitors[0];
+    let input = monitor.input.as_ref().unwrap();
+    assert_eq!(input.version, VersionSource::Header("v".into()));
+    assert_eq!(input.timestamp.unit, TimeUnit::S);
+    let Features::Listed(features) = &input.features else {
+        panic!()
+    };
+    assert_eq!(
+        (features[0].path.as_str(), features[1].path.as_str()),
+        ("a", "c[1]")
+    );
+    assert_eq!(input.window.every_ms, 6 * 3_600_000);
+    let tests: Vec<_> = input
+        .judging
+        .tests
+        .iter()
+        .map(|l| (l.test, l.effect))
+        .collect();
+    assert_eq!(tests, [(Test::Ks, 0.1), (Test::Psi, 0.3)]);
+    let schedule = monitor.retraining.schedule.as_ref().unwrap();
+    assert_eq!(schedule.time_zone, chrono_tz::Europe::Berlin);
+    assert_eq!(
+        monitor.retraining.parameters,
+        serde_json::json!({ "a": [1, 2.5] })
+    );
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let told = told(load(
+        "colour = 1\n[kafka]\nbroker = 'k'\n[log]\nlevel = 3\nformat = 'jsn'\n[service]\n\
+         grace = 30\n[postgres]\nmax_connections = 'ten'\n[[monitors]]\nname = 'm'\ntopic = 't'\n\
+         model = 'x'\nversion = '1'\nwindow = '1x'\nalert = { windows = 3, of = 2 }\n",
+        &[("DRIFTD__KAFKA__GRUOP", "g"), ("HOME", "/root")],
+        &[("limits.max_depth", "many")],
+    ));
+    let expected = [
+        "driftd.toml:16: monitors.m.window: found \"1x\"",
+        "driftd.toml:17: monitors.m.alert.windows: 3 drifted windows among the last 2",
+        "driftd.toml:3: kafka.broker: unknown key; did you mean kafka.brokers?",
+        "environment variable DRIFTD__KAFKA__GRUOP: kafka.gruop: unknown key; did you mean kafka.group?",
+        "driftd.toml:10: postgres.max_connections: found \"ten\"",
+        "postgres.url: missing",
+        "driftd.toml:8: service.grace: found 30",
+        "driftd.toml:6: log.format: found \"jsn\"; did you mean \"json\"?",
+        "driftd.toml:5: log.level: found 3",
+        "--set limits.max_depth: limits.max_depth: found \"many\"",
+        "driftd.toml:1: colour: unknown key; known are",
+    ];
+    for words in expected {
+        assert!(
+            told.iter().any(|t| t.starts_with(words)),
+            "{words} is not in {told:#?}"
+        );
+    }
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+}
+
+#[test]
+fn what_is_wrong_in_a_monitor_is_said() {
+    refused(
+        "window = { size = '1d', every = '7h' }",
+        &["settings:8", "monitors.m.window.every", "multiple"],
+    );
+    refused(
+        "window = { size = '365d', every = '1s' }",
+        &["31536000 windows"],
+    );
+    refused("window = 30", &["found 30", "in quotes"]);
+    refused("windwo = '1d'", &["did you mean monitors.m.window?"]);
+    refused(
+        "timestamp = { path = 'a', record = true }",
+        &["neither a path nor"],
+    );
+    refused("timestamp = 'a[1'", &["monitors.m.timestamp", "expected ]"]);
+    refused(
+        "timestamp = { path = 'a', unit = 'sec' }",
+        &["timestamp.unit", "\"ms\""],
+    );
+    refused("features = []", &["\"all\""]);
+    refused("features = ['a', 'a']", &["features[1]", "twice"]);
+    refused("tests = ['psy']", &["tests[0]", "did you mean psi?"]);
+    refused(
+        "tests = { ks = { effct = 0.1 } }",
+        &["tests.ks.effct", "did you mean"],
+    );
+    refused("tests = ['learned']", &["mode = \"learned\""]);
+    refused("mode = 'learnt'", &["did you mean \"learned\"?"]);
+    refused(
+        "false_alarms = { max = 40, per = '30d' }",
+        &["40 false alarms allowed in 30.000 windows"],
+    );
+    refused("min_share = 1.5", &["from 0 to 1"]);
+    refused("sample_rows = -1", &["found -1"]);
+    refused(
+        "retraining.schedule = '61 * * * *'",
+        &["retraining.schedule", "five fields"],
+    );
+    refused("retraining.schedule = '0 0 30 2 *'", &["never comes"]);
+    refused(
+        "retraining.time_zone = 'Europe/Berln'",
+        &["did you mean \"Europe/Berlin\"?"],
+    );
+    refused("retraining.parameters = 3", &["expected a table"]);
+    refused("lateness = { allowed = '-1h' }", &["lateness.allowed"]);
+    refused(
+        "lateness = { allowed = '1h', idle = '1h' }",
+        &["lateness.idle", "unknown key"],
+    );
+}
+
+#[test]
+fn names_topics_and_gaps() {
+    let two = |second: &str| with(&format!("{MONITOR}{MONITOR}{second}"));
+    assert!(told(two(""))[0].contains("a second monitor is named \"m\""));
+    let other = MONITOR.replace("'m'", "'n'");
+    let told_of = told(with(&format!("{MONITOR}{other}on_gap = 'continue'\n")));
+    assert!(told_of[0].contains("monitors.n.on_gap"), "{told_of:?}");
+    let bad = MONITOR.replace("'m'", "'My Model'").replace("'t'", "'a/b'");
+    let told_of = told(with(&bad));
+    assert_eq!(told_of.len(), 2, "{told_of:?}");
+    assert!(told_of[0].contains("monitors[0].name") && told_of[1].contains("monitors[0].topic"));
+    assert!(told(with("[monitors.m]\ntopic = 't'\n"))[0].contains("[[monitors]]"));
+}
+
+#[test]
+fn periodic_monitors_need_a_schedule_and_no_kafka() {
+    let least = "postgres.url = 'postgres://u@h/d'\n";
+    let periodic = format!("{least}[[monitors]]\nname = 'p'\nmodel = 'x'\n");
+    let told_of = told(Settings::from_toml(&periodic));
+    assert_eq!(told_of.len(), 1, "{told_of:?}");
+    assert!(told_of[0].contains("monitors.p.retraining.schedule: missing"));
+    let settings =
+        Settings::from_toml(&format!("{periodic}retraining.schedule = '0 3 * * *'\n")).unwrap();
+    assert!(settings.monitors[0].input.is_none());
+    // Keys about rows without a topic: the topic was forgotten, or mistyped.
+    let told_of = told(with(
+        "[[monitors]]\nname = 'p'\nmodel = 'x'\nversion = '1'\n",
+    ));
+    assert_eq!(told_of.len(), 1, "{told_of:?}");
+    assert!(told_of[0].contains("monitors.p.topic: missing"));
+}
+
+#[test]
+fn layers_win_in_their_order() {
+    let file = format!("{LEAST}log.level = 'warn'\nkafka.group = 'f'\nservice.grace = '5s'\n");
+    let env = [
+        ("DRIFTD__LOG__LEVEL", "debug"),
+        ("DRIFTD__SERVICE__GRACE", "6s"),
+        ("DRIFTD__LIMITS__MAX_DEPTH", "7"),
+        ("DRIFTD__DEFAULTS__WINDOW", "{ size = '2d' }"),
+    ];
+    let settings = load(&format!("{file}{MONITOR}"), &env, &[("log.level", "error")]).unwrap();
+    assert_eq!(settings.kafka.group, "f");
+    assert_eq!(settings.service.grace, Duration::from_secs(6));
+    assert_eq!(settings.log.level, "error");
+    assert_eq!(settings.limits.max_depth, 7);
+    assert_eq!(
+        settings.monitors[0].input.as_ref().unwrap().window.size_ms,
+        2 * 86_400_000
+    );
+}
+
+#[test]
+fn a_wrong_default_is_said_once() {
+    let second = MONITOR.replace("'m'", "'n'");
+    let told = told(with(&format!(
+        "{MONITOR}{second}[defaults]\nwindow = '1x'\nwindw = 1\n"
+    )));
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("defaults.window"));
+}
+
+#[test]
+fn kafka_properties() {
+    let told_of = told(with(
+        "[kafka.properties]\nenable.auto.commit = true\n'plugin.library.paths' = 'x'\n\
+         sesion.timeout.ms = 1\nfetch.max.bytes = 'lots'\n",
+    ));
+    assert_eq!(told_of.len(), 4, "{told_of:#?}");
+    assert!(told_of.iter().any(|t| t.contains("driftd's own")));
+    assert!(
+        told_of
+            .iter()
+            .any(|t| t.contains("sesion.timeout.ms: No such")),
+        "{told_of:#?}"
+    );
+    let settings = load(
+        &format!("{LEAST}[kafka.properties]\nsession.timeout.ms = 30000\nsasl.username = 'u'\n"),
+        &[("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter2")],
+        &[],
+    )
+    .unwrap();
+    let properties = settings.kafka.properties();
+    assert!(properties.contains(&("session.timeout.ms".into(), "30000".into())));
+    assert!(properties.contains(&("sasl.password".into(), "hunter2".into())));
+    assert!(!format!("{settings:?} {}", settings.redacted()).contains("hunter2"));
+    let flagged = load(LEAST, &[], &[("kafka.properties.sasl.password", "hunter2")]);
+    assert!(told(flagged)[0].contains("a secret on the command line"));
+}
+
+#[test]
+fn secrets_come_from_files_and_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("url"), "postgres://u:hunter2@h/d\n").unwrap();
+    std::fs::write(folder.path().join("kafka"), "hunter3\n").unwrap();
+    std::fs::write(folder.path().join("empty"), "\n").unwrap();
+    let file = folder.path().join("driftd.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let load = |env: Vec<(String, String)>| {
+        Settings::load(LoadOptions {
+            file: Some(file.clone()),
+            env,
+            flags: vec![],
+        })
+    };
+    write("postgres.url_file = 'url'\n[kafka.properties]\n'sasl.password_file' = 'kafka'\n");
+    let settings = load(vec![]).unwrap();
+    assert_eq!(settings.postgres.shown_url(), "postgres://u:[redacted]@h/d");
+    assert_eq!(
+        settings.kafka.properties(),
+        [("sasl.password".into(), "hunter3".into())]
+    );
+    let shown = format!("{settings:?} {}", settings.redacted());
+    assert!(!shown.contains("hunter"), "{shown}");
+    // The environment lies above the file, whichever of the two keys it uses.
+    let env = vec![("DRIFTD__POSTGRES__URL".into(), "postgres://v@h/d".into())];
+    assert_eq!(load(env).unwrap().postgres.shown_url(), "postgres://v@h/d");
+    write("postgres.url_file = 'none'\npostgres.password_file = 'empty'\n");
+    let told = told(load(vec![]));
+    assert!(
+        told.iter()
+            .any(|t| t.contains("postgres.url_file: cannot read")),
+        "{told:?}"
+    );
+    assert!(
+        told.iter().any(|t| t.contains("empty is empty")),
+        "{told:?}"
+    );
+    write("postgres.url_file = 'url'\npostgres.url = 'postgres://h/d'\n");
+    assert!(self::told(load(vec![]))[0].contains("give one of the two"));
+}
+
+#[test]
+fn secrets_stay_out_of_messages() {
+    let told = told(Settings::from_toml(
+        "postgres.url = 'mysql://u:hunter2@h/d'\n",
+    ));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(!told[0].contains("hunter2"));
+}
+
+#[test]
+fn missing_variables_and_broken_toml() {
+    let told_of = told(with("[log]\nlevel = '${NOT_THERE}'\n"));
+    assert!(told_of[0].starts_with("settings:4: log.level: the environment variable NOT_THERE"));
+    let told_of = told(Settings::from_toml("[kafka\nbrokers = \n"));
+    assert_eq!(told_of.len(), 2, "{told_of:?}");
+    assert!(
+        told_of[1].starts_with("settings:2: not TOML"),
+        "{told_of:?}"
+    );
+}

@@ -1,0 +1,152 @@
+//! All SQL of driftd: one file per table, each function one statement or a few that belong
+//! together. Functions take a connection or an executor, so that the caller chooses the
+//! transaction.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
+
+mod error;
+
+pub use error::{Error, SqlState};
+
+/// The result of everything in the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The migrations that this binary was built with. Their own table stands in driftd's schema, by
+/// its full name: with a search path, where an unqualified one is looked for would depend on
+/// whether the schema exists already.
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!();
+    migrator.create_schema("driftd");
+    migrator.dangerous_set_table_name("driftd._sqlx_migrations");
+    migrator
+});
+
+/// What every session is given. `statement_timeout`: no statement of driftd is meant to take
+/// that long, so a lock that is never released ends as an error. The other timeout ends a session
+/// that was left in a transaction, and with it the row locks that would hold up other replicas.
+const SESSION: &str = "select set_config('search_path', 'driftd, public', false), \
+     set_config('statement_timeout', '60s', false), \
+     set_config('idle_in_transaction_session_timeout', '10min', false), \
+     set_config('timezone', 'UTC', false)";
+
+/// Opens a pool; one connection is made at once, so that a wrong address or password is told now.
+///
+/// # Errors
+/// When the URL cannot be read ([`Error::Url`], which never holds the URL) or Postgres cannot be
+/// reached; see [`Error::is_transient`] for whether trying again can help.
+pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url.expose_secret())
+        .map_err(|_| Error::Url)?
+        .application_name("driftd");
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(30))
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::query(SESSION).execute(connection).await?;
+                Ok(())
+            })
+        })
+        .connect_with(options)
+        .await
+        .map_err(Error::doing("connect to Postgres"))
+}
+
+/// Brings the schema up to this binary's. Several may do so at once: they wait for each other.
+/// Returns how many migrations were applied.
+///
+/// # Errors
+/// When a migration fails, or was applied in another form than this binary holds.
+pub async fn migrate(pool: &PgPool) -> Result<usize> {
+    // Not a connection of the pool: the lock is the session's, and an error must not leave it.
+    let mut connection = PgConnection::connect_with(&pool.connect_options())
+        .await
+        .map_err(Error::doing("connect to Postgres"))?;
+    let before = applied(&mut connection).await?;
+    if let Some(newer) = before
+        .iter()
+        .find(|version| !MIGRATOR.version_exists(**version))
+    {
+        return Err(Error::SchemaNewer {
+            database: *newer,
+            binary: newest(),
+        });
+    }
+    MIGRATOR.run_direct(None, &mut connection, false).await?;
+    let after = applied(&mut connection).await?;
+    connection
+        .close()
+        .await
+        .map_err(Error::doing("close the connection"))?;
+    Ok(after.len() - before.len())
+}
+
+/// Tells whether the database's schema is the one this binary works with.
+///
+/// # Errors
+/// [`Error::SchemaNewer`] when a newer driftd has migrated it, [`Error::NotMigrated`] when
+/// `driftd migrate` has to run first.
+pub async fn check_schema(pool: &PgPool) -> Result<()> {
+    let mut connection = pool
+        .acquire()
+        .await
+        .map_err(Error::doing("connect to Postgres"))?;
+    let applied = applied(&mut connection).await?;
+    if let Some(newer) = applied
+        .iter()
+        .find(|version| !MIGRATOR.version_exists(**version))
+    {
+        return Err(Error::SchemaNewer {
+            database: *newer,
+            binary: newest(),
+        });
+    }
+    match MIGRATOR
+        .iter()
+        .filter(|m| !applied.contains(&m.version))
+        .count()
+    {
+        0 => Ok(()),
+        missing => Err(Error::NotMigrated { missing }),
+    }
+}
+
+/// The migrations that the database has, none if it was never migrated. Not a checked query: the
+/// table is the migrator's, not the schema's.
+async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>> {
+    let exists: bool =
+        sqlx::query_scalar("select to_regclass('driftd._sqlx_migrations') is not null")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(Error::doing("look for driftd's schema"))?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar("select version from driftd._sqlx_migrations where success order by version")
+        .fetch_all(connection)
+        .await
+        .map_err(Error::doing("read the applied migrations"))
+}
+
+fn newest() -> i64 {
+    MIGRATOR
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or_default()
+}
+
+/// The migrations' file names and SQL, for tools that show them.
+pub fn migrations() -> impl Iterator<Item = (i64, Cow<'static, str>)> {
+    MIGRATOR
+        .iter()
+        .map(|migration| (migration.version, migration.description.clone()))
+}

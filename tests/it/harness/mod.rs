@@ -1,0 +1,4 @@
+//! What the tests stand on.
+
+/// A database per test.
+pub mod postgres;

@@ -1,0 +1,75 @@
+//! One private Postgres for the whole test binary, one migrated template in it, and a copy of
+//! that template for every test: tests run side by side and see nothing of each other.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use driftd::embedded::postgres::{Options, Postgres};
+use driftd::store;
+use secrecy::SecretString;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Executor};
+use tokio::sync::OnceCell;
+
+/// The database of one test.
+pub struct TestDb {
+    pub pool: PgPool,
+    pub url: String,
+}
+
+impl TestDb {
+    /// Another pool on the same database, as a second replica has one.
+    pub async fn another_pool(&self) -> PgPool {
+        connect(&self.url).await
+    }
+}
+
+/// The server; it goes when the process ends.
+pub fn server() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| Postgres::start(Options::default()).unwrap())
+}
+
+/// A fresh migrated database.
+pub async fn fresh() -> TestDb {
+    static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(|| async {
+            create("template_migrated", "template0").await;
+            let pool = connect(&server().url_of("template_migrated")).await;
+            store::migrate(&pool).await.unwrap();
+            pool.close().await; // a database with a session in it cannot be copied
+        })
+        .await;
+    from_template("template_migrated").await
+}
+
+/// A fresh database that driftd has never seen.
+pub async fn empty() -> TestDb {
+    from_template("template0").await
+}
+
+async fn from_template(template: &str) -> TestDb {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    create(&name, template).await;
+    let url = server().url_of(&name);
+    TestDb {
+        pool: connect(&url).await,
+        url,
+    }
+}
+
+async fn create(name: &str, template: &str) {
+    let options = PgConnectOptions::from_str(&server().url()).unwrap();
+    let mut admin = options.connect().await.unwrap();
+    let statement = format!("create database {name} template {template}");
+    admin.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
+}
+
+async fn connect(url: &str) -> PgPool {
+    store::connect(&SecretString::from(url.to_owned()), 5)
+        .await
+        .unwrap()
+}
