@@ -38,12 +38,7 @@ pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
     let bins = occupied(reference, window);
     let table = pooled(&bins, n, m);
     let statistic = pearson(&table, n, m);
-    let p = match table.as_slice() {
-        [first, second] if expected(*first, n, m).min(expected(*second, n, m)) < SMALL => {
-            exact(*first, *second)
-        }
-        _ => chi2::sf(statistic, table.len() as f64 - 1.0),
-    };
+    let p = tail(&table, statistic, n, m);
     let effect = balanced_v(&bins, n, m);
     Ok(Outcome {
         statistic,
@@ -51,6 +46,17 @@ pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
         effect,
         error_bound: None,
     })
+}
+
+/// Upper tail of a statistic of the pooled table that follows chi-square when all counts are large:
+/// Fisher's exact test where two bins are left and one expects too few.
+pub(super) fn tail(table: &[(f64, f64)], statistic: f64, n: f64, m: f64) -> f64 {
+    match table {
+        [first, second] if expected(*first, n, m).min(expected(*second, n, m)) < SMALL => {
+            exact(*first, *second)
+        }
+        _ => chi2::sf(statistic, table.len() as f64 - 1.0),
+    }
 }
 
 /// Expected count of a bin on the smaller side.

@@ -8,7 +8,8 @@
 //! sides add nothing.
 //!
 //! **Law and effect**: without drift `8 ln 2 JSD / (1/n + 1/m)` is about chi-square with B - 1 degrees of
-//! freedom. p is computed so after pooling bins that expect under 5 rows, as the chi-square test does.
+//! freedom. p is computed so after pooling bins that expect under 5 rows, as the chi-square test does
+//! (Fisher's exact test where two bins are left and one expects under 5).
 //! The effect is the root of JSD less its expectation `(B - 1)(1/n + 1/m) / (8 ln 2)`, at least 0.
 //!
 //! **Small samples**: with one row in the window the plain distance is large without any drift (0.7 on
@@ -17,8 +18,8 @@
 
 use std::f64::consts::LN_2;
 
-use super::chi2::pooled;
-use super::law::{chi2, deviance::deviance};
+use super::chi2::{pooled, tail};
+use super::law::deviance::deviance;
 use super::{Answer, Outcome, occupied, totals};
 
 /// The distance on counts of the same bins.
@@ -32,7 +33,7 @@ pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
     let value = divergence(&bins, n, m);
     let noise = (1.0 / n + 1.0 / m) / (8.0 * LN_2);
     let table = pooled(&bins, n, m);
-    let p = chi2::sf(divergence(&table, n, m) / noise, table.len() as f64 - 1.0);
+    let p = tail(&table, divergence(&table, n, m) / noise, n, m);
     let effect = (value - (bins.len() as f64 - 1.0) * noise).max(0.0).sqrt();
     Ok(Outcome {
         statistic: value.sqrt(),

@@ -78,7 +78,7 @@ mod tests {
     fn edges_have_written_answers() {
         assert!(ln_sf(0.0, 3.0).abs() < 1e-300 && ln_sf(-1.0, 3.0).abs() < 1e-300);
         assert!(ln_sf(5.0, 0.0).abs() < 1e-300 && ln_sf(f64::NAN, 3.0).abs() < 1e-300);
-        assert_eq!(ln_sf(f64::INFINITY, 3.0), f64::NEG_INFINITY);
+        assert!(ln_sf(f64::INFINITY, 3.0) < f64::MIN);
         assert!(sf(1e308, 3.0).abs() < 1e-300);
         assert!((sf(1e7, 1e7) - 0.5).abs() < 1e-3);
     }

@@ -81,7 +81,7 @@ mod tests {
         assert!((ln_binomial(0.0, 10.0, 0.3, 0.7) - 10.0 * 0.7_f64.ln()).abs() < 1e-14);
         assert!((ln_binomial(10.0, 10.0, 0.3, 0.7) - 10.0 * 0.3_f64.ln()).abs() < 1e-14);
         assert!(ln_binomial(0.0, 10.0, 0.0, 1.0).abs() < 1e-300);
-        assert_eq!(ln_binomial(1.0, 10.0, 0.0, 1.0), f64::NEG_INFINITY);
+        assert!(ln_binomial(1.0, 10.0, 0.0, 1.0) < f64::MIN);
     }
 
     #[test]

@@ -62,6 +62,13 @@ mod tests {
     }
 
     #[test]
+    fn large_margins_keep_full_precision() {
+        // 7 of 80,789,007 against 1 of 901: the exact rational number; scipy is off by 1e-8 here.
+        let p = two_sided(7, 80_789_007, 1, 901);
+        assert!((p / 8.921_558_576_596_444e-5 - 1.0).abs() < 1e-12, "{p:e}");
+    }
+
+    #[test]
     fn margins_without_choice_are_no_surprise() {
         for (a, n, b, m) in [(0, 5, 0, 9), (5, 5, 9, 9), (0, 0, 3, 9), (3, 9, 0, 0)] {
             assert!((two_sided(a, n, b, m) - 1.0).abs() < 1e-15);

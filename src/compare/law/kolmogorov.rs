@@ -201,6 +201,7 @@ mod tests {
         }
     }
 
+    /// The expansion of Pelz and Good is good to five digits just above n = 140, then quickly better.
     #[test]
     fn regions_meet() {
         for n in [
@@ -211,7 +212,7 @@ mod tests {
                 let d = (square / rows).sqrt();
                 let (below, above) = (sf(n, d * (1.0 - 1e-9)), sf(n, d * (1.0 + 1e-9)));
                 assert!(
-                    (below / above - 1.0).abs() < 2e-6,
+                    (below / above - 1.0).abs() < 5e-5,
                     "{n} {square}: {below} {above}"
                 );
             }
