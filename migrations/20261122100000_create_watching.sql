@@ -135,7 +135,6 @@ create table driftd.profile_deltas (
     next_offset bigint not null,
     rows bigint not null,
     late bigint not null,                       -- rows behind their own partition's watermark
-    late_after_idle bigint not null default 0,  -- rows for a window judged while this partition was idle
     delta bytea,                                -- null where only late rows came
     primary key (monitor_id, version, segment, window_start, checkpoint_id)
 );

@@ -107,6 +107,16 @@ create unique index one_trigger_per_episode on driftd.retraining_triggers (episo
 create index triggers_by_job on driftd.retraining_triggers (job_id);
 create index triggers_by_model on driftd.retraining_triggers (model, created_at desc);
 
+-- Since when a monitor's schedule is as it is. A slot counts as missed only after that: a schedule
+-- that was added or changed today must not fire for yesterday.
+create table driftd.retraining_schedules (
+    monitor text primary key,
+    cron text not null,
+    time_zone text not null,
+    since timestamptz not null,                 -- the daemon's clock
+    next_slot timestamptz                       -- for people; null: the schedule never comes again
+);
+
 -- ---------------------------------------------------------------------------------------------
 -- Transitions
 

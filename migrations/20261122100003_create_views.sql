@@ -144,8 +144,10 @@ select m.monitor, m.revision, m.model, m.topic,
        (select count(*) from driftd.partition_progress p
         where p.topic = m.topic and p.idle_since is not null) as partitions_idle,
        (select count(*) from driftd.alert_episodes e
-        where e.monitor = m.monitor and e.state <> 'resolved') as open_episodes
+        where e.monitor = m.monitor and e.state <> 'resolved') as open_episodes,
+       schedule.next_slot as next_scheduled_retraining
 from newest m
+left join driftd.retraining_schedules schedule on schedule.monitor = m.monitor
 left join driftd.topics topic on topic.topic = m.topic
 left join lateral (
     select w.window_start, w.window_end, w.verdict, w.judged_at
@@ -190,6 +192,7 @@ comment on column driftd.monitor_health.partitions is 'Partitions of the topic.'
 comment on column driftd.monitor_health.partitions_seen is 'Those from which a row was read. Fewer than partitions, and none idle: windows wait.';
 comment on column driftd.monitor_health.partitions_idle is 'Caught up and quiet: they hold no window back.';
 comment on column driftd.monitor_health.open_episodes is 'Episodes that are pending or firing.';
+comment on column driftd.monitor_health.next_scheduled_retraining is 'When its schedule is due next; null: it has none.';
 
 -- Thin for now: a version, the job that made it, the episodes behind that job, the baselines.
 create view driftd.model_lineage as

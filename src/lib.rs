@@ -17,6 +17,9 @@ pub mod clock;
 /// Messages in, Arrow record batches out.
 pub mod ingest;
 
+/// The rows of one stretch of one partition, as Arrow columns.
+pub mod batch;
+
 /// Event time to windows; watermarks; late rows.
 pub mod window;
 

@@ -16,7 +16,7 @@ use super::kinds::{self, Column, Overrides, Texts};
 use super::read::{self, Files};
 use super::{Baseline, Origin, SAMPLE_ROWS};
 use crate::decide::bins;
-use crate::ingest::batch::{Batch, Builder, Shape};
+use crate::batch::{Batch, Builder, Shape};
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
 use crate::profile::{

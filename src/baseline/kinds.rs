@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
 use arrow::error::ArrowError;
 
-use crate::ingest::batch::{Builder, Cell, Shape};
+use crate::batch::{Builder, Cell, Shape};
 use crate::ingest::decode::time;
 use crate::monitor::{Kind, TimeUnit};
 

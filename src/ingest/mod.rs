@@ -2,12 +2,14 @@
 //!
 //! - [`path`]: field paths into a payload, `data.features[3]`, `instances[*].age`
 //! - [`decode`]: a plan compiled from the paths of all monitors of a topic, straight into columns
-//! - [`batch`]: the columns of one stretch of one partition
+//! - [`plan`]: what is read from a topic, for whom
+//! - [`stretch`]: the messages of one partition, one after another
 //! - [`consumer`]: the Kafka client, its rebalances and its offsets
 //! - [`reject`]: why a message could not be read
 
-pub mod batch;
 pub mod consumer;
 pub mod decode;
 pub mod path;
+pub mod plan;
 pub mod reject;
+pub mod stretch;

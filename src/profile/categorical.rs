@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use arrow::array::{Array, AsArray, DictionaryArray};
 use arrow::datatypes::UInt32Type;
 
-use crate::ingest::batch::Cell;
+use crate::batch::Cell;
 
 /// The levels of one feature, most frequent first.
 #[derive(Debug, Clone, PartialEq, Default)]

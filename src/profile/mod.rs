@@ -25,7 +25,7 @@ pub use numeric::{Grid, Numeric};
 pub use quality::Quality;
 pub use sample::Sample;
 
-use crate::ingest::batch::Batch;
+use crate::batch::Batch;
 use crate::monitor::Kind;
 
 /// How the features of a profile are cut into bins: the baseline's, so that every window of a

@@ -1,6 +1,6 @@
 //! Numbers on the baseline's fine grid.
 
-use crate::ingest::batch::Cell;
+use crate::batch::Cell;
 
 /// Sums are kept in units of 2^-exponent, chosen so that the baseline's greatest magnitude is
 /// about 2^40 units: twelve decimal digits, and room for 2^46 rows of values three binary orders

@@ -1,6 +1,6 @@
 //! What was found instead of a value, counted. These are facts about data quality, not errors.
 
-use crate::ingest::batch::Cell;
+use crate::batch::Cell;
 
 /// Counts of cells, per feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

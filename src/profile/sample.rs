@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 
 use super::{Columns, Layout};
-use crate::ingest::batch::Batch;
+use crate::batch::Batch;
 
 /// Columns that every sample has before its features: hash, partition, offset, row, event time.
 pub const OWN_COLUMNS: usize = 5;

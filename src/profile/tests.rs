@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::encoding::{decode, decode_layout, encode, encode_layout};
 use super::sample::{Provenance, RowHash};
 use super::*;
-use crate::ingest::batch::{Builder, Cell, Shape};
+use crate::batch::{Builder, Cell, Shape};
 
 fn layout() -> Layout {
     let values: Vec<f64> = (0..500).map(|i| f64::from(i) * 0.37 - 50.0).collect();

@@ -1,1 +1,259 @@
-//! Retraining jobs.
+//! Retraining: what asks for it, when, and what stops it.
+//!
+//! A job says why a model is to be retrained, on what, and how; a trainer in any language claims
+//! it with SQL functions (`driftd.claim_job` and its siblings). Everything that keeps this right
+//! with several replicas and several trainers stands in the database: one open job per model is a
+//! partial unique index, a slot or an episode counts once by a unique index, and a trainer that
+//! lost its lease is refused by number and token.
+//!
+//! [`run`] is the clock's part: it fires due slots and returns leases that ran out. Every replica
+//! runs it; they do not know of each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::monitor::Monitor;
+use crate::store;
+
+/// When a schedule is due.
+pub mod schedule;
+
+/// What asks for retraining.
+pub mod trigger;
+
+use schedule::Slots;
+use trigger::Trigger;
+
+/// The longest sleep: expired leases are looked for at least so often.
+const TICK: Duration = Duration::from_secs(1);
+/// The shortest: whatever the clock says, this never spins.
+const BREATH: Duration = Duration::from_millis(20);
+/// The longest wait while Postgres cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A monitor's schedule cannot be read.
+    #[error("the schedule of monitor {monitor}: {source}")]
+    Schedule {
+        /// Whose.
+        monitor: String,
+        /// Why.
+        source: schedule::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Fires due slots of all monitors with a schedule and returns expired leases, until `stop`.
+/// While Postgres cannot be reached it waits and tries again.
+///
+/// # Errors
+/// When a schedule cannot be read, or the database refuses for good.
+pub async fn run(
+    pool: PgPool,
+    monitors: Arc<[Monitor]>,
+    clock: Arc<Clock>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut scheduler = Scheduler::new(&monitors)?;
+    let mut failures = 0_u32;
+    while !stop.is_cancelled() {
+        let pause = match scheduler.tick(&pool, clock.now()).await {
+            Ok(next) => {
+                failures = 0;
+                pause_until(next, clock.now())
+            }
+            Err(Error::Store(error)) if error.is_transient() => {
+                failures += 1;
+                let pause = PATIENCE.min(TICK * 2_u32.saturating_pow(failures.min(5)));
+                tracing::warn!(error = %chain(&error), retry_in = ?pause, "the scheduler waits for Postgres");
+                pause
+            }
+            Err(error) => return Err(error),
+        };
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+    }
+    Ok(())
+}
+
+fn pause_until(next: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
+    let wait = next.and_then(|next| (next - now).to_std().ok());
+    // No wait where the slot has passed since: it is due at once.
+    next.map_or(TICK, |_| wait.unwrap_or(BREATH))
+        .clamp(BREATH, TICK)
+}
+
+/// The error with its causes: `Display` of an error tells only what was attempted.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// The monitors with a schedule and where each stands.
+#[derive(Debug)]
+pub struct Scheduler<'a> {
+    planned: Vec<Planned<'a>>,
+    /// Monitors without a schedule, until they are forgotten in the database.
+    unplanned: Vec<&'a Monitor>,
+}
+
+#[derive(Debug)]
+struct Planned<'a> {
+    monitor: &'a Monitor,
+    slots: Slots,
+    /// Slots up to here are done with; `None`: not read from the database yet.
+    done: Option<DateTime<Utc>>,
+    next: Option<DateTime<Utc>>,
+}
+
+impl<'a> Scheduler<'a> {
+    /// Reads the schedules.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn new(monitors: &'a [Monitor]) -> Result<Self, Error> {
+        let mut scheduler = Self {
+            planned: Vec::new(),
+            unplanned: Vec::new(),
+        };
+        for monitor in monitors {
+            let Some(schedule) = &monitor.retraining.schedule else {
+                scheduler.unplanned.push(monitor);
+                continue;
+            };
+            let slots = Slots::new(schedule).map_err(|source| Error::Schedule {
+                monitor: monitor.name.clone(),
+                source,
+            })?;
+            scheduler.planned.push(Planned {
+                monitor,
+                slots,
+                done: None,
+                next: None,
+            });
+        }
+        Ok(scheduler)
+    }
+
+    /// Does what is due at `now`; answers when the next slot comes. Of several slots that were
+    /// missed, only the last fires: retraining twice on the same data helps nobody.
+    ///
+    /// # Errors
+    /// When the database cannot be asked. What was not done is done by the next call.
+    pub async fn tick(
+        &mut self,
+        pool: &PgPool,
+        now: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, Error> {
+        while let Some(monitor) = self.unplanned.last() {
+            store::schedules::forget(pool, &monitor.name).await?;
+            self.unplanned.pop();
+        }
+        for planned in &mut self.planned {
+            planned.tick(pool, now).await?;
+        }
+        let returned = store::jobs::return_expired_leases(pool).await?;
+        if returned > 0 {
+            tracing::warn!(jobs.count = returned, "leases of retraining jobs expired");
+        }
+        Ok(self.planned.iter().filter_map(|planned| planned.next).min())
+    }
+}
+
+impl Planned<'_> {
+    async fn tick(&mut self, pool: &PgPool, now: DateTime<Utc>) -> Result<(), Error> {
+        let done = match self.done {
+            Some(done) => done,
+            None => self.take_up(pool, now).await?,
+        };
+        let due = match self.next {
+            Some(next) if next <= now => self.slots.last(done, now),
+            _ => None,
+        };
+        if let Some(slot) = due {
+            self.fire(pool, slot, now).await?;
+            self.done = Some(slot);
+            self.plan(pool, slot.max(now)).await?;
+        }
+        Ok(())
+    }
+
+    /// Where this schedule stands: at its last slot, or where it began.
+    async fn take_up(&mut self, pool: &PgPool, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+        let name = &self.monitor.name;
+        let (cron, zone) = (self.slots.cron(), self.slots.time_zone().name());
+        let since = store::schedules::register(pool, name, cron, zone, now).await?;
+        let last = store::triggers::last_slot(pool, name).await?;
+        let done = last.map_or(since, |last| last.max(since));
+        self.plan(pool, done).await?;
+        self.done = Some(done);
+        Ok(done)
+    }
+
+    async fn plan(&mut self, pool: &PgPool, after: DateTime<Utc>) -> Result<(), Error> {
+        let next = self.slots.next(after);
+        store::schedules::set_next(pool, &self.monitor.name, next).await?;
+        self.next = next;
+        Ok(())
+    }
+
+    async fn fire(
+        &self,
+        pool: &PgPool,
+        slot: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let trigger = Trigger::Schedule {
+            monitor: self.monitor,
+            slot,
+        };
+        let mut transaction = pool.begin().await.map_err(store::Error::from)?;
+        let fired = trigger.fire(&mut transaction, now).await?;
+        transaction.commit().await.map_err(store::Error::from)?;
+        if let Some(fired) = fired {
+            tracing::info!(
+                monitor.name = self.monitor.name,
+                model.id = self.monitor.model,
+                schedule.slot = %slot,
+                trigger.outcome = fired.outcome,
+                trigger.guard = fired.guard,
+                job.id = fired.job_id,
+                "a retraining schedule was due"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn it_sleeps_until_the_next_slot_but_never_long_and_never_not_at_all() {
+        let now = at(1000);
+        assert_eq!(pause_until(None, now), TICK);
+        assert_eq!(pause_until(Some(at(2000)), now), TICK);
+        assert_eq!(
+            pause_until(Some(now + Duration::from_millis(300)), now).as_millis(),
+            300
+        );
+        assert_eq!(pause_until(Some(now), now), BREATH);
+        assert_eq!(pause_until(Some(at(900)), now), BREATH);
+    }
+}

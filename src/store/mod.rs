@@ -14,6 +14,36 @@ use sqlx::{Connection, PgConnection};
 
 mod error;
 
+/// Training distributions.
+pub mod baselines;
+
+/// How far the log was read, by whom.
+pub mod partitions;
+
+/// What a stretch of a partition added, saved with its offset.
+pub mod checkpoints;
+
+/// Models and their versions.
+pub mod models;
+
+/// Monitors and their revisions.
+pub mod monitors;
+
+/// What could not be read, kept.
+pub mod rejected;
+
+/// What asked for retraining.
+pub mod triggers;
+
+/// Since when a schedule is as it is.
+pub mod schedules;
+
+/// Retraining jobs.
+pub mod jobs;
+
+/// Messages to send.
+pub mod outbox;
+
 pub use error::{Error, SqlState};
 
 /// The result of everything in the store.

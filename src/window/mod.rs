@@ -3,6 +3,8 @@
 //! What a row counts for is a pure function of the partition's log, so that every replica, every
 //! replay and every restart comes to the same numbers.
 
+pub mod open;
+
 use serde::Serialize;
 
 /// The windows of a monitor, all times in milliseconds.

@@ -8,7 +8,7 @@
 use jiter::{Jiter, JiterError, JiterErrorType, NumberAny, NumberInt, Peek};
 
 use super::{Plan, Read, time};
-use crate::ingest::batch::{Builder, Cell};
+use crate::batch::{Builder, Cell};
 
 /// One message never makes more rows than this.
 pub const MAX_ROWS: usize = 10_000;
@@ -361,7 +361,7 @@ mod tests {
     use arrow::datatypes::{Float64Type, UInt32Type};
 
     use super::*;
-    use crate::ingest::batch::Batch;
+    use crate::batch::Batch;
     use crate::ingest::decode::Source;
     use crate::ingest::path::FieldPath;
     use crate::monitor::TimeUnit;

@@ -6,7 +6,7 @@ pub mod time;
 
 use std::collections::HashMap;
 
-use crate::ingest::batch::Shape;
+use crate::batch::Shape;
 use crate::ingest::path::{FieldPath, Step};
 use crate::monitor::TimeUnit;
 

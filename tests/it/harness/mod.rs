@@ -1,4 +1,4 @@
 //! What the tests stand on.
 
 /// A database per test.
-pub mod postgres;
+pub(crate) mod postgres;

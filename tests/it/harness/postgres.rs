@@ -13,26 +13,26 @@ use sqlx::{ConnectOptions, Executor};
 use tokio::sync::OnceCell;
 
 /// The database of one test.
-pub struct TestDb {
-    pub pool: PgPool,
-    pub url: String,
+pub(crate) struct TestDb {
+    pub(crate) pool: PgPool,
+    pub(crate) url: String,
 }
 
 impl TestDb {
     /// Another pool on the same database, as a second replica has one.
-    pub async fn another_pool(&self) -> PgPool {
+    pub(crate) async fn another_pool(&self) -> PgPool {
         connect(&self.url).await
     }
 }
 
 /// The server; it goes when the process ends.
-pub fn server() -> &'static Postgres {
+pub(crate) fn server() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
     SERVER.get_or_init(|| Postgres::start(Options::default()).unwrap())
 }
 
 /// A fresh migrated database.
-pub async fn fresh() -> TestDb {
+pub(crate) async fn fresh() -> TestDb {
     static TEMPLATE: OnceCell<()> = OnceCell::const_new();
     TEMPLATE
         .get_or_init(|| async {
@@ -46,7 +46,7 @@ pub async fn fresh() -> TestDb {
 }
 
 /// A fresh database that driftd has never seen.
-pub async fn empty() -> TestDb {
+pub(crate) async fn empty() -> TestDb {
     from_template("template0").await
 }
 

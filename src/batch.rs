@@ -109,6 +109,18 @@ pub struct Batch {
     pub origins: Vec<Origin>,
 }
 
+/// Rows that are decoded but not profiled yet.
+#[derive(Debug)]
+pub struct Rows {
+    /// The rows.
+    pub batch: Batch,
+    /// Event time in milliseconds per monitor and row; [`NO_TIME`] where there is none.
+    pub event_ms: Vec<Vec<i64>>,
+}
+
+/// No usable event time for a monitor; such a row does not count for it.
+pub const NO_TIME: i64 = i64::MIN;
+
 impl Builder {
     /// An empty builder for columns of these shapes.
     pub fn new(shapes: &[Shape], capacity: usize) -> Self {
@@ -177,6 +189,18 @@ impl Builder {
     #[inline]
     pub fn absent(&mut self, column: usize, row: usize, cell: Cell) {
         self.columns[column].cells[row] = cell;
+    }
+
+    /// The time written at a row, or what stands there instead.
+    ///
+    /// # Errors
+    /// The cell, where it holds no time.
+    pub fn time_at(&self, column: usize, row: usize) -> Result<i64, Cell> {
+        let column = &self.columns[column];
+        match (&column.values, column.cells[row]) {
+            (Values::Time(values), cell) if cell.has_value() => Ok(values[row]),
+            (_, cell) => Err(cell),
+        }
     }
 
     /// Copies a cell to other rows: a value beside `[*]` belongs to every row of its message.

@@ -1,0 +1,272 @@
+//! The messages of one partition, read one after another, until their rows are handed on.
+
+use crate::batch::{Builder, Cell, NO_TIME, Rows};
+use super::decode::json::Decoder;
+use super::plan::TopicPlan;
+use super::reject::{Reason, Rejected};
+
+/// Rows that are decoded before they are profiled.
+pub const BATCH_ROWS: usize = 2048;
+
+/// A message as it comes from Kafka.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Its offset.
+    pub offset: i64,
+    /// Its own timestamp in milliseconds, if it has one.
+    pub record_ms: Option<i64>,
+    /// Its payload; `None`: a tombstone.
+    pub payload: Option<&'a [u8]>,
+    /// Values of the headers that the plan reads, in the plan's order.
+    pub headers: &'a [Option<String>],
+}
+
+/// Reads the messages of one partition.
+#[derive(Debug)]
+pub struct Stretch {
+    decoder: Decoder,
+    builder: Builder,
+    event_ms: Vec<Vec<i64>>,
+    /// Messages read since the last checkpoint, good or not.
+    pub messages: i64,
+    /// Tombstones among them.
+    pub skipped: i64,
+    /// Messages that no monitor could use.
+    pub rejected_messages: i64,
+    /// What was set aside, per message or per message and monitor.
+    pub rejected: Vec<Rejected>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Rows were decoded from it.
+    Read,
+    /// It is a tombstone.
+    Skipped,
+    /// No monitor can use it.
+    Rejected(Reason),
+}
+
+impl Stretch {
+    /// Nothing read yet.
+    pub fn new(plan: &TopicPlan) -> Self {
+        Self {
+            decoder: Decoder::default(),
+            builder: Builder::new(&plan.plan.shapes(), BATCH_ROWS),
+            event_ms: vec![Vec::with_capacity(BATCH_ROWS); plan.monitors.len()],
+            messages: 0,
+            skipped: 0,
+            rejected_messages: 0,
+            rejected: Vec::new(),
+        }
+    }
+
+    /// Rows that wait to be handed on.
+    pub fn waiting(&self) -> usize {
+        self.builder.len()
+    }
+
+    /// Reads one message.
+    pub fn take(&mut self, plan: &TopicPlan, message: Message<'_>, max_bytes: usize) -> Taken {
+        self.messages += 1;
+        let Some(payload) = message.payload else {
+            self.skipped += 1;
+            return Taken::Skipped;
+        };
+        if payload.len() > max_bytes {
+            let detail = format!("{} bytes, at most {max_bytes} are read", payload.len());
+            return self.reject(plan, &message, payload, Reason::TooLarge, detail);
+        }
+        match self.decoder.decode(&plan.plan, payload, &mut self.builder) {
+            Err(error) => {
+                self.reject(plan, &message, payload, Reason::Unparsable, error.to_string())
+            }
+            Ok(rows) => {
+                self.write_headers(plan, message.headers, rows);
+                self.settle_times(plan, &message, payload, rows)
+            }
+        }
+    }
+
+    /// Hands on what was decoded.
+    pub fn finish(&mut self) -> Rows {
+        let batch = self.builder.finish();
+        let event_ms = self
+            .event_ms
+            .iter_mut()
+            .map(|times| std::mem::replace(times, Vec::with_capacity(BATCH_ROWS)))
+            .collect();
+        Rows { batch, event_ms }
+    }
+
+    fn write_headers(&mut self, plan: &TopicPlan, headers: &[Option<String>], rows: usize) {
+        let base = self.builder.len();
+        for ((_, column), value) in plan.plan.headers().iter().zip(headers) {
+            for row in base..base + rows {
+                match value {
+                    Some(value) => self.builder.text(*column, row, value, Cell::Ok),
+                    None => self.builder.absent(*column, row, Cell::Missing),
+                }
+            }
+        }
+    }
+
+    /// Finds each monitor's event times and counts the rows in, if any monitor can use them.
+    fn settle_times(
+        &mut self,
+        plan: &TopicPlan,
+        message: &Message<'_>,
+        payload: &[u8],
+        rows: usize,
+    ) -> Taken {
+        let base = self.builder.len();
+        let mut usable = rows == 0;
+        let mut unusable: Vec<(usize, Reason, String)> = Vec::new();
+        for (i, monitor) in plan.monitors.iter().enumerate() {
+            let mut any = rows == 0;
+            for row in base..base + rows {
+                let time = match monitor.time {
+                    Some(column) => self.builder.time_at(column, row),
+                    None => message.record_ms.ok_or(Cell::Missing),
+                };
+                match check_time(time, message.record_ms, monitor.spec.max_future_ms) {
+                    Ok(ms) => {
+                        any = true;
+                        self.event_ms[i].push(ms);
+                    }
+                    Err((reason, detail)) => {
+                        self.event_ms[i].push(NO_TIME);
+                        if unusable.last().is_none_or(|(last, ..)| *last != i) {
+                            unusable.push((i, reason, detail));
+                        }
+                    }
+                }
+            }
+            usable |= any;
+        }
+        if !usable {
+            self.event_ms.iter_mut().for_each(|times| times.truncate(base));
+            self.builder.roll_back(rows);
+            let (_, reason, detail) = unusable.swap_remove(0);
+            return self.reject(plan, message, payload, reason, detail);
+        }
+        self.builder.keep(message.offset, message.record_ms, rows);
+        for (i, reason, detail) in unusable {
+            let monitor = &plan.monitors[i];
+            let (name, keep) = (&monitor.name, monitor.keep_payload);
+            let rejected = Rejected::new(message.offset, name, reason, detail, payload, keep);
+            self.rejected.push(rejected);
+        }
+        Taken::Read
+    }
+
+    fn reject(
+        &mut self,
+        plan: &TopicPlan,
+        message: &Message<'_>,
+        payload: &[u8],
+        reason: Reason,
+        detail: String,
+    ) -> Taken {
+        let keep = plan.monitors.iter().any(|monitor| monitor.keep_payload);
+        self.rejected_messages += 1;
+        let rejected = Rejected::new(message.offset, "", reason, detail, payload, keep);
+        self.rejected.push(rejected);
+        Taken::Rejected(reason)
+    }
+}
+
+fn check_time(
+    time: Result<i64, Cell>,
+    record_ms: Option<i64>,
+    max_future_ms: i64,
+) -> Result<i64, (Reason, String)> {
+    match time {
+        Ok(ms) => match record_ms {
+            Some(record) if ms.saturating_sub(record) > max_future_ms => {
+                let ahead = (ms - record) / 1000;
+                let detail = format!("{ahead} s ahead of the record's own timestamp");
+                Err((Reason::FutureTimestamp, detail))
+            }
+            _ => Ok(ms),
+        },
+        Err(Cell::Missing | Cell::Null) => {
+            Err((Reason::NoTimestamp, "no event time in the message".into()))
+        }
+        Err(_) => {
+            Err((Reason::BadTimestamp, "the event time cannot be read as a time".into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::decode::{Plan, Read, Source};
+    use crate::ingest::path::FieldPath;
+    use crate::ingest::plan::{TopicPlan, Watched};
+    use crate::monitor::TimeUnit;
+
+    fn plan() -> TopicPlan {
+        let settings = crate::settings::Settings::from_toml(
+            r#"
+            kafka.brokers = "localhost:9092"
+            postgres.url = "postgres://localhost/driftd"
+            [[monitors]]
+            name = "m"
+            topic = "t"
+            model = "x"
+            version = { header = "v" }
+            timestamp = { path = "t", unit = "ms" }
+            lateness = { max_future = "1h" }
+            "#,
+        )
+        .unwrap();
+        let input = settings.monitors[0].input.clone().unwrap();
+        let mut plan = TopicPlan::new("t");
+        let watched =
+            Watched { monitor_id: 1, name: "m", input: &input, starts_at_ms: None, baselines: vec![] };
+        plan.add(&watched).unwrap();
+        plan
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_set_aside_with_its_reason() {
+        let plan = plan();
+        let mut stretch = Stretch::new(&plan);
+        let payloads: [(Option<&[u8]>, Taken); 7] = [
+            (Some(br#"{"t": 1000}"#), Taken::Read),
+            (None, Taken::Skipped),
+            (Some(b"garbage"), Taken::Rejected(Reason::Unparsable)),
+            (Some(br#"{"x": 1}"#), Taken::Rejected(Reason::NoTimestamp)),
+            (Some(br#"{"t": "soon"}"#), Taken::Rejected(Reason::BadTimestamp)),
+            (Some(br#"{"t": 4102444800000}"#), Taken::Rejected(Reason::FutureTimestamp)),
+            (Some(&[b' '; 200]), Taken::Rejected(Reason::TooLarge)),
+        ];
+        for (offset, (payload, taken)) in payloads.iter().enumerate() {
+            let message = Message {
+                offset: i64::try_from(offset).unwrap(),
+                record_ms: Some(2000),
+                payload: *payload,
+                headers: &[Some("7".into())],
+            };
+            assert_eq!(stretch.take(&plan, message, 100), *taken, "offset {offset}");
+        }
+        assert_eq!((stretch.messages, stretch.skipped, stretch.rejected_messages), (7, 1, 5));
+        assert_eq!(stretch.rejected.len(), 5);
+        let rows = stretch.finish();
+        assert_eq!(rows.event_ms, [[1000]]);
+        assert_eq!(rows.batch.origins.len(), 1);
+    }
+
+    #[test]
+    fn a_plan_shares_columns_between_monitors() {
+        let mut plan = Plan::default();
+        let path = FieldPath::parse("a").unwrap();
+        let first = plan.add(Source::Field(path.clone()), Read::Number).unwrap();
+        let again = plan.add(Source::Field(path.clone()), Read::Number).unwrap();
+        let other = plan.add(Source::Field(path), Read::Time(TimeUnit::Ms)).unwrap();
+        assert_eq!((first, again, other), (0, 0, 1));
+    }
+}

@@ -1,0 +1,298 @@
+//! `checkpoints` and `profile_deltas`: what a stretch of a partition added, saved in one fenced
+//! transaction with the offset up to which it reaches.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+
+use super::{Error, Result, rejected};
+
+/// A stretch of a partition with all that it added.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// The epoch the partition was taken over with.
+    pub epoch: i64,
+    /// The offset that Postgres has to have, -1 for a partition that was never read.
+    pub expected_offset: i64,
+    /// The first offset of the stretch.
+    pub first_offset: i64,
+    /// The offset after it.
+    pub next_offset: i64,
+    /// Messages in it.
+    pub messages: i64,
+    /// Messages that no monitor could use.
+    pub rejected_messages: i64,
+    /// Tombstones.
+    pub skipped: i64,
+    /// What was set aside.
+    pub rejected: Vec<rejected::Rejected>,
+    /// Greatest event time per monitor.
+    pub max_event_times: Vec<(i64, DateTime<Utc>)>,
+    /// What it adds to windows.
+    pub deltas: Vec<Delta>,
+    /// Since when the partition is caught up and quiet.
+    pub idle_since: Option<DateTime<Utc>>,
+    /// The partition was idle at the last checkpoint: windows may have been judged without it.
+    pub was_idle: bool,
+}
+
+/// What a stretch adds to one window.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    /// The monitor's revision.
+    pub monitor_id: i64,
+    /// Model version.
+    pub version: String,
+    /// Window start.
+    pub window_start: DateTime<Utc>,
+    /// What its rows will be compared with.
+    pub baseline_id: Option<String>,
+    /// Rows that count.
+    pub rows: i64,
+    /// Rows that came too late.
+    pub late: i64,
+    /// The stored profile; `None` where only late rows came.
+    pub delta: Option<Vec<u8>>,
+}
+
+/// What became of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is durable.
+    Saved,
+    /// Another replica has the partition: nothing was saved.
+    Fenced,
+}
+
+/// Saves a checkpoint in one transaction, if its epoch and offset are still the stored ones.
+///
+/// A commit whose answer was lost may have happened all the same: then the stored offset is the
+/// checkpoint's own end, under its own epoch, and trying again answers [`Outcome::Saved`].
+///
+/// # Errors
+/// When Postgres cannot be asked; nothing was saved then, or everything.
+pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
+    let mut transaction = pool.begin().await.map_err(Error::doing("begin a checkpoint"))?;
+    if !advance(&mut transaction, checkpoint).await? {
+        let done = is_saved(&mut transaction, checkpoint).await?;
+        return Ok(if done { Outcome::Saved } else { Outcome::Fenced });
+    }
+    let checkpoint_id = insert(&mut transaction, checkpoint).await?;
+    rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
+    advance_watermarks(&mut transaction, checkpoint).await?;
+    if checkpoint.was_idle || checkpoint.deltas.iter().any(|delta| delta.late > 0) {
+        lock_cursors(&mut transaction, checkpoint).await?;
+    }
+    advance_cursors(&mut transaction, checkpoint).await?;
+    insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
+    count_late(&mut transaction, checkpoint).await?;
+    transaction.commit().await.map_err(Error::doing("commit a checkpoint"))?;
+    Ok(Outcome::Saved)
+}
+
+/// The fence: compare and set.
+async fn advance(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<bool> {
+    let done = sqlx::query!(
+        r#"-- advance a partition, if it is still ours
+        update driftd.partition_progress
+        set next_offset = $5, idle_since = $6, updated_at = now(),
+            first_offset = case when first_offset < 0 then $7 else first_offset end
+        where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4"#,
+        checkpoint.topic,
+        checkpoint.partition,
+        checkpoint.epoch,
+        checkpoint.expected_offset,
+        checkpoint.next_offset,
+        checkpoint.idle_since,
+        checkpoint.first_offset,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("advance a partition"))?;
+    Ok(done.rows_affected() == 1)
+}
+
+async fn is_saved(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<bool> {
+    let saved = sqlx::query_scalar!(
+        r#"-- was this checkpoint saved before its answer was lost
+        select exists (select from driftd.partition_progress p join driftd.checkpoints c
+                using (topic, partition, epoch, next_offset)
+            where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4
+                and c.first_offset = $5) as "saved!""#,
+        checkpoint.topic,
+        checkpoint.partition,
+        checkpoint.epoch,
+        checkpoint.next_offset,
+        checkpoint.first_offset,
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(Error::doing("look for a checkpoint"))?;
+    Ok(saved)
+}
+
+async fn insert(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- insert a checkpoint
+        insert into driftd.checkpoints
+            (topic, partition, epoch, first_offset, next_offset, messages, rejected, skipped)
+        values ($1, $2, $3, $4, $5, $6, $7, $8) returning checkpoint_id"#,
+        checkpoint.topic,
+        checkpoint.partition,
+        checkpoint.epoch,
+        checkpoint.first_offset,
+        checkpoint.next_offset,
+        checkpoint.messages,
+        checkpoint.rejected_messages,
+        checkpoint.skipped,
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(Error::doing("insert a checkpoint"))
+}
+
+async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
+    let (monitors, times): (Vec<i64>, Vec<DateTime<Utc>>) =
+        checkpoint.max_event_times.iter().copied().unzip();
+    sqlx::query!(
+        r#"-- advance a partition's watermarks
+        insert into driftd.watermarks as w (monitor_id, topic, partition, max_event_time)
+        select m, $3, $4, t from unnest($1::bigint[], $2::timestamptz[]) as u (m, t)
+        on conflict (monitor_id, topic, partition) do update
+            set max_event_time = greatest(w.max_event_time, excluded.max_event_time)"#,
+        &monitors,
+        &times,
+        checkpoint.topic,
+        checkpoint.partition,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("advance watermarks"))?;
+    Ok(())
+}
+
+/// Rows that come too late, or from a partition that was idle, may be for a window that the judge
+/// is at work on. Waiting for the judge's locks makes each of them count in one place: with the
+/// deltas that the judge sums up, or on the judged window.
+async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
+    let monitors: Vec<i64> = checkpoint.deltas.iter().map(|delta| delta.monitor_id).collect();
+    sqlx::query!(
+        r#"-- wait for the judge
+        select judged from driftd.window_cursors where monitor_id = any($1)
+        order by monitor_id, version, segment for update"#,
+        &monitors,
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(Error::doing("wait for the judge"))?;
+    Ok(())
+}
+
+/// Starts the lines of windows that are new, and tells them how far rows reach. Most checkpoints
+/// change nothing here and take no lock.
+async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
+    let counted = || checkpoint.deltas.iter().filter(|delta| delta.rows > 0);
+    let monitors: Vec<i64> = counted().map(|delta| delta.monitor_id).collect();
+    let versions: Vec<String> = counted().map(|delta| delta.version.clone()).collect();
+    let starts: Vec<DateTime<Utc>> = counted().map(|delta| delta.window_start).collect();
+    sqlx::query!(
+        r#"-- advance lines of windows
+        with lines as (
+            select m, v, min(s) as first, max(s) as last
+            from unnest($1::bigint[], $2::text[], $3::timestamptz[]) as u (m, v, s)
+            group by m, v
+        )
+        insert into driftd.window_cursors as c (monitor_id, version, next_start, last_start)
+        select m, v, first, last from lines order by m, v
+        on conflict (monitor_id, version, segment) do update
+            set next_start = case when c.judged = 0
+                    then least(c.next_start, excluded.next_start) else c.next_start end,
+                last_start = greatest(c.last_start, excluded.last_start)
+            where c.last_start < excluded.last_start
+                or (c.judged = 0 and excluded.next_start < c.next_start)"#,
+        &monitors,
+        &versions,
+        &starts,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("advance lines of windows"))?;
+    Ok(())
+}
+
+/// What waits for the judge. Rows for windows that are judged already do not: they are counted on
+/// the window itself ([`count_late`]).
+async fn insert_deltas(
+    connection: &mut PgConnection,
+    checkpoint_id: i64,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
+    let deltas = &checkpoint.deltas;
+    let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
+    let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
+    let starts: Vec<DateTime<Utc>> = deltas.iter().map(|delta| delta.window_start).collect();
+    let baselines: Vec<Option<String>> = deltas.iter().map(|d| d.baseline_id.clone()).collect();
+    let rows: Vec<i64> = deltas.iter().map(|delta| delta.rows).collect();
+    let late: Vec<i64> = deltas.iter().map(|delta| delta.late).collect();
+    let stored: Vec<Option<Vec<u8>>> = deltas.iter().map(|delta| delta.delta.clone()).collect();
+    sqlx::query!(
+        r#"-- insert deltas
+        insert into driftd.profile_deltas (checkpoint_id, monitor_id, version, window_start,
+            baseline_id, partition, first_offset, next_offset, rows, late, delta)
+        select $1, m, v, s, b, $8, $9, $10, r, l, d
+        from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[],
+                $7::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, d)
+        where not exists (select from driftd.windows w
+            where w.monitor_id = m and w.version = v and w.segment = 'all'
+                and w.window_start = s)"#,
+        checkpoint_id,
+        &monitors,
+        &versions,
+        &starts,
+        &baselines as &[Option<String>],
+        &rows,
+        &late,
+        checkpoint.partition,
+        checkpoint.first_offset,
+        checkpoint.next_offset,
+        &stored as &[Option<Vec<u8>>],
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("insert deltas"))?;
+    Ok(())
+}
+
+/// Rows for windows that are judged already: late ones, and those that only the idleness of their
+/// partition has made late. They change the window's counts and nothing else.
+async fn count_late(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
+    let touched = |delta: &&Delta| delta.late > 0 || checkpoint.was_idle;
+    let deltas: Vec<&Delta> = checkpoint.deltas.iter().filter(touched).collect();
+    if deltas.is_empty() {
+        return Ok(());
+    }
+    let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
+    let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
+    let starts: Vec<DateTime<Utc>> = deltas.iter().map(|delta| delta.window_start).collect();
+    let late: Vec<i64> = deltas.iter().map(|delta| delta.late).collect();
+    let rows: Vec<i64> = deltas.iter().map(|delta| delta.rows).collect();
+    sqlx::query!(
+        r#"-- count late rows of judged windows
+        update driftd.windows w set late = w.late + u.l, late_after_idle = w.late_after_idle + u.r
+        from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[])
+            as u (m, v, s, l, r)
+        where w.monitor_id = u.m and w.version = u.v and w.segment = 'all' and w.window_start = u.s"#,
+        &monitors,
+        &versions,
+        &starts,
+        &late,
+        &rows,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("count late rows"))?;
+    Ok(())
+}

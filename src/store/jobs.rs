@@ -1,0 +1,347 @@
+//! `retraining_jobs`: thin calls of the SQL functions that hold the rules, and reading.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::{Error, Result};
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "driftd.job_state", rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a person.
+    AwaitingApproval,
+    /// Waits for a trainer.
+    Queued,
+    /// A trainer holds its lease.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Failed for good.
+    Failed,
+    /// Taken back.
+    Cancelled,
+}
+
+impl JobState {
+    /// The open states: while a job is in one of them, its model gets no second job.
+    pub const OPEN: [Self; 3] = [Self::AwaitingApproval, Self::Queued, Self::Running];
+
+    /// As in SQL and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AwaitingApproval => "awaiting_approval",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One retraining job, as its table has it; the lease token is its worker's alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    /// Key.
+    pub job_id: i64,
+    /// The model to retrain.
+    pub model: String,
+    /// The version to start from.
+    pub version: Option<String>,
+    /// Whose policy enqueued it; `None`: asked for by hand.
+    pub monitor: Option<String>,
+    /// Why: an array of objects, first to last.
+    pub reasons: Value,
+    /// Where it stands.
+    pub state: JobState,
+    /// Higher is claimed first.
+    pub priority: i32,
+    /// Not claimed before.
+    pub run_after: DateTime<Utc>,
+    /// Claims so far.
+    pub attempt: i32,
+    /// It fails for good after so many.
+    pub max_attempts: i32,
+    /// Who has it or had it last.
+    pub worker: Option<String>,
+    /// When its lease runs out.
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// What the version was trained on.
+    pub baseline_id: Option<String>,
+    /// Data suggested for training.
+    pub training_data: Value,
+    /// From the settings, for the trainer.
+    pub parameters: Value,
+    /// What the trainer said last.
+    pub progress: Option<Value>,
+    /// What the trainer made.
+    pub result: Option<Value>,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+    /// When it was enqueued.
+    pub created_at: DateTime<Utc>,
+    /// When the current or last attempt started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it succeeded, failed or was cancelled.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// What a worker proves itself with: all three have to be current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The job.
+    pub job_id: i64,
+    /// Which claim of it.
+    pub attempt: i32,
+    /// Drawn at that claim.
+    pub token: Uuid,
+}
+
+/// One transition of a job.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobEvent {
+    /// `None`: it was enqueued.
+    pub from_state: Option<JobState>,
+    /// Where it went.
+    pub to_state: JobState,
+    /// Claims so far.
+    pub attempt: i32,
+    /// Who did it.
+    pub actor: String,
+    /// Why, where it went wrong.
+    pub error: Option<String>,
+    /// When.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What a heartbeat is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Go on.
+    Running,
+    /// Stop: somebody took the job back.
+    Cancelled,
+}
+
+/// Claims the first job that is due, of any model or of one.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease's length or the worker's name cannot be used.
+pub async fn claim(
+    executor: impl PgExecutor<'_>,
+    worker: &str,
+    model: Option<&str>,
+    lease_seconds: f64,
+) -> Result<Option<Lease>> {
+    sqlx::query_as!(
+        Lease,
+        r#"-- claim a retraining job
+        select job_id as "job_id!", attempt as "attempt!", lease_token as "token!"
+        from driftd.claim_job($1, $2, make_interval(secs => $3))"#,
+        worker,
+        model,
+        lease_seconds,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("claim a retraining job"))
+}
+
+/// Extends a lease.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease is no longer the job's.
+pub async fn heartbeat(
+    executor: impl PgExecutor<'_>,
+    lease: &Lease,
+    progress: Option<&Value>,
+) -> Result<Heartbeat> {
+    let state = sqlx::query_scalar!(
+        r#"-- extend a job's lease
+        select driftd.heartbeat_job($1, $2, $3, $4) as "state!""#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+        progress,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("extend a job's lease"))?;
+    Ok(if state == "cancelled" {
+        Heartbeat::Cancelled
+    } else {
+        Heartbeat::Running
+    })
+}
+
+/// Ends a job well; registers the model version that the result names.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease is no longer the job's or the result cannot be used.
+pub async fn complete(executor: impl PgExecutor<'_>, lease: &Lease, result: &Value) -> Result<()> {
+    sqlx::query_scalar!(
+        r#"-- complete a job
+        select driftd.complete_job($1, $2, $3, $4) as "state!""#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+        result,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("complete a job"))?;
+    Ok(())
+}
+
+/// Ends an attempt badly. Answers whether the job will be tried again.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease is no longer the job's.
+pub async fn fail(
+    executor: impl PgExecutor<'_>,
+    lease: &Lease,
+    error: &str,
+    retry: bool,
+) -> Result<bool> {
+    let state = sqlx::query_scalar!(
+        r#"-- fail a job's attempt
+        select driftd.fail_job($1, $2, $3, $4, $5) as "state!""#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+        error,
+        retry,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("fail a job's attempt"))?;
+    Ok(state == "queued")
+}
+
+/// Takes an open job back; cancelling a cancelled job is no error.
+///
+/// # Errors
+/// [`Error::Refused`] when there is no such job or it has ended.
+pub async fn cancel(executor: impl PgExecutor<'_>, job_id: i64, by: &str) -> Result<()> {
+    sqlx::query_scalar!(
+        r#"-- cancel a job
+        select driftd.cancel_job($1, $2) as "state!""#,
+        job_id,
+        by,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("cancel a job"))?;
+    Ok(())
+}
+
+/// Returns jobs whose lease ran out to the queue, or fails them for good. Answers how many.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn return_expired_leases(executor: impl PgExecutor<'_>) -> Result<i32> {
+    sqlx::query_scalar!(
+        r#"-- return expired leases
+        select driftd.return_expired_leases() as "returned!""#,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("return expired leases"))
+}
+
+/// One job.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn get(executor: impl PgExecutor<'_>, job_id: i64) -> Result<Option<Job>> {
+    sqlx::query_as!(
+        Job,
+        r#"-- read one job
+        select job_id, model, version, monitor, reasons, state as "state: JobState", priority,
+               run_after, attempt, max_attempts, worker, lease_expires_at, baseline_id,
+               training_data, parameters, progress, result, error, created_at, started_at,
+               finished_at
+        from driftd.retraining_jobs where job_id = $1"#,
+        job_id,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("read a job"))
+}
+
+/// Jobs of any or one model in any or some states: open ones first as they will be claimed, then
+/// the others, newest first.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn list(
+    executor: impl PgExecutor<'_>,
+    model: Option<&str>,
+    states: &[JobState],
+    limit: i64,
+) -> Result<Vec<Job>> {
+    let states: Vec<String> = states
+        .iter()
+        .map(|state| state.as_str().to_owned())
+        .collect();
+    sqlx::query_as!(
+        Job,
+        r#"-- list jobs
+        select job_id, model, version, monitor, reasons, state as "state: JobState", priority,
+               run_after, attempt, max_attempts, worker, lease_expires_at, baseline_id,
+               training_data, parameters, progress, result, error, created_at, started_at,
+               finished_at
+        from driftd.retraining_jobs
+        where ($1::text is null or model = $1)
+          and (cardinality($2::text[]) = 0 or state::text = any($2))
+        order by finished_at is null desc, state = 'running' desc,
+                 case when finished_at is null then priority end desc,
+                 case when finished_at is null then run_after end, finished_at desc, job_id
+        limit $3"#,
+        model,
+        &states,
+        limit,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("list jobs"))
+}
+
+/// The transitions of a job, first to last.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn events(executor: impl PgExecutor<'_>, job_id: i64) -> Result<Vec<JobEvent>> {
+    sqlx::query_as!(
+        JobEvent,
+        r#"-- read a job's transitions
+        select from_state as "from_state: JobState", to_state as "to_state: JobState", attempt,
+               actor, error, created_at
+        from driftd.retraining_job_events where job_id = $1 order by event_id"#,
+        job_id,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read a job's transitions"))
+}
+
+/// How many jobs are in each state that has any: for metrics.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn count_by_state(executor: impl PgExecutor<'_>) -> Result<Vec<(JobState, i64)>> {
+    let rows = sqlx::query!(
+        r#"-- count jobs by state
+        select state as "state: JobState", count(*) as "jobs!"
+        from driftd.retraining_jobs group by state order by state"#,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("count jobs"))?;
+    Ok(rows.into_iter().map(|row| (row.state, row.jobs)).collect())
+}

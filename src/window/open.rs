@@ -1,0 +1,264 @@
+//! The open windows of one partition for one monitor: what was read of each since the last
+//! checkpoint.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::UInt32Type;
+use arrow::error::ArrowError;
+
+use super::{Progress, Spec};
+use crate::batch::{NO_TIME, Rows};
+use crate::profile::{Layout, Profile};
+use crate::profile::sample::{Provenance, RowHash};
+
+/// The model version of rows that name none.
+pub const NO_VERSION: &str = "unknown";
+
+/// How one monitor reads the columns of its topic.
+#[derive(Debug)]
+pub struct MonitorPlan {
+    /// Key of its revision.
+    pub monitor_id: i64,
+    /// Its name.
+    pub name: String,
+    /// Its windows.
+    pub spec: Spec,
+    /// Windows before this belong to an earlier revision.
+    pub starts_at_ms: Option<i64>,
+    /// Column of the event time; `None`: the record's own timestamp.
+    pub time: Option<usize>,
+    /// Where the model version stands.
+    pub version: Version,
+    /// Rows sampled per window.
+    pub sample_rows: usize,
+    /// Keep payloads of rejected messages.
+    pub keep_payload: bool,
+    /// How rows of each known model version are profiled.
+    pub versions: HashMap<String, Arc<VersionPlan>>,
+    /// How rows of other versions are: they are counted.
+    pub unknown: Arc<VersionPlan>,
+}
+
+/// Where the model version of a row stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Version {
+    /// Always this.
+    Fixed(String),
+    /// In a column of texts.
+    Column(usize),
+}
+
+/// How the rows of one model version are profiled.
+#[derive(Debug)]
+pub struct VersionPlan {
+    /// What they will be compared with; `None`: rows are only counted.
+    pub baseline_id: Option<String>,
+    /// The bins of the watched features.
+    pub layout: Layout,
+    /// The column of each of them.
+    pub columns: Vec<usize>,
+}
+
+impl MonitorPlan {
+    /// How rows of a version are profiled.
+    pub fn version(&self, version: &str) -> &Arc<VersionPlan> {
+        self.versions.get(version).unwrap_or(&self.unknown)
+    }
+}
+
+/// Model version and window start in milliseconds.
+pub type Key = (Arc<str>, i64);
+
+/// What a stretch adds to one window.
+#[derive(Debug)]
+pub struct Delta {
+    /// Model version.
+    pub version: Arc<str>,
+    /// Window start in milliseconds.
+    pub start_ms: i64,
+    /// How its rows are profiled.
+    pub plan: Arc<VersionPlan>,
+    /// Rows that came too late for it.
+    pub late: u64,
+    /// The rows that count.
+    pub profile: Profile,
+}
+
+#[derive(Debug)]
+struct Open {
+    plan: Arc<VersionPlan>,
+    profile: Profile,
+    late: u64,
+}
+
+/// The open windows of one partition for one monitor.
+#[derive(Debug, Default)]
+pub struct OpenWindows {
+    /// The partition's event time so far.
+    pub progress: Progress,
+    windows: BTreeMap<Key, Open>,
+    versions: HashMap<String, Arc<str>>,
+}
+
+/// What came of some rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Assigned {
+    /// Rows counted, once per window they belong to.
+    pub counted: u64,
+    /// Rows that came too late, once per window.
+    pub late: u64,
+}
+
+impl OpenWindows {
+    /// Goes on where a partition's event time stood.
+    pub fn starting_at(max_event_ms: Option<i64>) -> Self {
+        Self { progress: Progress { max_event_ms }, ..Self::default() }
+    }
+
+    /// Assigns rows, in offset order, to their windows and profiles them.
+    ///
+    /// # Errors
+    /// Arrow's, where rows and layout disagree.
+    pub fn add(
+        &mut self,
+        monitor: &MonitorPlan,
+        rows: &Rows,
+        event_ms: &[i64],
+        partition: i32,
+        hash: RowHash,
+    ) -> Result<Assigned, ArrowError> {
+        let versions = self.versions_of(monitor, rows);
+        let mut assigned = Assigned::default();
+        let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
+        for (row, ms) in (0u32..).zip(event_ms.iter().copied()) {
+            if ms == NO_TIME {
+                continue;
+            }
+            let version = versions.of(row as usize);
+            for start in monitor.spec.starts_of(ms) {
+                let early = monitor.starts_at_ms.is_some_and(|first| start < first);
+                if early || self.progress.is_late(&monitor.spec, start) {
+                    assigned.late += 1;
+                    self.open(monitor, version, start).late += 1;
+                    continue;
+                }
+                assigned.counted += 1;
+                let same = |(key, _): &(Key, Vec<u32>)| key.1 == start && *key.0 == **version;
+                match groups.iter().rposition(same) {
+                    Some(at) => groups[at].1.push(row),
+                    None => groups.push(((Arc::clone(version), start), vec![row])),
+                }
+            }
+            self.progress.advance(ms);
+        }
+        for ((version, start), selected) in groups {
+            let open = self.open(monitor, &version, start);
+            let VersionPlan { layout, columns, .. } = &*open.plan;
+            open.profile.add(layout, &rows.batch, columns, &selected);
+            let from = Provenance { partition, hash, event_ms };
+            open.profile.sample.add(layout, &rows.batch, columns, &selected, from)?;
+        }
+        Ok(assigned)
+    }
+
+    fn open(&mut self, monitor: &MonitorPlan, version: &Arc<str>, start: i64) -> &mut Open {
+        self.windows.entry((Arc::clone(version), start)).or_insert_with(|| {
+            let plan = Arc::clone(monitor.version(version));
+            let profile = Profile::empty(&plan.layout, monitor.sample_rows);
+            Open { plan, profile, late: 0 }
+        })
+    }
+
+    fn versions_of(&mut self, monitor: &MonitorPlan, rows: &Rows) -> Versions {
+        match &monitor.version {
+            Version::Fixed(version) => Versions::Same(self.intern(version)),
+            Version::Column(column) => {
+                let codes = rows.batch.columns[*column].as_dictionary::<UInt32Type>();
+                let texts = codes.values().as_string::<i32>();
+                let names = (0..texts.len()).map(|code| self.intern(texts.value(code))).collect();
+                let none = self.intern(NO_VERSION);
+                let valid = rows.batch.cells[*column].iter().map(|cell| cell.has_value());
+                Versions::Each { names, codes: codes.keys().values().to_vec(), valid: valid.collect(), none }
+            }
+        }
+    }
+
+    fn intern(&mut self, version: &str) -> Arc<str> {
+        if let Some(known) = self.versions.get(version) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = Arc::from(version);
+        self.versions.insert(version.to_owned(), Arc::clone(&name));
+        name
+    }
+
+    /// What was gathered since the last cut, per window; windows that the partition's own
+    /// watermark has closed are forgotten, of the others the sample's reach is kept in mind.
+    pub fn cut(&mut self, monitor: &MonitorPlan) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        for ((version, start_ms), open) in &mut self.windows {
+            if open.profile.rows == 0 && open.late == 0 {
+                continue;
+            }
+            let sample = open.profile.sample.take();
+            let mut empty = Profile::empty(&open.plan.layout, monitor.sample_rows);
+            std::mem::swap(&mut empty.sample, &mut open.profile.sample);
+            let profile = std::mem::replace(&mut open.profile, empty);
+            deltas.push(Delta {
+                version: Arc::clone(version),
+                start_ms: *start_ms,
+                plan: Arc::clone(&open.plan),
+                late: std::mem::take(&mut open.late),
+                profile: Profile { sample, ..profile },
+            });
+        }
+        let Self { windows, progress, .. } = self;
+        windows.retain(|(_, start), _| !progress.is_late(&monitor.spec, *start));
+        self.versions.retain(|_, name| Arc::strong_count(name) > 1);
+        deltas
+    }
+
+    /// Forgets what the samples have in mind: they cost rows, never results.
+    pub fn forget(&mut self) {
+        self.windows.clear();
+    }
+
+    /// How many windows are open.
+    pub fn len(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// Whether no window is open.
+    pub fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+    }
+
+    /// How many model versions have open windows.
+    pub fn versions(&self) -> usize {
+        self.versions.len()
+    }
+
+    /// Bytes held, about.
+    pub fn bytes(&self) -> usize {
+        self.windows.values().map(|open| open.profile.bytes()).sum()
+    }
+}
+
+/// The model version of each row of a batch.
+enum Versions {
+    Same(Arc<str>),
+    Each { names: Vec<Arc<str>>, codes: Vec<u32>, valid: Vec<bool>, none: Arc<str> },
+}
+
+impl Versions {
+    fn of(&self, row: usize) -> &Arc<str> {
+        match self {
+            Self::Same(version) => version,
+            Self::Each { names, codes, valid, none } => {
+                if valid[row] { &names[codes[row] as usize] } else { none }
+            }
+        }
+    }
+}
