@@ -8,7 +8,7 @@
 //! Source: S. Vallender 1974; `scipy.stats.wasserstein_distance`.
 //!
 //! **p-value**: none. Its law depends on the distribution; the effect alone decides, and without drift
-//! it is about 0.6 / sqrt(rows) for a normal feature, more with heavy tails.
+//! it is about 1.2 / sqrt(rows of the window) for a normal feature, more with heavy tails.
 //!
 //! **Edges**: equal sides give 0, whatever the scale; unequal sides of a baseline that does not vary
 //! have no scale ([`Reason::NoVariance`]). Infinities match infinities of the same sign; where their
