@@ -14,7 +14,7 @@
 //! rows would be V = 0.3 against 900 rows of reference and 0.06 against 80,000.
 //!
 //! **Small samples**: bins empty on both sides are dropped. Bins whose expected count on the smaller
-//! side is under 5 are pooled, smallest first, until the pool reaches 5 ([`pooled`]); if two bins are
+//! side is under 5 are pooled, smallest first, until the pool reaches 5 (`pooled`); if two bins are
 //! left and one is still under 5, p is Fisher's exact one. The statistic is that of the pooled
 //! table, the effect that of all bins. One bin on both sides: statistic 0, p 1.
 //!

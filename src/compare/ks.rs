@@ -7,9 +7,9 @@
 //! functions. The effect is D itself: 0.1 means that some threshold splits the two sides with shares
 //! ten points apart.
 //!
-//! **p-value**: exact up to 10,000 rows on both sides ([`law::smirnov`]); above that, and on bins,
+//! **p-value**: exact up to 10,000 rows on both sides ([`super::law::smirnov`]); above that, and on bins,
 //! the one-sample law with n = round(m n / (m + n)), rounded half to even, at least 1
-//! ([`law::kolmogorov`]). This is what `scipy.stats.ks_2samp` chooses. Source: Hodges 1958; Simard
+//! ([`super::law::kolmogorov`]). This is what `scipy.stats.ks_2samp` chooses. Source: Hodges 1958; Simard
 //! and L'Ecuyer 2011.
 //!
 //! **Assumes** independent rows and a continuous distribution. With ties p is too large, never too

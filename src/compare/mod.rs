@@ -1,6 +1,6 @@
 //! The statistical tests: a closed set, one file per test, all pure.
 //!
-//! A test takes a reference and a window and gives an [`Answer`]: an [`Outcome`], or the [`Reason`]
+//! A test takes a reference and a window and gives an `Answer`: an `Outcome`, or the `Reason`
 //! why there is none. No test panics, and none answers NaN. What holds for all of them:
 //!
 //! - `statistic` is what the literature calls the statistic, without any adjustment.
@@ -13,11 +13,11 @@
 //! - `error_bound` is `None` where the answer is exact. Otherwise the statistic of the full data
 //!   lies in `[statistic, statistic + error_bound]`; each file that says so proves it.
 //!
-//! An empty reference gives [`Reason::NoReference`], an empty window [`Reason::TooFewRows`], in
+//! An empty reference gives `Reason::NoReference`, an empty window `Reason::TooFewRows`, in
 //! this order, for every test. Two sides that are constant and equal are an answer (statistic 0),
 //! not a reason.
 //!
-//! To add a test: a variant of [`Test`] with its name in [`Test::ALL`] and [`Test::as_str`], a file
+//! To add a test: a variant of `Test` with its name in `Test::ALL` and `Test::as_str`, a file
 //! beside the others, golden numbers under `tests/reference/`.
 
 use std::fmt;
@@ -25,32 +25,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Many features at once: adjusted p-values.
 pub mod adjust;
-
-/// Chi-square test of homogeneity.
 pub mod chi2;
-
-/// Jensen-Shannon distance.
-pub mod js;
-
-/// Kolmogorov-Smirnov.
-pub mod ks;
-
-/// The distributions that statistics follow when nothing has changed.
-pub mod law;
-
-/// Population stability index.
-pub mod psi;
-
-/// Null rate, unseen rate.
-pub mod rates;
-
-/// Wasserstein-1 distance.
-pub mod wasserstein;
-
 #[cfg(test)]
 mod golden;
+pub mod js;
+pub mod ks;
+pub mod law;
+pub mod psi;
+pub mod rates;
+pub mod wasserstein;
 
 /// The tests, by the names they have in settings, SQL and JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

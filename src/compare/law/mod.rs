@@ -4,20 +4,9 @@
 //! So upper tails are computed as such, never as one minus a lower tail, and every probability that
 //! multiplies large powers goes through the deviance form in [`deviance`], which does not cancel.
 
-/// Upper tail of the chi-square distribution and its logarithm.
 pub mod chi2;
-
-/// Binomial and Poisson probabilities without cancellation.
 pub mod deviance;
-
-/// One-sample Kolmogorov distribution of finite n.
-pub mod kolmogorov;
-
-/// Normal quantiles and tails.
-pub mod normal;
-
-/// Exact two-sample Smirnov distribution.
-pub mod smirnov;
-
-/// Fisher's exact test.
 pub mod fisher;
+pub mod kolmogorov;
+pub mod normal;
+pub mod smirnov;

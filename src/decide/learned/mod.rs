@@ -41,20 +41,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Steps 1 and 4: from counts to a calibration.
 mod calibrate;
-
-/// Steps 2 and 3: reference, design effect and tail of one feature.
 mod fit;
-
-/// Step 5, on windows as they come.
-mod limbs;
-
-/// Step 5, thresholds from the cross-fitted scores.
-mod thresholds;
-
 #[cfg(test)]
 mod golden;
+mod limbs;
+mod thresholds;
 
 pub use calibrate::{Calibration, FeatureCalibration, calibrate};
 pub use fit::{LARGEST_Z, Pooling};
