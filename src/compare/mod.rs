@@ -1,9 +1,43 @@
 //! The statistical tests: a closed set, one file per test, all pure.
+//!
+//! A test takes a reference and a window and gives an `Answer`: an `Outcome`, or the `Reason`
+//! why there is none. No test panics, and none answers NaN. What holds for all of them:
+//!
+//! - `statistic` is what the literature calls the statistic, without any adjustment.
+//! - `p_value` is the probability of a statistic at least as large if both sides were drawn from
+//!   the same distribution, *row by row independently*. Rows of one window seldom are independent
+//!   (one day has one weather), which is why `decide::learned` exists; read p-values as upper
+//!   bounds on the surprise.
+//! - `effect` says how far the two sides are apart on a scale that does not grow with the number of
+//!   rows; never negative, 0 for no difference. Limits in the settings are limits on it.
+//! - `error_bound` is `None` where the answer is exact. Otherwise the statistic of the full data
+//!   lies in `[statistic, statistic + error_bound]`; each file that says so proves it.
+//!
+//! An empty reference gives `Reason::NoReference`, an empty window `Reason::TooFewRows`, in
+//! this order, for every test. Two sides that are constant and equal are an answer (statistic 0),
+//! not a reason.
+//!
+//! To add a test: a variant of `Test` with its name in `Test::ALL` and `Test::as_str`, a file
+//! beside the others, golden numbers under `tests/reference/`.
+
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub mod adjust;
+pub mod chi2;
+#[cfg(test)]
+mod golden;
+pub mod js;
+pub mod ks;
+pub mod law;
+pub mod psi;
+pub mod rates;
+pub mod wasserstein;
+
 /// The tests, by the names they have in settings, SQL and JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Test {
     /// Two-sample Kolmogorov-Smirnov.
@@ -22,4 +56,178 @@ pub enum Test {
     UnseenRate,
     /// The learned score of the feature (see `decide::learned`).
     Learned,
+}
+
+impl Test {
+    /// Every test, in the order in which they are declared.
+    pub const ALL: [Self; 8] = [
+        Self::Ks,
+        Self::Chi2,
+        Self::Psi,
+        Self::Js,
+        Self::Wasserstein,
+        Self::NullRate,
+        Self::UnseenRate,
+        Self::Learned,
+    ];
+
+    /// The name, the same as in serialised form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ks => "ks",
+            Self::Chi2 => "chi2",
+            Self::Psi => "psi",
+            Self::Js => "js",
+            Self::Wasserstein => "wasserstein",
+            Self::NullRate => "null_rate",
+            Self::UnseenRate => "unseen_rate",
+            Self::Learned => "learned",
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Test {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL
+            .into_iter()
+            .find(|test| test.as_str() == name)
+            .ok_or_else(|| Error::UnknownTest(name.to_owned()))
+    }
+}
+
+/// What can be wrong about a test's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No test has this name.
+    #[error("no test is called `{0}`; there are: {all}", all = Test::ALL.map(Test::as_str).join(", "))]
+    UnknownTest(String),
+}
+
+/// What a test found. See the module for what the fields promise.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The test's own statistic.
+    pub statistic: f64,
+    /// Probability of it without drift and with independent rows; `None` where no law is known.
+    pub p_value: Option<f64>,
+    /// Distance on a scale that does not depend on the number of rows; at least 0.
+    pub effect: f64,
+    /// How much the statistic of the full data may exceed `statistic`; `None` means exact.
+    pub error_bound: Option<f64>,
+}
+
+impl Outcome {
+    /// An exact outcome whose effect is the statistic itself.
+    fn plain(statistic: f64, p_value: Option<f64>) -> Self {
+        Self {
+            statistic,
+            p_value,
+            effect: statistic,
+            error_bound: None,
+        }
+    }
+}
+
+/// Why a test has no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The window holds too few rows for this test.
+    TooFewRows,
+    /// The baseline does not vary, so that no scale exists on which to say how far the window is.
+    NoVariance,
+    /// The baseline holds no value of this feature.
+    NoReference,
+    /// The distance is infinite or beyond the range of a 64-bit float.
+    NotFinite,
+    /// The two sides were not counted on the same bins.
+    DifferentBins,
+}
+
+impl Reason {
+    /// The name, the same as in serialised form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooFewRows => "too_few_rows",
+            Self::NoVariance => "no_variance",
+            Self::NoReference => "no_reference",
+            Self::NotFinite => "not_finite",
+            Self::DifferentBins => "different_bins",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The outcome of a test, or why there is none.
+pub type Answer = Result<Outcome, Reason>;
+
+/// Rows on both sides, once it is known that both sides have bins in common and rows at all.
+fn totals(reference: &[u64], window: &[u64]) -> Result<(f64, f64), Reason> {
+    if reference.len() != window.len() {
+        return Err(Reason::DifferentBins);
+    }
+    let sum = |counts: &[u64]| counts.iter().map(|&count| count as f64).sum::<f64>();
+    let (reference, window) = (sum(reference), sum(window));
+    if reference <= 0.0 {
+        Err(Reason::NoReference)
+    } else if window <= 0.0 {
+        Err(Reason::TooFewRows)
+    } else {
+        Ok((reference, window))
+    }
+}
+
+/// Pairs of counts in the bins that at least one side has rows in.
+fn occupied(reference: &[u64], window: &[u64]) -> Vec<(f64, f64)> {
+    reference
+        .iter()
+        .zip(window)
+        .filter(|&(&left, &right)| left > 0 || right > 0)
+        .map(|(&left, &right)| (left as f64, right as f64))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_agree_with_serialised_form_and_parse_back() {
+        for test in Test::ALL {
+            assert_eq!(serde_json::to_value(test).unwrap(), test.as_str());
+            assert_eq!(test.as_str().parse::<Test>(), Ok(test));
+        }
+        let error = "kss".parse::<Test>().unwrap_err().to_string();
+        assert!(
+            error.contains("`kss`") && error.contains("wasserstein"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn reasons_agree_with_serialised_form() {
+        use Reason::{DifferentBins, NoReference, NoVariance, NotFinite, TooFewRows};
+        for reason in [
+            TooFewRows,
+            NoVariance,
+            NoReference,
+            NotFinite,
+            DifferentBins,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
 }

@@ -1,3 +1,4 @@
 //! Scores, policy and history to a verdict, an alert episode and perhaps a job. Pure.
 
 pub mod bins;
+pub mod learned;
