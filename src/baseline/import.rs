@@ -120,7 +120,12 @@ impl Windows {
     /// The counts as the learned mode takes them: per feature, over all windows in order.
     pub fn features(&self, layout: &Layout) -> Vec<FeatureWindows> {
         let features = layout.features.iter().enumerate();
-        let counts = |i: usize| self.counts.values().map(|window| window[i].clone()).collect();
+        let counts = |i: usize| {
+            self.counts
+                .values()
+                .map(|window| window[i].clone())
+                .collect()
+        };
         features
             .map(|(i, feature)| FeatureWindows {
                 name: feature.name.clone(),

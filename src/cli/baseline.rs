@@ -100,7 +100,9 @@ pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
         Command::List { model } => list(pool, model.as_deref(), args.output).await?,
         Command::Show { baseline } => show(pool, &baseline, args.output).await?,
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write the result")
 }
 
 async fn run_import(import: Import, pool: &PgPool, output: Output) -> anyhow::Result<String> {
@@ -123,7 +125,8 @@ async fn run_import(import: Import, pool: &PgPool, output: Output) -> anyhow::Re
     let made = {
         let bar = bar.clone();
         let request = request.clone();
-        tokio::task::spawn_blocking(move || import::import(&request, |rows| bar.inc(rows))).await??
+        tokio::task::spawn_blocking(move || import::import(&request, |rows| bar.inc(rows)))
+            .await??
     };
     bar.finish_and_clear();
     let saved = save(pool, made, request.window_ms).await?;
@@ -131,13 +134,20 @@ async fn run_import(import: Import, pool: &PgPool, output: Output) -> anyhow::Re
         Output::Json => format!("{saved:#}\n"),
         Output::Table => format!(
             "{} baseline {} of {} version {}: {} rows, {} features{}\n",
-            if saved["new"] == json!(true) { "imported" } else { "already there:" },
+            if saved["new"] == json!(true) {
+                "imported"
+            } else {
+                "already there:"
+            },
             short(saved["baseline_id"].as_str().unwrap_or_default()),
             request.model,
             request.version,
             saved["rows"],
             saved["features"],
-            saved["calibration"].as_str().map(|c| format!("; {c}")).unwrap_or_default(),
+            saved["calibration"]
+                .as_str()
+                .map(|c| format!("; {c}"))
+                .unwrap_or_default(),
         ),
     })
 }
@@ -165,11 +175,17 @@ pub async fn save(
     imported: Imported,
     window_ms: Option<i64>,
 ) -> anyhow::Result<Value> {
-    let Imported { mut baseline, windows } = imported;
+    let Imported {
+        mut baseline,
+        windows,
+    } = imported;
     let stored = stored(&mut baseline)?;
     let calibration = windows.map(|windows| {
         let features = windows.features(&baseline.layout);
-        (windows.counts.len(), learned::calibrate(&features, seed(&baseline.id)))
+        (
+            windows.counts.len(),
+            learned::calibrate(&features, seed(&baseline.id)),
+        )
     });
     let mut transaction = pool.begin().await?;
     models::register(&mut *transaction, &baseline.model).await?;
@@ -218,7 +234,10 @@ pub async fn save(
 
 /// The bootstrap's seed: the baseline's own digest, so that thresholds can be computed again.
 pub fn seed(baseline_id: &str) -> u64 {
-    baseline_id.get(..16).and_then(|head| u64::from_str_radix(head, 16).ok()).unwrap_or_default()
+    baseline_id
+        .get(..16)
+        .and_then(|head| u64::from_str_radix(head, 16).ok())
+        .unwrap_or_default()
 }
 
 fn stored(baseline: &mut Baseline) -> anyhow::Result<Stored> {
@@ -244,7 +263,11 @@ fn stored(baseline: &mut Baseline) -> anyhow::Result<Stored> {
 
 /// What the features are, for people and SQL.
 fn describe(baseline: &Baseline) -> Value {
-    let features = baseline.layout.features.iter().zip(&baseline.profile.features);
+    let features = baseline
+        .layout
+        .features
+        .iter()
+        .zip(&baseline.profile.features);
     let described = features.map(|(layout, feature)| {
         let mut one = json!({
             "name": layout.name,
@@ -323,14 +346,32 @@ async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<Str
         return Ok(format!("{value:#}\n"));
     }
     let mut text = String::new();
-    for key in ["baseline_id", "model", "version", "rows", "time_from", "time_to",
-        "training_data_digest", "training_data_files", "created_at", "stored_bytes"] {
-        let shown = value[key].as_str().map_or_else(|| value[key].to_string(), str::to_owned);
+    for key in [
+        "baseline_id",
+        "model",
+        "version",
+        "rows",
+        "time_from",
+        "time_to",
+        "training_data_digest",
+        "training_data_files",
+        "created_at",
+        "stored_bytes",
+    ] {
+        let shown = value[key]
+            .as_str()
+            .map_or_else(|| value[key].to_string(), str::to_owned);
         text += &format!("{key:<22}{shown}\n");
     }
-    text += &format!("\n{:<20}{:<14}{:>10}{:>12}  values\n", "feature", "kind", "nulls", "bins");
+    text += &format!(
+        "\n{:<20}{:<14}{:>10}{:>12}  values\n",
+        "feature", "kind", "nulls", "bins"
+    );
     for feature in one.features.as_array().into_iter().flatten() {
-        let bins = feature.get("cuts").or_else(|| feature.get("levels")).cloned();
+        let bins = feature
+            .get("cuts")
+            .or_else(|| feature.get("levels"))
+            .cloned();
         let values = match feature.get("mean") {
             Some(mean) => format!(
                 "mean {mean}, deviation {}, {} to {}",
