@@ -265,7 +265,7 @@ begin
             end if;
         exception
             when insufficient_privilege then
-                raise notice 'role % was not made: %; make it and call driftd.grant_roles()',
+                raise warning 'role % was not made: %; make it and call driftd.grant_roles()',
                     role_name, sqlerrm;
             when duplicate_object or unique_violation then
                 null; -- another database of this server was migrated at the same moment

@@ -147,6 +147,11 @@ pub async fn migrate(pool: &PgPool) -> Result<usize> {
     let mut connection = PgConnection::connect_with(&pool.connect_options())
         .await
         .map_err(Error::doing("connect to Postgres"))?;
+    // Notices here say that the schema is there already; what matters is raised as a warning.
+    sqlx::query("set client_min_messages = warning")
+        .execute(&mut connection)
+        .await
+        .map_err(Error::doing("prepare to migrate"))?;
     let before = applied(&mut connection).await?;
     if let Some(newer) = before
         .iter()

@@ -1,5 +1,6 @@
 //! The schema and the functions over it.
 
+use driftd::embedded::postgres as embedded;
 use driftd::monitor::Monitor;
 use driftd::store::monitors::Registered;
 use driftd::store::{self, Error, models, monitors, outbox, rejected};
@@ -286,4 +287,43 @@ async fn a_message_taken_and_not_delivered_comes_back_later() {
         (again[0].outbox_id, again[0].attempts),
         (taken[0].outbox_id, 2)
     );
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_make_roles_migrates_all_the_same() {
+    // A server of its own: roles belong to the whole server, and the others' are there already.
+    let options = embedded::Options::default();
+    let server = tokio::task::spawn_blocking(|| embedded::Postgres::start(options)).await;
+    let server = server.unwrap().unwrap();
+    let admin = store::connect(&SecretString::from(server.url()), 1)
+        .await
+        .unwrap();
+    for statement in ["create role app login", "create database other owner app"] {
+        sqlx::query(statement).execute(&admin).await.unwrap();
+    }
+    let other = server.url_of("other");
+    let limited = SecretString::from(other.replace("driftd@", "app@"));
+    let app = store::connect(&limited, 1).await.unwrap();
+    assert!(store::migrate(&app).await.unwrap() > 3);
+
+    let admin = store::connect(&SecretString::from(other), 1).await.unwrap();
+    let roles = "select count(*) from pg_roles where rolname like 'driftd\\_%'";
+    let roles: i64 = sqlx::query_scalar(roles).fetch_one(&admin).await.unwrap();
+    assert_eq!(roles, 0);
+    sqlx::query("create role driftd_reader")
+        .execute(&admin)
+        .await
+        .unwrap();
+    sqlx::query("select driftd.grant_roles()")
+        .execute(&app)
+        .await
+        .unwrap();
+    sqlx::query("set role driftd_reader")
+        .execute(&admin)
+        .await
+        .unwrap();
+    sqlx::query("select * from driftd.monitor_health")
+        .execute(&admin)
+        .await
+        .unwrap();
 }
