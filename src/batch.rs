@@ -403,7 +403,7 @@ mod tests {
         let batch = builder.finish();
         let numbers = batch.columns[0].as_primitive::<Float64Type>();
         assert_eq!(numbers.len(), 3);
-        assert_eq!(numbers.value(0), 1.0);
+        assert_eq!(numbers.value(0).to_bits(), 1f64.to_bits());
         assert!(numbers.is_null(1) && numbers.is_null(2));
         assert_eq!(batch.cells[0], [Cell::Ok, Cell::Missing, Cell::PosInf]);
         assert_eq!(batch.cells[1], [Cell::Ok, Cell::Ok, Cell::Missing]);

@@ -1,7 +1,7 @@
 //! The collect half, top to bottom: poll, decode, window, profile, checkpoint.
 //!
 //! One dedicated thread polls Kafka and does everything up to the profiles; only the checkpoint
-//! itself, a Postgres transaction, runs elsewhere ([`Saver`]), so that polling goes on while
+//! itself, a Postgres transaction, runs elsewhere (`save`), so that polling goes on while
 //! Postgres is slow and the group does not rebalance.
 //!
 //! A partition is taken over in Postgres (a new epoch), sought to the stored offset and read. What

@@ -214,11 +214,17 @@ fn no_column(files: &Files, column: &str, option: &'static str) -> Error {
     }
 }
 
-/// The columns that become features, with the kind that their type or the user speaks for.
-fn candidates(
-    request: &Request,
-    files: &Files,
-) -> Result<Vec<(usize, String, Option<Kind>, bool)>, Error> {
+/// A column that becomes a feature.
+struct Candidate {
+    index: usize,
+    name: String,
+    /// What its type or the user speaks for; unknown for texts until they are read.
+    kind: Option<Kind>,
+    plain_numbers: bool,
+}
+
+/// The columns that become features. An option that names a column there is not is refused.
+fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error> {
     let named = [
         (&request.features, "--features"),
         (&request.exclude, "--exclude"),
@@ -250,9 +256,12 @@ fn candidates(
             column: name.clone(),
             detail,
         })?;
-        let plain = inferred.is_some_and(|kind| matches!(kind, Kind::Numeric | Kind::Boolean));
-        let kind = request.kinds.get(name).copied().or(inferred);
-        found.push((index, name.clone(), kind, plain));
+        found.push(Candidate {
+            index,
+            name: name.clone(),
+            kind: request.kinds.get(name).copied().or(inferred),
+            plain_numbers: matches!(inferred, Some(Kind::Numeric | Kind::Boolean)),
+        });
     }
     if found.is_empty() {
         return Err(no_column(files, "(any)", "--features"));
@@ -263,13 +272,13 @@ fn candidates(
 /// Texts are looked at in all rows before their column's kind is settled.
 fn settle_kinds(
     files: &Files,
-    candidates: Vec<(usize, String, Option<Kind>, bool)>,
+    candidates: Vec<Candidate>,
     progress: &mut impl FnMut(u64),
 ) -> Result<Vec<Column>, Error> {
     let mut texts: HashMap<usize, Texts> = candidates
         .iter()
-        .filter(|(_, _, kind, _)| kind.is_none())
-        .map(|(index, ..)| (*index, Texts::default()))
+        .filter(|candidate| candidate.kind.is_none())
+        .map(|candidate| (candidate.index, Texts::default()))
         .collect();
     if !texts.is_empty() {
         files.for_each(|batch| {
@@ -280,16 +289,14 @@ fn settle_kinds(
             Ok::<(), Error>(())
         })?;
     }
-    let column = |(index, name, kind, plain_numbers): (usize, String, Option<Kind>, bool)| {
-        let seen = texts.get(&index).map(|texts| texts.kind());
-        let kind = kind.or(seen).unwrap_or(Kind::Categorical);
-        // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
-        let plain_numbers = plain_numbers || seen == Some(Kind::Boolean);
+    let column = |candidate: Candidate| {
+        let seen = texts.get(&candidate.index).map(|texts| texts.kind());
         Column {
-            name,
-            kind,
-            plain_numbers,
-            index,
+            name: candidate.name,
+            kind: candidate.kind.or(seen).unwrap_or(Kind::Categorical),
+            // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
+            plain_numbers: candidate.plain_numbers || seen == Some(Kind::Boolean),
+            index: candidate.index,
         }
     };
     Ok(candidates.into_iter().map(column).collect())

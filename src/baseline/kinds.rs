@@ -55,6 +55,9 @@ pub struct Texts {
 
 impl Texts {
     /// Looks at more values.
+    ///
+    /// # Errors
+    /// The column's type cannot be written as text.
     pub fn see(&mut self, array: &ArrayRef) -> Result<(), ArrowError> {
         let texts = cast(array, &DataType::Utf8)?;
         for text in texts

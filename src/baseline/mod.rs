@@ -1,8 +1,8 @@
 //! The stored training distribution of one model version: its profile, its bins, its calibration.
 //!
-//! - [`read`]: training files as batches, in bounded memory
-//! - [`kinds`]: what each column is
-//! - [`import`]: two passes over the files make a baseline
+//! - `read`: training files as batches, in bounded memory
+//! - `kinds`: what each column is
+//! - `import`: two passes over the files make a baseline
 //!
 //! A baseline is immutable and named by the digest of its content.
 

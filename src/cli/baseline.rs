@@ -346,6 +346,11 @@ async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<Str
     if output == Output::Json {
         return Ok(format!("{value:#}\n"));
     }
+    Ok(as_text(&value))
+}
+
+/// A baseline for people: what it is, then a line for each feature.
+fn as_text(value: &Value) -> String {
     let mut text = String::new();
     for key in [
         "baseline_id",
@@ -368,25 +373,28 @@ async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<Str
         "\n{:<20}{:<14}{:>10}{:>12}  values\n",
         "feature", "kind", "nulls", "bins"
     );
-    for feature in one.features.as_array().into_iter().flatten() {
-        let bins = feature
-            .get("cuts")
-            .or_else(|| feature.get("levels"))
-            .cloned();
-        let values = match feature.get("mean") {
-            Some(mean) => format!(
-                "mean {mean}, deviation {}, {} to {}",
-                feature["deviation"], feature["least"], feature["greatest"]
-            ),
-            None => format!("{}", feature["most_frequent"]),
-        };
-        text += &format!(
-            "{:<20}{:<14}{:>10}{:>12}  {values}\n",
-            feature["name"].as_str().unwrap_or_default(),
-            feature["kind"].as_str().unwrap_or_default(),
-            feature["nulls"],
-            bins.unwrap_or_default(),
-        );
-    }
-    Ok(text)
+    let features = value["features"].as_array();
+    text.extend(features.into_iter().flatten().map(feature_line));
+    text
+}
+
+fn feature_line(feature: &Value) -> String {
+    let bins = feature
+        .get("cuts")
+        .or_else(|| feature.get("levels"))
+        .cloned();
+    let values = match feature.get("mean") {
+        Some(mean) => format!(
+            "mean {mean}, deviation {}, {} to {}",
+            feature["deviation"], feature["least"], feature["greatest"]
+        ),
+        None => format!("{}", feature["most_frequent"]),
+    };
+    format!(
+        "{:<20}{:<14}{:>10}{:>12}  {values}\n",
+        feature["name"].as_str().unwrap_or_default(),
+        feature["kind"].as_str().unwrap_or_default(),
+        feature["nulls"],
+        bins.unwrap_or_default(),
+    )
 }

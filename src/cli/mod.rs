@@ -40,7 +40,7 @@ Exit codes:
 
 /// Watches the inputs of deployed models and decides when a model has to be retrained.
 #[derive(Debug, Parser)]
-#[command(name = "driftd", version, after_long_help = AFTER_HELP, propagate_version = true)]
+#[command(name = "driftd", version, after_long_help = AFTER_HELP)]
 #[command(disable_help_subcommand = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]

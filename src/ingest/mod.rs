@@ -1,11 +1,11 @@
 //! Messages in, Arrow record batches out; what cannot be read is set aside, never lost silently.
 //!
-//! - [`path`]: field paths into a payload, `data.features[3]`, `instances[*].age`
-//! - [`decode`]: a plan compiled from the paths of all monitors of a topic, straight into columns
-//! - [`plan`]: what is read from a topic, for whom
-//! - [`stretch`]: the messages of one partition, one after another
-//! - [`consumer`]: the Kafka client, its rebalances and its offsets
-//! - [`reject`]: why a message could not be read
+//! - `path`: field paths into a payload, `data.features[3]`, `instances[*].age`
+//! - `decode`: a plan compiled from the paths of all monitors of a topic, straight into columns
+//! - `plan`: what is read from a topic, for whom
+//! - `stretch`: the messages of one partition, one after another
+//! - `consumer`: the Kafka client, its rebalances and its offsets
+//! - `reject`: why a message could not be read
 
 pub mod consumer;
 pub mod decode;

@@ -197,10 +197,10 @@ impl Writer {
 
     fn unsigned(&mut self, mut value: u128) {
         while value >= 0x80 {
-            self.0.push((value & 0x7f) as u8 | 0x80);
+            self.0.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
         }
-        self.0.push(value as u8);
+        self.0.push(value.to_le_bytes()[0]);
     }
 
     fn signed(&mut self, value: i128) {

@@ -1,11 +1,11 @@
 //! The mergeable summary of what a stretch of a partition adds to a window.
 //!
-//! - [`numeric`]: counts and sums on the baseline's fine grid, moments, range
-//! - [`categorical`]: counts of the baseline's levels, and what it never held
-//! - [`coarse`]: about ten bins a feature, for the learned mode and tests on counts
-//! - [`quality`]: nulls, missing fields, wrong types
-//! - [`sample`]: the bottom-k row sample
-//! - [`encoding`]: the stored form
+//! - `numeric`: counts and sums on the baseline's fine grid, moments, range
+//! - `categorical`: counts of the baseline's levels, and what it never held
+//! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
+//! - `quality`: nulls, missing fields, wrong types
+//! - `sample`: the bottom-k row sample
+//! - `encoding`: the stored form
 //!
 //! Merging is associative and commutative and equals profiling everything at once, bit for bit:
 //! where deltas are cut depends on timing, and timing must not show in a result. So sums are wide

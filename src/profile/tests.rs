@@ -49,7 +49,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
             .enumerate()
             .map(|(i, (partition, x, c))| Row {
                 partition,
-                offset: i as i64,
+                offset: i64::try_from(i).unwrap(),
                 x,
                 c,
             })

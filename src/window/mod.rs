@@ -150,7 +150,7 @@ mod tests {
         ) {
             let spec = spec(every * times, every, 0, 0);
             let starts: Vec<i64> = spec.starts_of(event).collect();
-            prop_assert_eq!(starts.len() as i64, times);
+            prop_assert_eq!(i64::try_from(starts.len()).unwrap(), times);
             for start in starts {
                 prop_assert!(start <= event && event < spec.end(start));
                 prop_assert_eq!(start.rem_euclid(every), 0);

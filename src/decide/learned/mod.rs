@@ -36,7 +36,7 @@
 //! - **A history so heavy-tailed that t is above [`LARGEST_Z`]** silences the fast limb
 //!   ([`Thresholds::fast_is_reachable`]); the slow limb still fires, after several windows.
 //!
-//! Random paths come from SplitMix64 (Steele, Lea and Flood 2014), seeded by the caller: the same
+//! Random paths come from `SplitMix64` (Steele, Lea and Flood 2014), seeded by the caller: the same
 //! baseline gives the same thresholds, on every machine and in every later version.
 
 use serde::{Deserialize, Serialize};
