@@ -7,6 +7,8 @@
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
+//! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
+//! - `bad_input`: what a new user gets wrong, and what comes of it
 
 #![allow(
     clippy::unwrap_used,
@@ -15,8 +17,10 @@
     reason = "all of this is tests; clippy sees only the functions marked as such"
 )]
 
+mod bad_input;
 mod docs;
 mod embedded;
+mod end_to_end;
 mod harness;
 mod jobs;
 mod kafka;
