@@ -17,6 +17,9 @@ pub mod clock;
 /// The collect half, top to bottom.
 pub mod collect;
 
+/// The judge half, top to bottom.
+pub mod judge;
+
 /// What the collect half asks of Postgres.
 pub mod save;
 

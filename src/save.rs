@@ -226,6 +226,8 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
             version: delta.version.to_string(),
             window_start: DateTime::from_timestamp_millis(delta.start_ms).unwrap_or_default(),
             baseline_id: delta.plan.baseline_id.clone(),
+            first_offset: delta.offsets.start,
+            next_offset: delta.offsets.end,
             rows: count(rows),
             late: count(delta.late),
             delta: bytes,

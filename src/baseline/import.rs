@@ -16,9 +16,9 @@ use super::kinds::{self, Column, Overrides, Texts};
 use super::read::{self, Files};
 use super::{Baseline, Origin, SAMPLE_ROWS};
 use crate::batch::{Batch, Builder, Shape};
-use crate::decide::bins;
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
+use crate::profile::coarse;
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
 
@@ -130,7 +130,7 @@ impl Windows {
             .map(|(i, feature)| FeatureWindows {
                 name: feature.name.clone(),
                 counts: counts(i),
-                own: bins::own(feature),
+                own: coarse::own(feature),
             })
             .collect()
     }
@@ -531,7 +531,7 @@ impl Count {
     ) {
         let mut part = Profile::empty(layout, 0);
         part.add(layout, batch, places, rows);
-        let counts = bins::of_profile(layout, &part);
+        let counts = coarse::of_profile(layout, &part);
         match self.windows.counts.entry(start) {
             std::collections::btree_map::Entry::Vacant(entry) => {
                 entry.insert(counts);

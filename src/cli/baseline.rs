@@ -32,6 +32,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Make the baseline of a model version from its training data.
+    #[command(disable_version_flag = true)]
     Import(Box<Import>),
     /// List baselines, newest first.
     List {

@@ -35,6 +35,7 @@ pub mod law;
 pub mod psi;
 pub mod rates;
 pub mod wasserstein;
+pub mod window;
 
 /// The tests, by the names they have in settings, SQL and JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
 //! Scores, policy and history to a verdict, an alert episode and perhaps a job. Pure.
 
-pub mod bins;
+pub mod episode;
 pub mod learned;
+pub mod verdict;

@@ -2,6 +2,7 @@
 //!
 //! - `numeric`: counts and sums on the baseline's fine grid, moments, range
 //! - `categorical`: counts of the baseline's levels, and what it never held
+//! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
 //! - `quality`: nulls, missing fields, wrong types
 //! - `sample`: the bottom-k row sample
 //! - `encoding`: the stored form
@@ -12,6 +13,7 @@
 //! hashes alone.
 
 pub mod categorical;
+pub mod coarse;
 pub mod encoding;
 pub mod numeric;
 pub mod quality;

@@ -50,6 +50,10 @@ pub struct Delta {
     pub window_start: DateTime<Utc>,
     /// What its rows will be compared with.
     pub baseline_id: Option<String>,
+    /// Offset of its first row.
+    pub first_offset: i64,
+    /// The offset behind its last row.
+    pub next_offset: i64,
     /// Rows that count.
     pub rows: i64,
     /// Rows that came too late.
@@ -251,14 +255,16 @@ async fn insert_deltas(
     let baselines: Vec<Option<String>> = deltas.iter().map(|d| d.baseline_id.clone()).collect();
     let rows: Vec<i64> = deltas.iter().map(|delta| delta.rows).collect();
     let late: Vec<i64> = deltas.iter().map(|delta| delta.late).collect();
+    let first_offsets: Vec<i64> = deltas.iter().map(|delta| delta.first_offset).collect();
+    let next_offsets: Vec<i64> = deltas.iter().map(|delta| delta.next_offset).collect();
     let stored: Vec<Option<Vec<u8>>> = deltas.iter().map(|delta| delta.delta.clone()).collect();
     sqlx::query!(
         r#"-- insert deltas
         insert into driftd.profile_deltas (checkpoint_id, monitor_id, version, window_start,
             baseline_id, partition, first_offset, next_offset, rows, late, delta)
-        select $1, m, v, s, b, $8, $9, $10, r, l, d
+        select $1, m, v, s, b, $8, f, n, r, l, d
         from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[],
-                $7::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, d)
+                $7::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, f, n, d)
         where not exists (select from driftd.windows w
             where w.monitor_id = m and w.version = v and w.segment = 'all'
                 and w.window_start = s)"#,
@@ -270,8 +276,8 @@ async fn insert_deltas(
         &rows,
         &late,
         checkpoint.partition,
-        checkpoint.first_offset,
-        checkpoint.next_offset,
+        &first_offsets,
+        &next_offsets,
         &stored as &[Option<Vec<u8>>],
     )
     .execute(connection)

@@ -23,6 +23,12 @@ pub mod partitions;
 /// What a stretch of a partition added, saved with its offset.
 pub mod checkpoints;
 
+/// Windows that are ripe, and what was said of them.
+pub mod windows;
+
+/// Alerts from their start to their end.
+pub mod episodes;
+
 /// Models and their versions.
 pub mod models;
 

@@ -2,6 +2,7 @@
 //! checkpoint.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
@@ -82,6 +83,8 @@ pub struct Delta {
     pub plan: Arc<VersionPlan>,
     /// Rows that came too late for it.
     pub late: u64,
+    /// From the offset of its first row, late ones included, to behind its last.
+    pub offsets: Range<i64>,
     /// The rows that count.
     pub profile: Profile,
 }
@@ -91,6 +94,17 @@ struct Open {
     plan: Arc<VersionPlan>,
     profile: Profile,
     late: u64,
+    offsets: Range<i64>,
+}
+
+/// No rows yet: any offset extends it.
+const NOWHERE: Range<i64> = i64::MAX..i64::MIN;
+
+impl Open {
+    fn reach(&mut self, offset: i64) {
+        self.offsets.start = self.offsets.start.min(offset);
+        self.offsets.end = self.offsets.end.max(offset + 1);
+    }
 }
 
 /// The open windows of one partition for one monitor.
@@ -144,7 +158,9 @@ impl OpenWindows {
                 let early = monitor.starts_at_ms.is_some_and(|first| start < first);
                 if early || self.progress.is_late(&monitor.spec, start) {
                     assigned.late += 1;
-                    self.open(monitor, version, start).late += 1;
+                    let open = self.open(monitor, version, start);
+                    open.late += 1;
+                    open.reach(rows.batch.origins[row as usize].offset);
                     continue;
                 }
                 assigned.counted += 1;
@@ -158,6 +174,9 @@ impl OpenWindows {
         }
         for ((version, start), selected) in groups {
             let open = self.open(monitor, &version, start);
+            for row in [selected.first(), selected.last()].into_iter().flatten() {
+                open.reach(rows.batch.origins[*row as usize].offset);
+            }
             let VersionPlan {
                 layout, columns, ..
             } = &*open.plan;
@@ -183,8 +202,7 @@ impl OpenWindows {
                 Open {
                     plan,
                     profile,
-                    late: 0,
-                }
+                    late: 0, offsets: NOWHERE }
             })
     }
 
@@ -237,6 +255,7 @@ impl OpenWindows {
                 start_ms: *start_ms,
                 plan: Arc::clone(&open.plan),
                 late: std::mem::take(&mut open.late),
+                offsets: std::mem::replace(&mut open.offsets, NOWHERE),
                 profile: Profile { sample, ..profile },
             });
         }

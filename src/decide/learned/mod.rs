@@ -63,7 +63,7 @@ const SLOW_CAP: f64 = 4.0;
 const SLOW_ALLOWANCE: f64 = 0.75;
 
 /// One step of the slow limb's sum.
-fn accumulate(c: f64, z: f64) -> f64 {
+pub(super) fn accumulate(c: f64, z: f64) -> f64 {
     (c + z.min(SLOW_CAP) - SLOW_ALLOWANCE).max(0.0)
 }
 

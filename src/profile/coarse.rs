@@ -1,7 +1,7 @@
 //! The coarse bins that the learned mode and the tests on counts read: about ten quantile bins or
 //! the levels, with values that are absent and labels that are unseen in bins of their own.
 
-use crate::profile::{Bins, Feature, FeatureLayout, Layout, Profile, Values};
+use super::{Bins, Feature, FeatureLayout, Layout, Profile, Values};
 
 /// The counts of every feature on its coarse bins.
 pub fn of_profile(layout: &Layout, profile: &Profile) -> Vec<Vec<u64>> {

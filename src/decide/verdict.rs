@@ -1,0 +1,406 @@
+//! Scores, policy and history to a verdict. Pure: the same window with the same state always gives
+//! the same verdict and the same next state.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::episode::{Change, Episode};
+use super::learned::{Alarm, Calibration, FalseAlarmRate, Limbs, Thresholds};
+use crate::compare::window::{Contribution, Reference, Score, unseen};
+use crate::compare::{Answer, Outcome, Reason, Test};
+use crate::monitor::{Judging, Mode};
+use crate::profile::Profile;
+use crate::profile::coarse;
+use crate::window::Spec;
+
+/// What driftd says of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Like the baseline.
+    Stable,
+    /// Not like the baseline.
+    Drifted,
+    /// Fewer rows than `min_rows`.
+    TooFewRows,
+    /// Its model version has no baseline.
+    NoBaseline,
+    /// A part of its log was gone.
+    Incomplete,
+}
+
+impl Verdict {
+    /// The name in SQL and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Drifted => "drifted",
+            Self::TooFewRows => "too_few_rows",
+            Self::NoBaseline => "no_baseline",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// A baseline ready to judge windows of one monitor.
+#[derive(Debug)]
+pub struct Judge {
+    /// What windows are compared with.
+    pub reference: Reference,
+    /// What was learned from the baseline's own windows, with the thresholds that follow from the
+    /// false alarms the user allows.
+    pub learned: Option<(Calibration, Thresholds)>,
+    judging: Judging,
+}
+
+/// What is carried from window to window.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// The slow limb's sums; an alarm sets them to 0.
+    #[serde(default)]
+    limbs: Limbs,
+    /// The same sums, but never beyond the threshold and never reset: while one of them stays
+    /// above half of it, drift that was alarmed is not over.
+    #[serde(default)]
+    evidence: BTreeMap<String, f64>,
+    /// An alarm was raised and its drift is not over.
+    #[serde(default)]
+    holding: bool,
+    /// The alert.
+    #[serde(default)]
+    pub episode: Episode,
+    /// The row of the open episode.
+    #[serde(default)]
+    pub episode_id: Option<i64>,
+}
+
+/// One row of the history: a test's score with the threshold it was held against.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Name of the feature.
+    pub feature: String,
+    /// The test.
+    pub test: Test,
+    /// Its answer.
+    pub answer: Answer,
+    /// Adjusted over the features of the window.
+    pub p_adjusted: Option<f64>,
+    /// The limit.
+    pub threshold: Option<f64>,
+    /// Where it comes from: `settings` or `learned`.
+    pub threshold_origin: &'static str,
+    /// Rows with a value absent.
+    pub nulls: u64,
+    /// Rows with a value that the baseline never held.
+    pub unseen: u64,
+    /// Whether this test speaks for drift.
+    pub drifted: bool,
+    /// The bins or levels that contribute most.
+    pub contributions: Vec<Contribution>,
+}
+
+/// What is said of a window, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Which rule decided: `learned`, `thresholds` or `none`.
+    pub mode: &'static str,
+    /// Whether the baseline is calibrated for the window's size.
+    pub calibrated: bool,
+    /// Features tested.
+    pub features: usize,
+    /// Features that drifted, worst first.
+    pub drifted: Vec<String>,
+    /// The features that moved most, drifted or not, worst first, with their scores.
+    pub top: Vec<(String, f64)>,
+    /// All scores.
+    pub scores: Vec<Scored>,
+    /// What it does to the alert.
+    pub change: Change,
+}
+
+impl Judged {
+    /// Share of the tested features that drifted.
+    pub fn drifted_share(&self) -> f64 {
+        self.drifted.len() as f64 / self.features.max(1) as f64
+    }
+
+    /// The features that moved most, as JSON.
+    pub fn top_features(&self) -> Value {
+        let top = self.top.iter();
+        top.map(|(feature, score)| json!({"feature": feature, "score": score}))
+            .collect()
+    }
+
+    /// A window of which nothing can be said.
+    pub fn unsaid(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            mode: "none",
+            calibrated: false,
+            features: 0,
+            drifted: Vec::new(),
+            top: Vec::new(),
+            scores: Vec::new(),
+            change: Change::None,
+        }
+    }
+}
+
+/// How many features a window names as those that moved most.
+const TOP: usize = 5;
+/// How many bins a score names.
+const CONTRIBUTIONS: usize = 5;
+
+impl Judge {
+    /// Makes ready what does not change from window to window.
+    pub fn new(
+        reference: Reference,
+        calibration: Option<Calibration>,
+        judging: Judging,
+        spec: &Spec,
+    ) -> Self {
+        let rate = FalseAlarmRate {
+            max: judging.false_alarms.max,
+            windows_per_period: judging.false_alarms.per_ms as f64 / spec.every_ms as f64,
+        };
+        let learned = calibration.map(|calibration| {
+            let thresholds = calibration.thresholds(rate, judging.guard);
+            (calibration, thresholds)
+        });
+        Self {
+            reference,
+            learned,
+            judging,
+        }
+    }
+
+    /// Judges a window and moves the state on.
+    pub fn judge(&self, window: &mut Profile, state: &mut State) -> Judged {
+        if window.rows < self.judging.min_rows {
+            let calibrated = self.learned.is_some();
+            return Judged {
+                calibrated,
+                ..Judged::unsaid(Verdict::TooFewRows)
+            };
+        }
+        let tests: Vec<Test> = self.judging.tests.iter().map(|limit| limit.test).collect();
+        let scores = self.reference.compare(window, &tests);
+        let by_learning = match self.judging.mode {
+            Mode::Thresholds => None,
+            Mode::Auto | Mode::Learned => self.learned.as_ref(),
+        };
+        let mut scored: Vec<Scored> = scores
+            .into_iter()
+            .map(|score| self.held_against_limits(score, window))
+            .collect();
+        let said = match by_learning {
+            Some((calibration, thresholds)) => {
+                scored.iter_mut().for_each(|score| score.drifted = false); // it informs only
+                self.by_learning(calibration, thresholds, window, state, &mut scored)
+            }
+            None => self.by_limits(&scored),
+        };
+        let mode = if by_learning.is_some() {
+            "learned"
+        } else {
+            "thresholds"
+        };
+        let Said {
+            drifted_window,
+            drifted,
+            top,
+        } = said;
+        let change = state.episode.step(self.judging.alert, drifted_window);
+        Judged {
+            verdict: if drifted_window {
+                Verdict::Drifted
+            } else {
+                Verdict::Stable
+            },
+            mode,
+            calibrated: self.learned.is_some(),
+            features: self.reference.layout.features.len(),
+            drifted,
+            top,
+            scores: scored,
+            change,
+        }
+    }
+
+    fn held_against_limits(&self, score: Score, window: &Profile) -> Scored {
+        let limit = self
+            .judging
+            .tests
+            .iter()
+            .find(|limit| limit.test == score.test);
+        let limit = limit.map_or(f64::INFINITY, |limit| limit.effect);
+        let significant = match (&score.answer, score.p_adjusted) {
+            (Err(_), _) => false,
+            (Ok(_), None) => true, // a distance without a law: its effect alone speaks
+            (Ok(_), Some(p)) => p <= self.judging.alpha,
+        };
+        let over = score.answer.is_ok_and(|outcome| outcome.effect > limit);
+        let feature = &window.features[score.feature];
+        Scored {
+            feature: self.reference.layout.features[score.feature].name.clone(),
+            test: score.test,
+            answer: score.answer,
+            p_adjusted: score.p_adjusted,
+            threshold: Some(limit),
+            threshold_origin: "settings",
+            nulls: feature.quality.absent(),
+            unseen: unseen(feature),
+            drifted: significant && over,
+            contributions: self
+                .reference
+                .contributions(score.feature, window, CONTRIBUTIONS),
+        }
+    }
+
+    /// Any test of a feature over its limit makes the feature drift; the share of such features
+    /// decides over the window.
+    fn by_limits(&self, scored: &[Scored]) -> Said {
+        let mut worst: BTreeMap<&str, (f64, bool)> = BTreeMap::new();
+        for score in scored {
+            let (ratio, drifted) = worst.entry(&score.feature).or_default();
+            if let (Ok(outcome), Some(limit)) = (&score.answer, score.threshold) {
+                *ratio = ratio.max(outcome.effect / limit);
+            }
+            *drifted |= score.drifted;
+        }
+        let mut order: Vec<(&str, (f64, bool))> = worst.into_iter().collect();
+        order.sort_by(|a, b| b.1.1.cmp(&a.1.1).then(b.1.0.total_cmp(&a.1.0)));
+        let drifted: Vec<String> = order
+            .iter()
+            .filter(|(_, (_, drifted))| *drifted)
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        let share = drifted.len() as f64 / self.reference.layout.features.len().max(1) as f64;
+        let top = order
+            .iter()
+            .take(TOP)
+            .map(|(name, (ratio, _))| ((*name).to_owned(), *ratio));
+        Said {
+            drifted_window: !drifted.is_empty() && share >= self.judging.min_share,
+            top: top.collect(),
+            drifted,
+        }
+    }
+
+    fn by_learning(
+        &self,
+        calibration: &Calibration,
+        thresholds: &Thresholds,
+        window: &Profile,
+        state: &mut State,
+        scored: &mut Vec<Scored>,
+    ) -> Said {
+        let z = self.z(calibration, window);
+        let alarm = state.limbs.step(calibration, thresholds, &z);
+        let evidence = state.gather(&alarm, thresholds.slow);
+        let above = |name: &str| {
+            evidence
+                .get(name)
+                .is_some_and(|e| *e > thresholds.slow / 2.0)
+        };
+        let raised = alarm.limb.is_some();
+        state.holding = raised || (state.holding && alarm.features.iter().any(|f| above(&f.name)));
+        let drifts = |over: bool, name: &str| state.holding && (over || above(name));
+        for score in &alarm.features {
+            let Some(i) = self.place(&score.name) else {
+                continue;
+            };
+            let feature = &window.features[i];
+            let answer = score.z.map_or(Err(Reason::TooFewRows), |z| {
+                let effect = evidence.get(&score.name).copied().unwrap_or(0.0);
+                Ok(Outcome {
+                    statistic: z,
+                    p_value: None,
+                    effect,
+                    error_bound: None,
+                })
+            });
+            scored.push(Scored {
+                feature: score.name.clone(),
+                test: Test::Learned,
+                answer,
+                p_adjusted: None,
+                threshold: Some(thresholds.fast),
+                threshold_origin: "learned",
+                nulls: feature.quality.absent(),
+                unseen: unseen(feature),
+                drifted: drifts(score.over, &score.name),
+                contributions: self.reference.contributions(i, window, CONTRIBUTIONS),
+            });
+        }
+        let moved = |name: &str, z: Option<f64>| {
+            evidence.get(name).copied().unwrap_or(0.0) + z.unwrap_or(0.0).max(0.0) * 1e-3
+        };
+        let mut order: Vec<(&str, f64, bool)> = alarm
+            .features
+            .iter()
+            .map(|f| (&*f.name, moved(&f.name, f.z), drifts(f.over, &f.name)))
+            .collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Said {
+            drifted_window: state.holding,
+            drifted: order
+                .iter()
+                .filter(|f| f.2)
+                .map(|f| f.0.to_owned())
+                .collect(),
+            top: order
+                .iter()
+                .take(TOP)
+                .map(|f| (f.0.to_owned(), f.1))
+                .collect(),
+        }
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.reference
+            .layout
+            .features
+            .iter()
+            .position(|feature| feature.name == name)
+    }
+
+    /// The learned score of every feature of the calibration; `None` where the monitor does not
+    /// watch it.
+    fn z(&self, calibration: &Calibration, window: &Profile) -> Vec<Option<f64>> {
+        let features = calibration.features.iter().enumerate();
+        features
+            .map(|(at, feature)| {
+                let i = self.place(&feature.name)?;
+                let layout = &self.reference.layout.features[i];
+                calibration.z(at, &coarse::of_feature(layout, &window.features[i]))
+            })
+            .collect()
+    }
+}
+
+struct Said {
+    drifted_window: bool,
+    drifted: Vec<String>,
+    top: Vec<(String, f64)>,
+}
+
+impl State {
+    /// Adds a window's scores to the evidence. Without an alarm it is the slow limb's sum; an alarm
+    /// resets that one and not this one.
+    fn gather(&mut self, alarm: &Alarm, threshold: f64) -> BTreeMap<String, f64> {
+        let gathered = alarm.features.iter().map(|feature| {
+            let before = self.evidence.get(&feature.name).copied().unwrap_or(0.0);
+            let now = feature.z.map_or(before, |z| {
+                super::learned::accumulate(before, z).clamp(0.0, threshold)
+            });
+            (feature.name.clone(), now)
+        });
+        self.evidence = gathered.collect();
+        self.evidence.clone()
+    }
+}

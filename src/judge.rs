@@ -1,0 +1,491 @@
+//! The judge half, top to bottom: claim, merge, compare, decide, save.
+//!
+//! Any replica judges any window. Claiming locks the window's line, so that windows of one monitor
+//! and version are judged in order and one at a time; everything that follows from a window, its
+//! scores, verdict, episode, job and messages, is saved in the transaction that claimed it. A
+//! replica that dies in between leaves nothing behind, and the next one starts from the same rows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::decide::episode::Change;
+use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
+use crate::monitor::{Input, Monitor};
+use crate::profile::{Profile, encoding};
+use crate::retrain::trigger::Trigger;
+use crate::store::episodes::{self, Subject};
+use crate::store::windows::{self, Claimed, DeltaRow, Ripeness, ScoreRow, Window};
+use crate::store::{self, outbox};
+use crate::telemetry::metrics;
+
+/// How long to wait when nothing is ripe.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest wait while Postgres cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Silence longer than this many windows is not judged window by window.
+const LONGEST_SILENCE: i64 = 1000;
+/// This share of drifted features makes an alert critical.
+const CRITICAL_SHARE: f64 = 0.5;
+
+/// Why judging ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A stored profile.
+    #[error("window of {window_start} of monitor {monitor}: {source}")]
+    Encoding {
+        /// The monitor.
+        monitor: String,
+        /// The window.
+        window_start: DateTime<Utc>,
+        /// What is wrong with it.
+        source: encoding::Error,
+    },
+    /// A state that this driftd did not write.
+    #[error("the state of monitor {0} cannot be read: {1}")]
+    State(String, serde_json::Error),
+    /// The computation panicked.
+    #[error("comparing: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A monitor as the judge sees it.
+#[derive(Debug)]
+pub struct Line {
+    /// Key of its revision.
+    pub monitor_id: i64,
+    /// The monitor.
+    pub monitor: Monitor,
+    /// What it reads; the same as in the monitor.
+    pub input: Input,
+    /// A judge per baseline.
+    pub judges: HashMap<String, Arc<Judge>>,
+}
+
+/// Judges windows as they become ripe, until told to stop; a window in hand is finished first.
+///
+/// # Errors
+/// The database refuses for good, or something stored cannot be read.
+pub async fn run(
+    pool: PgPool,
+    lines: Vec<Line>,
+    clock: Arc<Clock>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let ripeness: Vec<Ripeness> = lines.iter().map(Line::ripeness).collect();
+    let lines: HashMap<i64, Line> = lines
+        .into_iter()
+        .map(|line| (line.monitor_id, line))
+        .collect();
+    let mut failures = 0u32;
+    while !stop.is_cancelled() {
+        let pause = match judge_next(&pool, &lines, &ripeness, &clock).await {
+            Ok(true) => {
+                failures = 0;
+                continue;
+            }
+            Ok(false) => PAUSE,
+            Err(Error::Store(error)) if error.is_transient() => {
+                failures += 1;
+                metrics::postgres_errors("judge a window", 1);
+                let pause = PATIENCE.min(PAUSE * 2u32.saturating_pow(failures.min(6)));
+                tracing::warn!(error = %error.chain(), retry_in = ?pause, "the judge waits for Postgres");
+                pause
+            }
+            Err(error) => return Err(error),
+        };
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+    }
+    Ok(())
+}
+
+impl Line {
+    fn ripeness(&self) -> Ripeness {
+        let spec = &self.input.window;
+        let close_ms = spec.size_ms + spec.allowed_lateness_ms;
+        Ripeness {
+            monitor_id: self.monitor_id,
+            topic: self.input.topic.clone(),
+            reach_ms: close_ms + spec.out_of_orderness_ms,
+            close_ms,
+        }
+    }
+}
+
+/// Judges the next ripe window, in one transaction; false if there is none.
+async fn judge_next(
+    pool: &PgPool,
+    lines: &HashMap<i64, Line>,
+    ripeness: &[Ripeness],
+    clock: &Clock,
+) -> Result<bool, Error> {
+    let begun = Instant::now();
+    let mut transaction = pool
+        .begin()
+        .await
+        .map_err(store::Error::doing("begin judging a window"))?;
+    let claimed = windows::claim_ripe(&mut transaction, ripeness, clock.now()).await?;
+    let Some(claimed) = claimed else {
+        return Ok(false);
+    };
+    let Some(line) = lines.get(&claimed.monitor_id) else {
+        return Ok(false);
+    };
+
+    let deltas = windows::deltas(&mut transaction, &claimed).await?;
+    let mut state: State = serde_json::from_value(claimed.state.clone())
+        .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
+    let judged = merge_and_judge(line, &claimed, &deltas, &mut state).await?;
+
+    let window = window_row(line, &claimed, &deltas, &judged.judged);
+    let scores = score_rows(&judged);
+    windows::save(
+        &mut transaction,
+        &window,
+        &scores,
+        judged.profile.as_deref(),
+    )
+    .await?;
+    alert(
+        &mut transaction,
+        line,
+        &window,
+        &judged.judged,
+        &mut state,
+        clock,
+    )
+    .await?;
+    let next = next_start(&mut transaction, line, &claimed, window.rows).await?;
+    let state = serde_json::to_value(&state)
+        .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
+    windows::advance(&mut transaction, &claimed, next, &state).await?;
+    transaction
+        .commit()
+        .await
+        .map_err(store::Error::doing("save a judged window"))?;
+
+    metrics::windows_judged(&line.monitor.name, window.verdict, 1);
+    metrics::judge_duration_seconds(begun.elapsed().as_secs_f64());
+    tell(line, &window, &judged.judged);
+    Ok(true)
+}
+
+/// What came of a window, with its stored profile.
+struct Outcome {
+    judged: Judged,
+    profile: Option<Vec<u8>>,
+    rows_reference: i64,
+}
+
+/// The part that computes, off the async threads.
+async fn merge_and_judge(
+    line: &Line,
+    claimed: &Claimed,
+    deltas: &[DeltaRow],
+    state: &mut State,
+) -> Result<Outcome, Error> {
+    // All rows of a version were profiled by one baseline's bins; a window without rows is judged
+    // by the one that its version has.
+    let judge = deltas
+        .iter()
+        .find_map(|delta| delta.baseline_id.as_ref())
+        .and_then(|id| line.judges.get(id))
+        .or_else(|| line.judge_of(&claimed.version));
+    let Some(judge) = judge.cloned() else {
+        let judged = Judged::unsaid(Verdict::NoBaseline);
+        return Ok(Outcome {
+            judged,
+            profile: None,
+            rows_reference: 0,
+        });
+    };
+    let bytes: Vec<Vec<u8>> = deltas
+        .iter()
+        .filter_map(|delta| delta.delta.clone())
+        .collect();
+    let sample_rows = line.input.sample_rows;
+    let mut next = state.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let layout = &judge.reference.layout;
+        let mut window = Profile::empty(layout, sample_rows);
+        for delta in &bytes {
+            window.merge(&encoding::decode(delta, layout)?);
+        }
+        let judged = judge.judge(&mut window, &mut next);
+        let profile = encoding::encode(&mut window, false)?;
+        let rows_reference = i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX);
+        Ok((
+            Outcome {
+                judged,
+                profile: Some(profile),
+                rows_reference,
+            },
+            next,
+        ))
+    });
+    let (outcome, next) = work.await?.map_err(|source| Error::Encoding {
+        monitor: line.monitor.name.clone(),
+        window_start: claimed.window_start,
+        source,
+    })?;
+    *state = next;
+    Ok(outcome)
+}
+
+impl Line {
+    fn judge_of(&self, version: &str) -> Option<&Arc<Judge>> {
+        self.judges.get(&format!("version:{version}"))
+    }
+
+    /// The key under which the judge of a version is found.
+    pub fn version_key(version: &str) -> String {
+        format!("version:{version}")
+    }
+}
+
+fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], judged: &Judged) -> Window {
+    let count = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
+    let end = line
+        .input
+        .window
+        .end(claimed.window_start.timestamp_millis());
+    Window {
+        monitor_id: claimed.monitor_id,
+        version: claimed.version.clone(),
+        window_start: claimed.window_start,
+        window_end: DateTime::from_timestamp_millis(end).unwrap_or_default(),
+        baseline_id: deltas.iter().find_map(|delta| delta.baseline_id.clone()),
+        rows: deltas.iter().map(|delta| delta.rows).sum(),
+        late: deltas.iter().map(|delta| delta.late).sum(),
+        verdict: judged.verdict.as_str(),
+        mode: judged.mode,
+        calibrated: judged.calibrated,
+        features: count(judged.features),
+        drifted_features: count(judged.drifted.len()),
+        drifted_share: judged.drifted_share(),
+        top_features: judged.top_features(),
+        offsets: offsets(deltas),
+    }
+}
+
+/// Where in each partition the rows of a window stand, from the first to behind the last.
+fn offsets(deltas: &[DeltaRow]) -> Value {
+    let mut hulls: Vec<(i32, i64, i64)> = Vec::new();
+    for delta in deltas.iter().filter(|delta| delta.rows > 0) {
+        match hulls.last_mut() {
+            Some((partition, _, next)) if *partition == delta.partition => {
+                *next = (*next).max(delta.next_offset);
+            }
+            _ => hulls.push((delta.partition, delta.first_offset, delta.next_offset)),
+        }
+    }
+    let hull = |(partition, first, next): &(i32, i64, i64)| json!({"partition": partition, "first_offset": first, "next_offset": next});
+    hulls.iter().map(hull).collect()
+}
+
+fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
+    let row = |scored: &Scored| {
+        let answer = scored.answer;
+        ScoreRow {
+            feature: scored.feature.clone(),
+            test: scored.test.as_str().to_owned(),
+            statistic: answer.ok().map(|outcome| outcome.statistic),
+            p_value: answer.ok().and_then(|outcome| outcome.p_value),
+            p_adjusted: scored.p_adjusted,
+            effect: answer.ok().map(|outcome| outcome.effect),
+            threshold: scored.threshold,
+            threshold_origin: scored.threshold_origin.to_owned(),
+            error_bound: answer.ok().and_then(|outcome| outcome.error_bound),
+            rows_reference: outcome.rows_reference,
+            nulls: i64::try_from(scored.nulls).unwrap_or(i64::MAX),
+            unseen: i64::try_from(scored.unseen).unwrap_or(i64::MAX),
+            drifted: scored.drifted,
+            reason: answer.err().map(|reason| reason.as_str().to_owned()),
+            contributions: json!(scored.contributions),
+        }
+    };
+    outcome.judged.scores.iter().map(row).collect()
+}
+
+/// What the verdict does to the alert, and the alert to the model.
+async fn alert(
+    connection: &mut PgConnection,
+    line: &Line,
+    window: &Window,
+    judged: &Judged,
+    state: &mut State,
+    clock: &Clock,
+) -> Result<(), Error> {
+    if judged.change == Change::None {
+        return Ok(());
+    }
+    let severity = if judged.drifted_share() >= CRITICAL_SHARE {
+        "critical"
+    } else {
+        "warning"
+    };
+    let subject = Subject {
+        monitor_id: window.monitor_id,
+        monitor: &line.monitor.name,
+        model: &line.monitor.model,
+        version: &window.version,
+        window_start: window.window_start,
+        severity,
+        top_features: &window.top_features,
+    };
+    let known = state.episode_id.unwrap_or_default();
+    let (episode_id, kind) = match judged.change {
+        Change::Opens => (episodes::open(connection, &subject, false).await?, "opened"),
+        Change::Fires { opens: true } => {
+            (episodes::open(connection, &subject, true).await?, "fired")
+        }
+        Change::Fires { opens: false } => {
+            episodes::extend(connection, known, &subject, true).await?;
+            (known, "fired")
+        }
+        Change::Continues => {
+            episodes::extend(connection, known, &subject, false).await?;
+            (known, "continued")
+        }
+        Change::Resolves => {
+            episodes::resolve(connection, known).await?;
+            (known, "resolved")
+        }
+        Change::None => return Ok(()),
+    };
+    state.episode_id = (judged.change != Change::Resolves).then_some(episode_id);
+    let detail = json!({
+        "drifted_share": judged.drifted_share(),
+        "drifted": judged.drifted,
+        "top_features": window.top_features,
+    });
+    episodes::note(connection, episode_id, kind, window.window_start, &detail).await?;
+    if matches!(judged.change, Change::Fires { .. } | Change::Resolves) {
+        send(connection, line, window, episode_id, kind, &detail).await?;
+    }
+    if state.episode.is_firing() && window.verdict == Verdict::Drifted.as_str() {
+        ask_for_retraining(connection, line, window, judged, episode_id, clock).await?;
+    }
+    Ok(())
+}
+
+async fn send(
+    connection: &mut PgConnection,
+    line: &Line,
+    window: &Window,
+    episode_id: i64,
+    kind: &str,
+    detail: &Value,
+) -> Result<(), Error> {
+    let payload = json!({
+        "episode_id": episode_id,
+        "event": kind,
+        "monitor": line.monitor.name,
+        "model": line.monitor.model,
+        "version": window.version,
+        "window_start": window.window_start,
+        "window_end": window.window_end,
+        "detail": detail,
+    });
+    let key = format!("episode:{episode_id}:{kind}");
+    outbox::insert(&mut *connection, &key, &format!("alert_{kind}"), &payload).await?;
+    Ok(())
+}
+
+/// Every drifted window of a firing episode asks; the guards in the database let one job come of
+/// it, at once or when a cooldown is over.
+async fn ask_for_retraining(
+    connection: &mut PgConnection,
+    line: &Line,
+    window: &Window,
+    judged: &Judged,
+    episode_id: i64,
+    clock: &Clock,
+) -> Result<(), Error> {
+    let trigger = Trigger::Episode {
+        monitor: &line.monitor,
+        episode_id,
+        version: &window.version,
+        calibrated: judged.calibrated || judged.mode == "thresholds" && line.chose_thresholds(),
+        drifted_share: judged.drifted_share(),
+        reason: json!({
+            "window_start": window.window_start,
+            "window_end": window.window_end,
+            "drifted_share": judged.drifted_share(),
+            "drifted": judged.drifted,
+            "top_features": window.top_features,
+        }),
+        training_data: json!({
+            "topic": line.input.topic,
+            "offsets": window.offsets,
+            "from": window.window_start,
+            "to": window.window_end,
+        }),
+    };
+    if let Some(fired) = trigger.fire(connection, clock.now()).await? {
+        let outcome = fired.guard.as_deref().unwrap_or(&fired.outcome);
+        metrics::retraining_triggers(&line.monitor.model, outcome, 1);
+    }
+    Ok(())
+}
+
+impl Line {
+    /// The user chose limits of his own: nothing is missing where no calibration is.
+    fn chose_thresholds(&self) -> bool {
+        self.input.judging.mode == crate::monitor::Mode::Thresholds
+    }
+}
+
+/// The next window of the line; a long silence is stepped over, since nobody reads ten thousand
+/// verdicts that say nothing came.
+async fn next_start(
+    connection: &mut PgConnection,
+    line: &Line,
+    claimed: &Claimed,
+    rows: i64,
+) -> Result<DateTime<Utc>, Error> {
+    let every = line.input.window.every_ms;
+    let next_ms = claimed.window_start.timestamp_millis() + every;
+    let next = DateTime::from_timestamp_millis(next_ms).unwrap_or(claimed.last_start);
+    if rows > 0 {
+        return Ok(next);
+    }
+    let filled = windows::next_with_rows(connection, claimed).await?;
+    match filled {
+        Some(filled) if filled.timestamp_millis() - next_ms > LONGEST_SILENCE * every => {
+            tracing::warn!(
+                monitor = %line.monitor.name, from = %next, to = %filled,
+                "a silence of more than {LONGEST_SILENCE} windows is stepped over"
+            );
+            Ok(filled)
+        }
+        _ => Ok(next),
+    }
+}
+
+fn tell(line: &Line, window: &Window, judged: &Judged) {
+    let top: Vec<&str> = judged
+        .top
+        .iter()
+        .take(3)
+        .map(|(feature, _)| feature.as_str())
+        .collect();
+    let (monitor, version) = (&line.monitor.name, &window.version);
+    tracing::info!(
+        monitor = %monitor, model.version = %version, window.start = %window.window_start,
+        window.rows = window.rows, verdict = window.verdict, mode = window.mode,
+        drifted_share = judged.drifted_share(), top = ?top, "judged"
+    );
+    if !judged.calibrated && judged.mode == "thresholds" && !line.chose_thresholds() {
+        tracing::debug!(monitor = %monitor, "uncalibrated: the baseline holds too few windows of this size");
+    }
+}

@@ -1,0 +1,365 @@
+//! `window_cursors`, `windows`, `drift_scores` and `window_profiles`: windows that are ripe, and
+//! what was said of them.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::{Error, Result};
+
+/// What makes a window of a monitor ripe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ripeness {
+    /// The monitor's revision.
+    pub monitor_id: i64,
+    /// Its topic.
+    pub topic: String,
+    /// From a window's start to the event time that every partition must have seen: size, allowed
+    /// lateness and out-of-orderness, in milliseconds.
+    pub reach_ms: i64,
+    /// From a window's start to the moment when no row is expected any more: size and allowed
+    /// lateness, in milliseconds.
+    pub close_ms: i64,
+}
+
+/// A window that is ripe and ours until the transaction ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// The monitor's revision.
+    pub monitor_id: i64,
+    /// Model version.
+    pub version: String,
+    /// Window start.
+    pub window_start: DateTime<Utc>,
+    /// The last window of the line for which rows are stored.
+    pub last_start: DateTime<Utc>,
+    /// What `decide` carries from window to window.
+    pub state: Value,
+}
+
+/// What a window adds up to, in (partition, offset) order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeltaRow {
+    /// Partition.
+    pub partition: i32,
+    /// The first offset of the stretch.
+    pub first_offset: i64,
+    /// The offset after it.
+    pub next_offset: i64,
+    /// What its rows are compared with.
+    pub baseline_id: Option<String>,
+    /// Rows that count.
+    pub rows: i64,
+    /// Rows that came too late.
+    pub late: i64,
+    /// The stored profile.
+    pub delta: Option<Vec<u8>>,
+}
+
+/// A window with its verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Window {
+    /// The monitor's revision.
+    pub monitor_id: i64,
+    /// Model version.
+    pub version: String,
+    /// Window start.
+    pub window_start: DateTime<Utc>,
+    /// Window end, exclusive.
+    pub window_end: DateTime<Utc>,
+    /// What it was compared with.
+    pub baseline_id: Option<String>,
+    /// Rows that count.
+    pub rows: i64,
+    /// Rows that came too late.
+    pub late: i64,
+    /// What is said of it.
+    pub verdict: &'static str,
+    /// Which rule decided.
+    pub mode: &'static str,
+    /// Whether the baseline is calibrated.
+    pub calibrated: bool,
+    /// Features tested.
+    pub features: i32,
+    /// Features that drifted.
+    pub drifted_features: i32,
+    /// Their share.
+    pub drifted_share: f64,
+    /// The features that moved most.
+    pub top_features: Value,
+    /// Which stretches it was made from.
+    pub offsets: Value,
+}
+
+/// A score as it is stored.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ScoreRow {
+    /// Feature.
+    pub feature: String,
+    /// Test.
+    pub test: String,
+    /// Statistic.
+    pub statistic: Option<f64>,
+    /// P-value.
+    pub p_value: Option<f64>,
+    /// Adjusted over the features of the window.
+    pub p_adjusted: Option<f64>,
+    /// Effect.
+    pub effect: Option<f64>,
+    /// Its limit.
+    pub threshold: Option<f64>,
+    /// Where the limit comes from.
+    pub threshold_origin: String,
+    /// Bound on the error of the statistic; none: exact.
+    pub error_bound: Option<f64>,
+    /// Rows of the baseline.
+    pub rows_reference: i64,
+    /// Rows without a value.
+    pub nulls: i64,
+    /// Rows with a value that the baseline never held.
+    pub unseen: i64,
+    /// Whether it speaks for drift.
+    pub drifted: bool,
+    /// Why there is no number.
+    pub reason: Option<String>,
+    /// The bins or levels that contribute most.
+    pub contributions: Value,
+}
+
+/// Claims the next ripe window of some line, if there is one and nobody else has its line.
+///
+/// A window is ripe when every partition of the topic has stored an event time that closes it, or
+/// is idle; where all are idle, when its time is over by the clock too.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn claim_ripe(
+    connection: &mut PgConnection,
+    ripeness: &[Ripeness],
+    now: DateTime<Utc>,
+) -> Result<Option<Claimed>> {
+    let monitors: Vec<i64> = ripeness.iter().map(|one| one.monitor_id).collect();
+    let topics: Vec<String> = ripeness.iter().map(|one| one.topic.clone()).collect();
+    let reach: Vec<i64> = ripeness.iter().map(|one| one.reach_ms).collect();
+    let close: Vec<i64> = ripeness.iter().map(|one| one.close_ms).collect();
+    sqlx::query_as!(
+        Claimed,
+        r#"-- claim a ripe window
+        select c.monitor_id, c.version, c.next_start as window_start, c.last_start, c.state
+        from driftd.window_cursors c
+            join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
+                as m (monitor_id, topic, reach, close) using (monitor_id)
+            join driftd.topics t using (topic)
+        where c.next_start <= c.last_start
+            and t.partitions <= (select count(*)
+                from driftd.partition_progress p
+                    left join driftd.watermarks w on w.monitor_id = c.monitor_id
+                        and w.topic = p.topic and w.partition = p.partition
+                where p.topic = m.topic and (p.idle_since is not null or w.max_event_time
+                    >= c.next_start + m.reach * interval '1 millisecond'))
+            and (c.next_start + m.close * interval '1 millisecond' <= $5
+                or exists (select from driftd.partition_progress p
+                    where p.topic = m.topic and p.idle_since is null))
+        order by c.next_start, c.monitor_id, c.version
+        limit 1 for update of c skip locked"#,
+        &monitors,
+        &topics,
+        &reach,
+        &close,
+        now,
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(Error::doing("claim a ripe window"))
+}
+
+/// What a window adds up to.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<Vec<DeltaRow>> {
+    sqlx::query_as!(
+        DeltaRow,
+        r#"-- the deltas of a window
+        select partition, first_offset, next_offset, baseline_id, rows, late, delta
+        from driftd.profile_deltas
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3
+        order by partition, first_offset"#,
+        claimed.monitor_id,
+        claimed.version,
+        claimed.window_start,
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(Error::doing("read the deltas of a window"))
+}
+
+/// The next window of the line that has rows, from this one on.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn next_with_rows(
+    connection: &mut PgConnection,
+    claimed: &Claimed,
+) -> Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar!(
+        r#"-- the next window with rows
+        select min(window_start) from driftd.profile_deltas
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start >= $3
+            and rows > 0"#,
+        claimed.monitor_id,
+        claimed.version,
+        claimed.window_start,
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(Error::doing("look for the next window with rows"))
+}
+
+/// Stores a window with its scores and its profile; its deltas are no longer needed.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn save(
+    connection: &mut PgConnection,
+    window: &Window,
+    scores: &[ScoreRow],
+    profile: Option<&[u8]>,
+) -> Result<()> {
+    insert(connection, window).await?;
+    insert_scores(connection, window, scores).await?;
+    if let Some(profile) = profile {
+        insert_profile(connection, window, profile).await?;
+    }
+    sqlx::query!(
+        r#"-- drop the deltas of a judged window
+        delete from driftd.profile_deltas
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3"#,
+        window.monitor_id,
+        window.version,
+        window.window_start,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("drop the deltas of a window"))?;
+    Ok(())
+}
+
+async fn insert(connection: &mut PgConnection, window: &Window) -> Result<()> {
+    sqlx::query!(
+        r#"-- store a window
+        insert into driftd.windows (monitor_id, version, window_start, window_end, baseline_id,
+            rows, late, verdict, mode, calibrated, features, drifted_features, drifted_share,
+            top_features, offsets)
+        values ($1, $2, $3, $4, $5, $6, $7, $8::text::driftd.verdict, $9, $10, $11, $12, $13, $14,
+            $15)"#,
+        window.monitor_id,
+        window.version,
+        window.window_start,
+        window.window_end,
+        window.baseline_id,
+        window.rows,
+        window.late,
+        window.verdict,
+        window.mode,
+        window.calibrated,
+        window.features,
+        window.drifted_features,
+        window.drifted_share,
+        window.top_features,
+        window.offsets,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("store a window"))?;
+    Ok(())
+}
+
+async fn insert_scores(
+    connection: &mut PgConnection,
+    window: &Window,
+    scores: &[ScoreRow],
+) -> Result<()> {
+    fn column<T>(scores: &[ScoreRow], of: impl Fn(&ScoreRow) -> T) -> Vec<T> {
+        scores.iter().map(of).collect()
+    }
+    sqlx::query!(
+        r#"-- store the scores of a window
+        insert into driftd.drift_scores (monitor_id, version, segment, window_start, feature, test,
+            statistic, p_value, p_adjusted, effect, threshold, threshold_origin, error_bound,
+            rows_window, rows_reference, nulls, unseen, drifted, reason, contributions)
+        select $1, $2, 'all', $3, f, t, s, p, a, e, l, o, b, $4, r, n, u, d, w, c
+        from unnest($5::text[], $6::text[], $7::float8[], $8::float8[], $9::float8[],
+            $10::float8[], $11::float8[], $12::text[], $13::float8[], $14::bigint[],
+            $15::bigint[], $16::bigint[], $17::bool[], $18::text[], $19::jsonb[])
+            as x (f, t, s, p, a, e, l, o, b, r, n, u, d, w, c)"#,
+        window.monitor_id,
+        window.version,
+        window.window_start,
+        window.rows,
+        &column(scores, |score| score.feature.clone()),
+        &column(scores, |score| score.test.clone()),
+        &column(scores, |score| score.statistic) as &[Option<f64>],
+        &column(scores, |score| score.p_value) as &[Option<f64>],
+        &column(scores, |score| score.p_adjusted) as &[Option<f64>],
+        &column(scores, |score| score.effect) as &[Option<f64>],
+        &column(scores, |score| score.threshold) as &[Option<f64>],
+        &column(scores, |score| score.threshold_origin.clone()),
+        &column(scores, |score| score.error_bound) as &[Option<f64>],
+        &column(scores, |score| score.rows_reference),
+        &column(scores, |score| score.nulls),
+        &column(scores, |score| score.unseen),
+        &column(scores, |score| score.drifted),
+        &column(scores, |score| score.reason.clone()) as &[Option<String>],
+        &column(scores, |score| score.contributions.clone()),
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("store the scores of a window"))?;
+    Ok(())
+}
+
+async fn insert_profile(
+    connection: &mut PgConnection,
+    window: &Window,
+    profile: &[u8],
+) -> Result<()> {
+    sqlx::query!(
+        r#"-- store the profile of a window
+        insert into driftd.window_profiles (monitor_id, version, segment, window_start, profile)
+        values ($1, $2, 'all', $3, $4)"#,
+        window.monitor_id,
+        window.version,
+        window.window_start,
+        profile,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("store the profile of a window"))?;
+    Ok(())
+}
+
+/// Moves a line on to its next window.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn advance(
+    connection: &mut PgConnection,
+    claimed: &Claimed,
+    next_start: DateTime<Utc>,
+    state: &Value,
+) -> Result<()> {
+    sqlx::query!(
+        r#"-- move a line of windows on
+        update driftd.window_cursors set next_start = $3, judged = judged + 1, state = $4
+        where monitor_id = $1 and version = $2 and segment = 'all'"#,
+        claimed.monitor_id,
+        claimed.version,
+        next_start,
+        state,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("move a line of windows on"))?;
+    Ok(())
+}
