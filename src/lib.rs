@@ -14,6 +14,9 @@ pub mod monitor;
 /// The one place that knows the time.
 pub mod clock;
 
+/// Starts the tasks, and tells how they end.
+pub mod daemon;
+
 /// The collect half, top to bottom.
 pub mod collect;
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::profile::{Layout, Profile, encoding};
+use crate::store::baselines::Stored;
 
 /// A baseline as it is stored.
 #[derive(Debug, Clone)]
@@ -93,6 +94,29 @@ impl Baseline {
         bytes.extend(layout);
         bytes.extend(encoding::encode(&mut self.profile, true)?);
         Ok(bytes)
+    }
+
+    /// Reads a stored baseline.
+    ///
+    /// # Errors
+    /// Its stored form is damaged or of a later version.
+    pub fn of_stored(stored: Stored) -> Result<Self, encoding::Error> {
+        let (layout, profile) = Self::decode(&stored.profile)?;
+        let range = stored.time_from.zip(stored.time_to);
+        Ok(Self {
+            id: stored.baseline_id,
+            model: stored.model,
+            version: stored.version,
+            layout: Arc::new(layout),
+            profile,
+            origin: Origin {
+                training_data_digest: stored.training_data_digest,
+                files: stored.training_data_files,
+                time_column: stored.time_column,
+                time_range: range
+                    .map(|(from, to)| (from.timestamp_millis(), to.timestamp_millis())),
+            },
+        })
     }
 
     /// Layout and profile from their stored form.

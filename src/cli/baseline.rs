@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::Output;
+use crate::baseline::Baseline;
 use crate::baseline::import::{self, Imported, Request};
-use crate::baseline::{self, Baseline};
 use crate::decide::learned;
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::{Bins, Values};
@@ -397,26 +397,4 @@ fn feature_line(feature: &Value) -> String {
         feature["nulls"],
         bins.unwrap_or_default(),
     )
-}
-
-/// Reads a stored baseline.
-///
-/// # Errors
-/// Its stored form is damaged or of a later version.
-pub fn read(stored: Stored) -> Result<Baseline, crate::profile::encoding::Error> {
-    let (layout, profile) = Baseline::decode(&stored.profile)?;
-    let range = stored.time_from.zip(stored.time_to);
-    Ok(Baseline {
-        id: stored.baseline_id,
-        model: stored.model,
-        version: stored.version,
-        layout: std::sync::Arc::new(layout),
-        profile,
-        origin: baseline::Origin {
-            training_data_digest: stored.training_data_digest,
-            files: stored.training_data_files,
-            time_column: stored.time_column,
-            time_range: range.map(|(from, to)| (from.timestamp_millis(), to.timestamp_millis())),
-        },
-    })
 }

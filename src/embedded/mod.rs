@@ -5,5 +5,8 @@ mod binaries;
 mod place;
 mod sweeper;
 
+/// A Kafka broker inside this process.
+pub mod broker;
+
 /// A private Postgres server on a unix socket.
 pub mod postgres;

@@ -73,23 +73,15 @@ const SESSION: &str = "select set_config('search_path', 'driftd, public', false)
      set_config('idle_in_transaction_session_timeout', '10min', false), \
      set_config('timezone', 'UTC', false)";
 
-/// Opens a pool. One connection is tried first, so that a wrong address or password is told at
-/// once and by its cause: a pool waits out its timeout and then tells only that.
+/// A pool that connects when it is first used.
 ///
 /// # Errors
-/// When the URL cannot be read ([`Error::Url`], which never holds the URL) or Postgres cannot be
-/// reached; see [`Error::is_transient`] for whether trying again can help.
-pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool> {
+/// When the URL cannot be read ([`Error::Url`], which never holds the URL).
+pub fn lazy(url: &SecretString, max_connections: u32) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url.expose_secret())
         .map_err(|_| Error::Url)?
         .application_name("driftd");
-    let connected = PgConnection::connect_with(&options).await;
-    let first = connected.map_err(Error::doing("connect to Postgres"))?;
-    first
-        .close()
-        .await
-        .map_err(Error::doing("close a connection"))?;
-    let pool = PgPoolOptions::new()
+    Ok(PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(30))
         .after_connect(|connection, _| {
@@ -98,40 +90,57 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool>
                 Ok(())
             })
         })
-        .connect_lazy_with(options);
+        .connect_lazy_with(options))
+}
+
+/// Opens a pool. One connection is tried first, so that a wrong address or password is told at
+/// once and by its cause: a pool waits out its timeout and then tells only that.
+///
+/// # Errors
+/// When the URL cannot be read or Postgres cannot be reached; see [`Error::is_transient`] for
+/// whether trying again can help.
+pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool> {
+    let pool = lazy(url, max_connections)?;
+    reach(&pool).await?;
     Ok(pool)
 }
 
-/// Like [`connect`], but waits for a Postgres that is not there yet: it tries again after 1 s, 2 s
-/// and so on up to 30 s, with a line in the log each time. `None`: `stop` came first.
+async fn reach(pool: &PgPool) -> Result<()> {
+    let connected = PgConnection::connect_with(&pool.connect_options()).await;
+    let first = connected.map_err(Error::doing("connect to Postgres"))?;
+    first
+        .close()
+        .await
+        .map_err(Error::doing("close a connection"))
+}
+
+/// Waits for a Postgres that is not there yet: it tries again after 1 s, 2 s and so on up to 30 s,
+/// with a line in the log each time, and tells the caller why. False: `stop` came first.
 ///
 /// # Errors
-/// Those of [`connect`] for which trying again cannot help, such as a wrong password.
-pub async fn connect_when_there(
-    url: &SecretString,
-    max_connections: u32,
+/// Those for which trying again cannot help, such as a wrong password.
+pub async fn wait_for(
+    pool: &PgPool,
     stop: &CancellationToken,
-) -> Result<Option<PgPool>> {
+    mut told: impl FnMut(&str),
+) -> Result<bool> {
     let mut pause = Duration::from_secs(1);
     loop {
-        let Some(connected) = stop
-            .run_until_cancelled(connect(url, max_connections))
-            .await
-        else {
-            return Ok(None);
-        };
-        match connected {
-            Err(error) if error.is_transient() => {
-                tracing::warn!(error = %error.chain(), retry_in = ?pause, "Postgres is not there");
+        match stop.run_until_cancelled(reach(pool)).await {
+            None => return Ok(false),
+            Some(Err(error)) if error.is_transient() => {
+                let error = error.chain();
+                tracing::warn!(%error, retry_in = ?pause, "Postgres is not there");
+                told(&error);
             }
-            done => return done.map(Some),
+            Some(done) => return done.map(|()| true),
         }
         if stop
             .run_until_cancelled(tokio::time::sleep(pause))
             .await
             .is_none()
         {
-            return Ok(None);
+            return Ok(false);
         }
         pause = (pause * 2).min(Duration::from_secs(30));
     }

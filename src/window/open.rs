@@ -202,7 +202,9 @@ impl OpenWindows {
                 Open {
                     plan,
                     profile,
-                    late: 0, offsets: NOWHERE }
+                    late: 0,
+                    offsets: NOWHERE,
+                }
             })
     }
 

@@ -63,18 +63,20 @@ async fn a_postgres_that_is_not_there_is_waited_for_until_told_to_stop() {
     let error = store::connect(&url, 1).await.unwrap_err();
     assert!(error.is_transient(), "{}", error.chain());
     let stop = CancellationToken::new();
-    let (waited, ()) = tokio::join!(store::connect_when_there(&url, 1, &stop), async {
+    let pool = store::lazy(&url, 1).unwrap();
+    let (waited, ()) = tokio::join!(store::wait_for(&pool, &stop, |_| {}), async {
         tokio::task::yield_now().await;
         stop.cancel();
     });
-    assert!(waited.unwrap().is_none());
+    assert!(!waited.unwrap());
 }
 
 #[tokio::test]
 async fn a_database_that_does_not_exist_is_told_at_once() {
     let url = SecretString::from(postgres::server().url_of("no_such_database"));
     let stop = CancellationToken::new();
-    let error = store::connect_when_there(&url, 1, &stop).await.unwrap_err();
+    let pool = store::lazy(&url, 1).unwrap();
+    let error = store::wait_for(&pool, &stop, |_| {}).await.unwrap_err();
     assert!(
         error.chain().contains("no_such_database"),
         "{}",

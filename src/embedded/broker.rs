@@ -1,0 +1,148 @@
+//! A Kafka broker inside this process: librdkafka's mock cluster. It listens on a free port of the
+//! loopback interface, so that other processes can use it as well, and it is gone with the process.
+//!
+//! It is good for `driftd demo` and for tests, and for nothing else: records live in memory, and a
+//! partition keeps only its last 5 MiB or 100,000 batches, so a producer has to keep pace with who
+//! reads. It takes three seconds to give a new consumer group its first partitions. Offsets by
+//! timestamp and aborted transactions it answers wrongly.
+
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use rdkafka::error::KafkaError;
+use rdkafka::mocking::MockCluster;
+
+/// Nodes of the cluster. One does all that the demo and the tests need.
+const NODES: i32 = 1;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not come up.
+    #[error("cannot start the embedded Kafka broker: {0}")]
+    Start(#[source] KafkaError),
+    /// Its thread.
+    #[error("cannot start a thread for the embedded Kafka broker: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A topic.
+    #[error("cannot create topic `{topic}` on the embedded Kafka broker: {source}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: KafkaError,
+    },
+    /// The thread that held the broker is gone.
+    #[error("the embedded Kafka broker has ended")]
+    Gone,
+}
+
+type Answer = Result<(), KafkaError>;
+
+/// A topic to create, and whom to tell.
+struct NewTopic {
+    name: String,
+    partitions: i32,
+    answer: mpsc::SyncSender<Answer>,
+}
+
+/// A running broker; dropping it stops it, and what it holds is gone.
+#[derive(Debug)]
+pub struct Broker {
+    brokers: String,
+    requests: Option<mpsc::SyncSender<NewTopic>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Broker {
+    /// Starts a broker without topics.
+    ///
+    /// # Errors
+    /// librdkafka's, where it cannot listen.
+    pub fn start() -> Result<Self, Error> {
+        // The mock cluster may not change threads, so it gets one of its own.
+        let (requests, asked) = mpsc::sync_channel(1);
+        let (started, start) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("kafka-broker".into())
+            .spawn(move || serve(&started, &asked))
+            .map_err(Error::Thread)?;
+        let brokers = start
+            .recv()
+            .map_err(|_| Error::Gone)?
+            .map_err(Error::Start)?;
+        Ok(Self {
+            brokers,
+            requests: Some(requests),
+            thread: Some(thread),
+        })
+    }
+
+    /// What `bootstrap.servers` has to be.
+    pub fn brokers(&self) -> String {
+        self.brokers.clone()
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// [`Error::Topic`] where it is there already or the name is none.
+    pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let request = NewTopic {
+            name: name.to_owned(),
+            partitions,
+            answer,
+        };
+        let asked = self.requests.as_ref().ok_or(Error::Gone)?;
+        asked.send(request).map_err(|_| Error::Gone)?;
+        let made = answered.recv().map_err(|_| Error::Gone)?;
+        made.map_err(|source| Error::Topic {
+            topic: name.to_owned(),
+            source,
+        })
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Holds the cluster until nobody can ask for anything any more.
+fn serve(
+    started: &mpsc::SyncSender<Result<String, KafkaError>>,
+    asked: &mpsc::Receiver<NewTopic>,
+) {
+    let cluster = match MockCluster::new(NODES) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let _ = started.send(Ok(cluster.bootstrap_servers()));
+    while let Ok(topic) = asked.recv() {
+        let made = cluster.create_topic(&topic.name, topic.partitions, NODES);
+        let _ = topic.answer.send(made);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_makes_topics_and_refuses_what_is_none() {
+        let broker = Broker::start().unwrap();
+        assert!(broker.brokers().contains(':'));
+        broker.create_topic("flights", 4).unwrap();
+        let again = broker.create_topic("flights", 4).unwrap_err().to_string();
+        assert!(again.contains("`flights`"), "{again}");
+        assert!(broker.create_topic("no\0name", 1).is_err());
+    }
+}
