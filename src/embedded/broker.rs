@@ -114,10 +114,7 @@ impl Drop for Broker {
 }
 
 /// Holds the cluster until nobody can ask for anything any more.
-fn serve(
-    started: &mpsc::SyncSender<Result<String, KafkaError>>,
-    asked: &mpsc::Receiver<NewTopic>,
-) {
+fn serve(started: &mpsc::SyncSender<Result<String, KafkaError>>, asked: &mpsc::Receiver<NewTopic>) {
     let cluster = match MockCluster::new(NODES) {
         Ok(cluster) => cluster,
         Err(error) => {

@@ -1,0 +1,179 @@
+//! `driftd demo`: all of driftd on real data, with a Kafka and a Postgres of its own.
+//!
+//! Departures from New York in 2013: January to March are the training data of model
+//! `flight-delay` version 1, April to December are its inputs, one message a flight. Everything
+//! between Kafka and Postgres is done by [`crate::daemon`], as under `driftd run`.
+
+mod flights;
+mod summary;
+mod watch;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use super::{Output, baseline, run};
+use crate::baseline::import::{self, Imported, Request};
+use crate::embedded::broker::Broker;
+use crate::embedded::postgres::{self, Postgres};
+use crate::monitor::TimeUnit;
+use crate::settings::{Settings, environment};
+use crate::{daemon, store};
+
+/// Partitions of the demo's topic.
+const PARTITIONS: i32 = 4;
+/// The demo's topic.
+const TOPIC: &str = "flights";
+/// The demo's windows, in milliseconds.
+const DAY_MS: i64 = 86_400_000;
+
+/// Options of `driftd demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// End when everything is judged, instead of serving on.
+    #[arg(long)]
+    exit: bool,
+    /// A report for people, or one JSON object for programs (with --exit).
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Keep the database in this directory, and find it there again; a temporary one if not said.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// Shows it all.
+///
+/// # Errors
+/// The private servers do not start, or driftd itself fails.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let stop = CancellationToken::new();
+    run::stop_on_signal(&stop)?;
+    let quiet = args.output == Output::Json;
+    let say = |text: &str| if quiet { Ok(()) } else { print(text) };
+
+    say("Starting a private Postgres and an in-process Kafka broker ...\n")?;
+    let options = postgres::Options {
+        durable: args.data.is_some(),
+        data: args.data.clone(),
+        bin: environment()
+            .find(|(name, _)| name == "DRIFTD_PG_BIN")
+            .map(|(_, value)| value.into()),
+    };
+    let server = tokio::task::spawn_blocking(move || Postgres::start(options)).await??;
+    let broker = Broker::start()?;
+    broker.create_topic(TOPIC, PARTITIONS)?;
+    let settings = settings(&broker.brokers(), &server.url())?;
+    let pool = store::connect(settings.postgres.url(), 4).await?;
+    store::migrate(&pool).await?;
+
+    say("Importing the baseline: flights of January to March ...\n")?;
+    let training = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let files = flights::write_training(training.path())?;
+    let made = import_baseline(files).await?;
+    let told = summary::baseline_days(&made)?;
+    let saved = baseline::save(&pool, made, Some(DAY_MS)).await?;
+    say(&format!(
+        "  {} rows, {} features; {}\n\n",
+        saved["rows"],
+        saved["features"],
+        saved["calibration"].as_str().unwrap_or_default()
+    ))?;
+
+    let begun = Instant::now();
+    let listen = settings.service.listen;
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(Box::pin(daemon::run(settings, stop.clone())));
+    let brokers = broker.brokers();
+    let watched = tokio::select! {
+        ended = task.join_next() => {
+            match ended {
+                Some(Ok(Err(error))) => return Err(error.context("driftd has ended")),
+                _ => anyhow::bail!("driftd has ended before the demo was over"),
+            }
+        }
+        watched = watch::until_judged(&brokers, &pool, &stop, quiet) => watched?,
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    if let Some(planted) = watched {
+        let report = summary::of(&pool, &planted, told, seconds).await?;
+        if quiet {
+            print(&format!("{}\n", serde_json::to_string(&report)?))?;
+        } else {
+            print(&report.text())?;
+            print(&summary::where_to_look(&server.url(), listen, args.exit))?;
+        }
+        if !args.exit {
+            stop.cancelled().await;
+        }
+    }
+    stop.cancel();
+    while let Some(ended) = task.join_next().await {
+        ended??;
+    }
+    pool.close().await;
+    tokio::task::spawn_blocking(move || drop(server)).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write")
+}
+
+async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
+    let request = Request {
+        model: "flight-delay".into(),
+        version: "1".into(),
+        files: vec![file],
+        time_column: Some("event_time".into()),
+        time_unit: TimeUnit::Ms,
+        window_ms: Some(DAY_MS),
+        features: Vec::new(),
+        exclude: Vec::new(),
+        kinds: Default::default(),
+    };
+    Ok(tokio::task::spawn_blocking(move || import::import(&request, |_| {})).await??)
+}
+
+/// What a user would write, with the demo's own addresses.
+fn settings(brokers: &str, url: &str) -> anyhow::Result<Settings> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
+    let text = format!(
+        r#"
+        [kafka]
+        brokers = "{brokers}"
+        group = "driftd-demo"
+        [postgres]
+        url = "{url}"
+        [service]
+        listen = "127.0.0.1:{port}"
+        [checkpoint]
+        min_interval = "1s"
+
+        [[monitors]]
+        name = "flights"
+        topic = "{TOPIC}"
+        model = "flight-delay"
+        version = "1"
+        timestamp = {{ path = "event_time", unit = "ms" }}
+        window = "1d"
+        mode = "learned"
+        false_alarms = {{ max = 1, per = "30d" }}
+        lateness = {{ out_of_orderness = "1h", idle_after = "2s" }}
+        retraining = {{ cooldown = "7d" }}
+
+        [[monitors]]
+        name = "fare-quotes-weekly"
+        model = "fare-quotes"
+        retraining = {{ schedule = "*/5 * * * * *", cooldown = "7d" }}
+        "#
+    );
+    Settings::from_toml(&text).context("the demo's own settings")
+}

@@ -1,0 +1,251 @@
+//! What the demo adds up to.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgPool;
+
+use super::DAY_MS;
+use super::flights::Planted;
+use crate::baseline::import::Imported;
+use crate::cli::baseline::seed;
+use crate::compare::{chi2, psi};
+use crate::decide::learned::{self, FalseAlarmRate};
+
+/// On how many of the baseline's own days each rule would have alarmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct BaselineDays {
+    days: usize,
+    learned: usize,
+    chi2_bonferroni: usize,
+    psi_02: usize,
+}
+
+/// Computes, on the spot, what fixed thresholds say of the training data itself.
+pub(super) fn baseline_days(made: &Imported) -> anyhow::Result<BaselineDays> {
+    let windows = made.windows.as_ref().context("no windows")?;
+    let features = windows.features(&made.baseline.layout);
+    let level = 0.05 / features.len() as f64;
+    let days = windows.counts.len();
+    let (mut by_chi2, mut by_psi) = (vec![false; days], vec![false; days]);
+    for feature in &features {
+        let bins = feature.own.len();
+        let total: Vec<u64> = (0..bins)
+            .map(|bin| feature.counts.iter().map(|day| day[bin]).sum())
+            .collect();
+        for (day, counts) in feature.counts.iter().enumerate() {
+            let p = chi2::homogeneity(&total, counts)
+                .ok()
+                .and_then(|outcome| outcome.p_value);
+            by_chi2[day] |= p.is_some_and(|p| p < level);
+            by_psi[day] |= psi::counts(&total, counts).is_ok_and(|outcome| outcome.statistic > 0.2);
+        }
+    }
+    let calibration = learned::calibrate(&features, seed(&made.baseline.id))?;
+    let rate = FalseAlarmRate {
+        max: 1.0,
+        windows_per_period: 30.0,
+    };
+    let thresholds = calibration.thresholds(rate, 2.0);
+    let alarms = calibration.replay(&thresholds);
+    Ok(BaselineDays {
+        days,
+        learned: alarms.iter().filter(|alarm| alarm.limb.is_some()).count(),
+        chi2_bonferroni: by_chi2.into_iter().filter(|alarmed| *alarmed).count(),
+        psi_02: by_psi.into_iter().filter(|alarmed| *alarmed).count(),
+    })
+}
+
+/// A job in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Job {
+    reason: String,
+    model: String,
+    version: Option<String>,
+    state: String,
+}
+
+/// The demo in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Report {
+    rows: i64,
+    counted: i64,
+    rejected: i64,
+    late: i64,
+    tombstones: i64,
+    rejected_by_reason: Value,
+    planted: Planted,
+    windows: i64,
+    drifted_windows: i64,
+    episodes: i64,
+    first_drift: Option<DateTime<Utc>>,
+    top_features: Vec<String>,
+    baseline_days_alarmed: BaselineDays,
+    jobs: Vec<Job>,
+    seconds: f64,
+    rows_per_second: f64,
+}
+
+/// Reads the numbers from the tables.
+pub(super) async fn of(
+    pool: &PgPool,
+    planted: &Planted,
+    baseline_days_alarmed: BaselineDays,
+    seconds: f64,
+) -> anyhow::Result<Report> {
+    let (messages, rejected, tombstones): (i64, i64, i64) = sqlx::query_as(
+        "select coalesce(sum(messages), 0)::bigint, coalesce(sum(rejected), 0)::bigint,
+            coalesce(sum(skipped), 0)::bigint from driftd.checkpoints",
+    )
+    .fetch_one(pool)
+    .await?;
+    let (windows, drifted_windows, counted): (i64, i64, i64) = sqlx::query_as(
+        "select count(*), count(*) filter (where verdict = 'drifted'),
+            coalesce(sum(rows), 0)::bigint from driftd.windows",
+    )
+    .fetch_one(pool)
+    .await?;
+    let late: i64 = sqlx::query_scalar(
+        "select ((select coalesce(sum(late + late_after_idle), 0) from driftd.windows)
+            + (select coalesce(sum(late), 0) from driftd.profile_deltas))::bigint",
+    )
+    .fetch_one(pool)
+    .await?;
+    let reasons: Value = sqlx::query_scalar(
+        "select coalesce(jsonb_object_agg(reason, n), '{}') from
+            (select reason, count(*) as n from driftd.rejected_messages group by reason) r",
+    )
+    .fetch_one(pool)
+    .await?;
+    let episodes: Vec<(DateTime<Utc>, Value)> = sqlx::query_as(
+        "select first_window, top_features from driftd.alert_episodes order by episode_id",
+    )
+    .fetch_all(pool)
+    .await?;
+    let top = episodes
+        .first()
+        .and_then(|(_, top)| top.as_array())
+        .cloned()
+        .unwrap_or_default();
+    let rows = messages - tombstones;
+    Ok(Report {
+        rows,
+        counted,
+        rejected,
+        late,
+        tombstones,
+        rejected_by_reason: reasons,
+        planted: *planted,
+        windows,
+        drifted_windows,
+        episodes: i64::try_from(episodes.len())?,
+        first_drift: episodes.first().map(|(first, _)| *first),
+        top_features: top
+            .iter()
+            .filter_map(|one| one["feature"].as_str())
+            .map(str::to_owned)
+            .collect(),
+        baseline_days_alarmed,
+        jobs: jobs(pool).await?,
+        seconds,
+        rows_per_second: rows as f64 / seconds,
+    })
+}
+
+async fn jobs(pool: &PgPool) -> anyhow::Result<Vec<Job>> {
+    let rows: Vec<(String, String, Option<String>, String)> = sqlx::query_as(
+        "select coalesce(reasons -> 0 ->> 'kind', ''), model, version, state::text
+        from driftd.retraining_jobs order by job_id",
+    )
+    .fetch_all(pool)
+    .await?;
+    let job = |(reason, model, version, state)| Job {
+        reason,
+        model,
+        version,
+        state,
+    };
+    Ok(rows.into_iter().map(job).collect())
+}
+
+impl Report {
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let days = &self.baseline_days_alarmed;
+        let first = self
+            .first_drift
+            .map_or("never".into(), |at| at.format("%Y-%m-%d").to_string());
+        let adds_up = self.rows == self.counted + self.rejected + self.late;
+        let jobs: Vec<String> = self
+            .jobs
+            .iter()
+            .map(|job| {
+                let version = job.version.as_deref().unwrap_or("-");
+                format!(
+                    "{} version {version} ({}, {})",
+                    job.model, job.reason, job.state
+                )
+            })
+            .collect();
+        format!(
+            "
+rows in      {} = {} counted + {} rejected + {} late{}; {} tombstones beside
+rejected     {}
+planted      {}
+windows      {} of {} day, {} drifted
+first drift  {first}: {}
+episodes     {}
+jobs         {}
+baseline     alarms on its own {} days: chi-square with Bonferroni 5% {}, PSI > 0.2 {}, driftd {}
+speed        {:.1} s, {:.0} rows/s from broker to verdict
+",
+            self.rows,
+            self.counted,
+            self.rejected,
+            self.late,
+            if adds_up { "" } else { " (DOES NOT ADD UP)" },
+            self.tombstones,
+            self.rejected_by_reason,
+            serde_json::to_string(&self.planted).unwrap_or_default(),
+            self.windows,
+            DAY_MS / 86_400_000,
+            self.drifted_windows,
+            self.top_features.join(", "),
+            self.episodes,
+            jobs.join("; "),
+            days.days,
+            days.chi2_bonferroni,
+            days.psi_02,
+            days.learned,
+            self.seconds,
+            self.rows_per_second,
+        )
+    }
+}
+
+/// Where to go on from here.
+pub(super) fn where_to_look(url: &str, listen: SocketAddr, exit: bool) -> String {
+    if exit {
+        return String::new();
+    }
+    format!(
+        "
+Postgres     psql '{url}'
+Metrics      http://{listen}/metrics
+
+Try:
+  -- which features drifted most often?
+  select feature, count(*) from driftd.drift_history where drifted group by 1 order by 2 desc;
+  -- how did one of them move?
+  select window_start::date, statistic, threshold, drifted from driftd.drift_history
+    where feature = 'dest' and test = 'learned' order by 1;
+  -- what is queued, and why?
+  select * from driftd.job_queue;
+
+Serving on. Ctrl-C ends.
+"
+    )
+}

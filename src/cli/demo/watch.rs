@@ -1,0 +1,239 @@
+//! Sends the stream and shows what driftd makes of it, from the tables that a user would look at.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::flights::{self, Planted};
+use super::{PARTITIONS, TOPIC};
+
+/// Flights from April to December, for the progress bar.
+const FLIGHTS: u64 = 255_987;
+/// The broker keeps 5 MiB a partition: the producer stays at most so many messages ahead.
+const AHEAD: i64 = 40_000;
+
+/// How far the stream is sent and read.
+#[derive(Debug, Default)]
+struct Pace {
+    sent: AtomicU64,
+    read: AtomicI64,
+    stop: AtomicBool,
+}
+
+/// Sends everything and shows it, until everything is judged; `None` if it was stopped before.
+pub(super) async fn until_judged(
+    brokers: &str,
+    pool: &PgPool,
+    stop: &CancellationToken,
+    quiet: bool,
+) -> anyhow::Result<Option<Planted>> {
+    let pace = Arc::new(Pace::default());
+    let sending = {
+        let (pace, brokers) = (Arc::clone(&pace), brokers.to_owned());
+        tokio::task::spawn_blocking(move || send_all(&brokers, &pace))
+    };
+    let bar = progress_bar(quiet);
+    let mut shown = Shown::default();
+    let mut planted = None;
+    tokio::pin!(sending);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => {
+                pace.stop.store(true, Ordering::SeqCst);
+                return Ok(None);
+            }
+            sent = &mut sending, if planted.is_none() => planted = Some(sent??),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        let read: i64 = sqlx::query_scalar(
+            "select coalesce(sum(greatest(next_offset, 0)), 0)::bigint from driftd.partition_progress",
+        )
+        .fetch_one(pool)
+        .await?;
+        pace.read.store(read, Ordering::SeqCst);
+        bar.set_position(read.unsigned_abs());
+        shown.show_new(pool, &bar, quiet).await?;
+        if let Some(planted) = planted
+            && read.unsigned_abs() == planted.messages()
+            && is_judged(pool).await?
+        {
+            shown.show_new(pool, &bar, quiet).await?;
+            bar.finish_and_clear();
+            return Ok(Some(planted));
+        }
+    }
+}
+
+fn progress_bar(quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(FLIGHTS);
+    let style = "[{elapsed_precise}] {wide_bar} {human_pos}/{human_len} rows, {per_sec}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Every window with rows is judged, and the periodic model's job is there.
+async fn is_judged(pool: &PgPool) -> anyhow::Result<bool> {
+    Ok(sqlx::query_scalar(
+        "select not exists (select from driftd.window_cursors where next_start <= last_start)
+            and exists (select from driftd.window_cursors)
+            and exists (select from driftd.retraining_jobs where model = 'fare-quotes')",
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+fn send_all(brokers: &str, pace: &Pace) -> anyhow::Result<Planted> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("compression.type", "lz4")
+        .set("linger.ms", "20")
+        .set("enable.idempotence", "true")
+        .create()?;
+    let planted = flights::stream(|payload| send(&producer, pace, payload))?;
+    producer
+        .flush(Duration::from_secs(60))
+        .context("the last messages were not sent")?;
+    Ok(planted)
+}
+
+fn send(producer: &BaseProducer, pace: &Pace, payload: Option<Vec<u8>>) -> anyhow::Result<()> {
+    let number = pace.sent.fetch_add(1, Ordering::SeqCst);
+    if number.is_multiple_of(256) {
+        producer.poll(Duration::ZERO);
+        while i64::try_from(number)? - pace.read.load(Ordering::SeqCst) > AHEAD {
+            anyhow::ensure!(!pace.stop.load(Ordering::SeqCst), "stopped");
+            producer.poll(Duration::from_millis(5));
+        }
+    }
+    let partition = i32::try_from(number % PARTITIONS.unsigned_abs() as u64)?;
+    let mut record: BaseRecord<'_, (), [u8]> = BaseRecord::to(TOPIC).partition(partition);
+    if let Some(payload) = &payload {
+        record = record.payload(payload);
+    }
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                producer.poll(Duration::from_millis(5));
+                record = again;
+            }
+            Err((error, _)) => return Err(error.into()),
+        }
+    }
+}
+
+/// What has been shown.
+#[derive(Debug, Default)]
+struct Shown {
+    last_window: Option<DateTime<Utc>>,
+    events: i64,
+    jobs: HashSet<i64>,
+}
+
+type WindowLine = (DateTime<Utc>, String, i64, f64, Value);
+type EventLine = (i64, String, DateTime<Utc>, i64, String, Value);
+
+impl Shown {
+    /// A line per judged window, per alert and per job that is new.
+    async fn show_new(
+        &mut self,
+        pool: &PgPool,
+        bar: &ProgressBar,
+        quiet: bool,
+    ) -> anyhow::Result<()> {
+        if quiet {
+            return Ok(());
+        }
+        let windows: Vec<WindowLine> = sqlx::query_as(
+            "select window_start, verdict::text, rows, drifted_share, top_features
+            from driftd.windows where $1::timestamptz is null or window_start > $1
+            order by window_start",
+        )
+        .bind(self.last_window)
+        .fetch_all(pool)
+        .await?;
+        for (start, verdict, rows, share, top) in windows {
+            self.last_window = Some(start);
+            say(
+                bar,
+                &format!(
+                    "{}  {:<8} {rows:>5} rows  {:>3.0}% of features drifted  moved most: {}",
+                    start.format("%Y-%m-%d"),
+                    verdict,
+                    share * 100.0,
+                    features(&top)
+                ),
+            )?;
+        }
+        let events: Vec<EventLine> = sqlx::query_as(
+            "select v.event_id, v.kind, v.window_start, e.episode_id, e.severity, e.top_features
+            from driftd.alert_events v join driftd.alert_episodes e using (episode_id)
+            where v.event_id > $1 and v.kind in ('fired', 'resolved') order by v.event_id",
+        )
+        .bind(self.events)
+        .fetch_all(pool)
+        .await?;
+        for (event, kind, start, episode, severity, top) in events {
+            self.events = event;
+            let day = start.format("%Y-%m-%d");
+            say(
+                bar,
+                &format!(
+                    ">> ALERT {episode} {kind} ({severity}) at {day}: {}",
+                    features(&top)
+                ),
+            )?;
+        }
+        self.show_jobs(pool, bar).await
+    }
+
+    async fn show_jobs(&mut self, pool: &PgPool, bar: &ProgressBar) -> anyhow::Result<()> {
+        let jobs: Vec<(i64, String, Option<String>, Value)> = sqlx::query_as(
+            "select job_id, model, version, reasons from driftd.retraining_jobs order by job_id",
+        )
+        .fetch_all(pool)
+        .await?;
+        for (job, model, version, reasons) in jobs {
+            if self.jobs.insert(job) {
+                let kind = reasons[0]["kind"].as_str().unwrap_or("?").to_owned();
+                say(
+                    bar,
+                    &format!(
+                        ">> JOB {job} enqueued: retrain {model}{}, because of: {kind}",
+                        version
+                            .map(|version| format!(" version {version}"))
+                            .unwrap_or_default()
+                    ),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn say(bar: &ProgressBar, line: &str) -> anyhow::Result<()> {
+    bar.suspend(|| super::print(&format!("{line}\n")))
+}
+
+/// The first three features of a list, for people.
+pub(super) fn features(top: &Value) -> String {
+    let names = top.as_array().into_iter().flatten().take(3);
+    let names: Vec<&str> = names.filter_map(|one| one["feature"].as_str()).collect();
+    names.join(", ")
+}
