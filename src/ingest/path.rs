@@ -28,8 +28,8 @@ pub enum Error {
         /// Position from 1.
         at: usize,
     },
-    /// A bracket that holds neither a number nor `*`, or is not closed.
-    #[error("`{path}`: expected `[N]` or `[*]` at character {at}")]
+    /// A bracket that holds neither a number nor `*`, is not closed or was never opened.
+    #[error("`{path}`: expected `[N]` or `[*]` at character {at}; quote a key with brackets")]
     Bracket {
         /// The path as written.
         path: String,
@@ -102,7 +102,8 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn at(&self) -> usize {
-        self.path.len() - self.rest.len() + 1
+        let read = self.path.len() - self.rest.len();
+        self.path[..read].chars().count() + 1
     }
 
     fn key(&mut self) -> Result<(), Error> {
@@ -120,7 +121,7 @@ impl Parser<'_> {
             self.rest = &quoted[end + 1..];
             return Ok(());
         }
-        let end = self.rest.find(['.', '[']).unwrap_or(self.rest.len());
+        let end = self.rest.find(['.', '[', ']']).unwrap_or(self.rest.len());
         if end == 0 {
             return Err(Error::EmptyKey {
                 path: self.path.into(),
@@ -129,6 +130,12 @@ impl Parser<'_> {
         }
         self.steps.push(Step::Key(self.rest[..end].to_owned()));
         self.rest = &self.rest[end..];
+        if self.rest.starts_with(']') {
+            return Err(Error::Bracket {
+                path: self.path.into(),
+                at: self.at(),
+            });
+        }
         Ok(())
     }
 
@@ -155,7 +162,11 @@ impl fmt::Display for FieldPath {
             match step {
                 Step::Key(key) => {
                     let dot = if i == 0 { "" } else { "." };
-                    let quote = if key.contains(['.', '[']) { "\"" } else { "" };
+                    let quote = if key.contains(['.', '[', ']']) {
+                        "\""
+                    } else {
+                        ""
+                    };
                     write!(f, "{dot}{quote}{key}{quote}")?;
                 }
                 Step::Index(index) => write!(f, "[{index}]")?,
@@ -179,6 +190,7 @@ mod tests {
             "instances[*].age",
             "[0].x",
             "a.\"b.c\"[1][2]",
+            "x y.\"[]\"",
         ] {
             assert_eq!(FieldPath::parse(path).unwrap().to_string(), path);
         }
@@ -193,6 +205,12 @@ mod tests {
             ("a.", 3),
             ("a[x]", 2),
             ("a[1", 2),
+            (".a", 1),
+            (".", 1),
+            ("a[]", 2),
+            ("a[[1]]", 2),
+            ("a]", 2),
+            ("größe]", 6),
             ("a.\"b", 3),
         ] {
             let message = FieldPath::parse(path).unwrap_err().to_string();

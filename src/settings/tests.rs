@@ -190,7 +190,13 @@ fn what_is_wrong_in_a_monitor_is_said() {
         "timestamp = { path = 'a', record = true }",
         &["neither a path nor"],
     );
-    refused("timestamp = 'a[1'", &["monitors.m.timestamp", "expected ]"]);
+    refused(
+        "timestamp = 'a[1'",
+        &[
+            "monitors.m.timestamp",
+            "expected `[N]` or `[*]` at character 2",
+        ],
+    );
     refused(
         "timestamp = { path = 'a', unit = 'sec' }",
         &["timestamp.unit", "\"ms\""],

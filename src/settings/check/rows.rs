@@ -1,5 +1,6 @@
 //! Where a row's version, time and features stand, and which windows it belongs to.
 
+use crate::ingest::path::FieldPath;
 use crate::monitor::{Feature, Features, TimeUnit, Timestamp, VersionSource};
 use crate::settings::field::{Field, in_words};
 use crate::settings::read::Section;
@@ -187,61 +188,11 @@ fn lateness(section: &Section<'_>) -> Option<Spec> {
 
 fn path(field: &Field<'_>) -> Option<String> {
     let text = field.text("expected a field path such as data.age")?;
-    match check_path(text) {
-        Ok(()) => Some(text.to_owned()),
+    match FieldPath::parse(text) {
+        Ok(_) => Some(text.to_owned()),
         Err(why) => {
             field.wrong(why);
             None
-        }
-    }
-}
-
-/// Whether a field path such as `data.features[3]` or `a."b.c"` can be one.
-fn check_path(path: &str) -> Result<(), String> {
-    let (mut quoted, mut bracket) = (false, false);
-    let mut previous = '.';
-    for c in path.chars() {
-        match c {
-            '"' if previous != '\\' => quoted = !quoted,
-            _ if quoted => {}
-            '[' if bracket => return Err("expected ] before the next [".into()),
-            '[' => bracket = true,
-            ']' if !bracket => return Err("] without [".into()),
-            ']' if previous == '[' => return Err("expected a number or * in the brackets".into()),
-            ']' => bracket = false,
-            '.' if previous == '.' => return Err("expected a name before each dot".into()),
-            _ => {}
-        }
-        previous = c;
-    }
-    match () {
-        () if quoted => Err("expected a closing quote".into()),
-        () if bracket => Err("expected ] after [".into()),
-        () if path.is_empty() || previous == '.' => Err("expected a name at the end".into()),
-        () => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths() {
-        for right in [
-            "a",
-            "a.b",
-            "data.features[3]",
-            "a.\"b.c\"",
-            "instances[*].age",
-            "x y",
-        ] {
-            assert_eq!(check_path(right), Ok(()), "{right}");
-        }
-        for wrong in [
-            "", ".", "a.", ".a", "a..b", "a[", "a]", "a[]", "a.\"b", "a[[1]]",
-        ] {
-            assert!(check_path(wrong).is_err(), "{wrong}");
         }
     }
 }
