@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use chrono::DateTime;
 use serde_json::Value;
-use statrs::distribution::{ChiSquared, ContinuousCDF, Discrete, Hypergeometric};
+use statrs::distribution::{ChiSquared, ContinuousCDF};
+use statrs::function::factorial::ln_binomial;
 
 use super::traffic::{
     ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, PARTITIONS, Record, WINDOW_MS,
@@ -392,9 +393,10 @@ fn ks(before: &[f64], now: &[f64]) -> Found {
     (statistic, row[n], statistic)
 }
 
-/// PSI on the baseline's deciles or levels, with what is absent in a bin of its own.
+/// PSI on the baseline's deciles or levels, over the rows that have a value.
 fn psi(before: &[&Cell], now: &[&Cell]) -> Found {
     let bins = Bins::of(before);
+    let present = |cells: &[&Cell]| (cells.len() as i64 - absent(cells)) as f64;
     let (old, new) = (bins.count(before), bins.count(now));
     let used: Vec<(f64, f64)> = old
         .iter()
@@ -402,7 +404,7 @@ fn psi(before: &[&Cell], now: &[&Cell]) -> Found {
         .map(|(a, b)| (*a as f64, *b as f64))
         .filter(|(a, b)| a + b > 0.0)
         .collect();
-    let (n, m, size) = (before.len() as f64, now.len() as f64, used.len() as f64);
+    let (n, m, size) = (present(before), present(now), used.len() as f64);
     let mut statistic = 0.0;
     for (a, b) in used {
         let p = (a + 0.5) / (n + size / 2.0);
@@ -440,10 +442,11 @@ impl Bins {
         Self::Deciles(deciles)
     }
 
+    /// The last bin is for labels that are new.
     fn count(&self, cells: &[&Cell]) -> Vec<u64> {
         let size = match self {
-            Self::Deciles(deciles) => deciles.len() + 2,
-            Self::Levels(levels) => levels.len() + 2,
+            Self::Deciles(deciles) => deciles.len() + 1,
+            Self::Levels(levels) => levels.len() + 1,
         };
         let mut counts = vec![0; size];
         for cell in cells {
@@ -453,7 +456,7 @@ impl Bins {
                     let found = levels.iter().position(|level| level == label);
                     found.unwrap_or(levels.len())
                 }
-                _ => size - 1,
+                _ => continue,
             };
             counts[bin] += 1;
         }
@@ -496,9 +499,11 @@ fn null_rate(before: &[&Cell], now: &[&Cell]) -> Found {
 
 /// All tables with the same margins that are no likelier than this one.
 fn fisher(old: u64, n: u64, new: u64, m: u64) -> f64 {
-    let law = Hypergeometric::new(n + m, old + new, m).unwrap();
-    let likely = law.pmf(new) * (1.0 + 1e-7);
-    let tables = 0..=(old + new).min(m);
-    let p = tables.map(|hits| law.pmf(hits)).filter(|p| *p <= likely);
-    p.sum::<f64>().min(1.0)
+    let marked = old + new;
+    let all = ln_binomial(n + m, marked);
+    let chance = |hits| (ln_binomial(m, hits) + ln_binomial(n, marked - hits) - all).exp();
+    let likely = chance(new) * (1.0 + 1e-7);
+    let tables = marked.saturating_sub(n)..=marked.min(m);
+    let p: f64 = tables.map(chance).filter(|p| *p <= likely).sum();
+    p.min(1.0)
 }

@@ -247,10 +247,10 @@ brokers = "{brokers}"
 group = "driftd-{topic}"
 start_at = "{start_at}"
 [kafka.properties]
-# A member that was killed is missed soon.
-"session.timeout.ms" = 2000
+# A member that was killed is missed soon. Less than the three seconds for which the mock cluster
+# waits for a group to gather, and it would miss members that wait with it.
+"session.timeout.ms" = 4000
 "heartbeat.interval.ms" = 300
-"reconnect.backoff.max.ms" = 500
 [postgres]
 url = "{postgres_url}"
 max_connections = 6
