@@ -121,6 +121,7 @@ pub fn run(
         requests,
         replies,
         partitions: BTreeMap::new(),
+        latest: None,
         paused: false,
         last_tick_ms: 0,
         announced: false,
@@ -176,6 +177,8 @@ struct Collector {
     requests: mpsc::Sender<Request>,
     replies: mpsc::Receiver<Reply>,
     partitions: BTreeMap<TopicPartition, Partition>,
+    /// Where the last message came from: they come in runs of one partition.
+    latest: Option<TopicPartition>,
     paused: bool,
     last_tick_ms: i64,
     announced: bool,
@@ -225,18 +228,23 @@ impl Collector {
         let Self {
             consumer,
             partitions,
+            latest,
             options,
             clock,
             ..
         } = self;
+        let mut read = |message: BorrowedMessage<'_>| match find(partitions, latest, &message) {
+            Some((key, partition)) => take(key, partition, &message, options, clock),
+            None => Ok(()),
+        };
         let polled = match consumer.poll(POLL) {
             None => true,
             Some(Ok(message)) => {
-                take(partitions, &message, options, clock)?;
+                read(message)?;
                 // What is fetched already is taken without looking up in between.
                 for _ in 0..256 {
                     match consumer.poll(Duration::ZERO) {
-                        Some(Ok(message)) => take(partitions, &message, options, clock)?,
+                        Some(Ok(message)) => read(message)?,
                         Some(Err(error)) => heed(&error)?,
                         None => break,
                     }
@@ -621,19 +629,29 @@ fn partition_is_done(partition: Option<&Partition>) -> bool {
     partition.is_some_and(|p| p.revoked && !p.saving && !p.has_unsaved())
 }
 
+/// The partition of a message, if it is ours.
+fn find<'a>(
+    partitions: &'a mut BTreeMap<TopicPartition, Partition>,
+    latest: &'a mut Option<TopicPartition>,
+    message: &BorrowedMessage<'_>,
+) -> Option<(&'a TopicPartition, &'a mut Partition)> {
+    let (topic, number) = (message.topic(), message.partition());
+    let is_it = |key: &TopicPartition| key.partition == number && *key.topic == *topic;
+    if !latest.as_ref().is_some_and(is_it) {
+        *latest = partitions.keys().find(|key| is_it(key)).cloned();
+    }
+    let key = latest.as_ref()?;
+    Some((key, partitions.get_mut(key)?))
+}
+
 /// Reads one message into its partition.
 fn take(
-    partitions: &mut BTreeMap<TopicPartition, Partition>,
+    key: &TopicPartition,
+    partition: &mut Partition,
     message: &BorrowedMessage<'_>,
     options: &Options,
     clock: &Clock,
 ) -> Result<(), Error> {
-    let found = partitions
-        .iter_mut()
-        .find(|(key, _)| key.partition == message.partition() && *key.topic == *message.topic());
-    let Some((key, partition)) = found else {
-        return Ok(());
-    };
     let reading = matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked;
     // Before the seek, and after a seek backwards, other messages may still be on their way.
     if !reading || message.offset() < partition.next_offset {

@@ -7,6 +7,7 @@
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
+//! - `structure`: which module may know which
 
 #![allow(
     clippy::unwrap_used,
@@ -22,4 +23,5 @@ mod jobs;
 mod kafka;
 mod schedules;
 mod store;
+mod structure;
 mod triggers;
