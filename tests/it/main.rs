@@ -7,6 +7,7 @@
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
+//! - `structure`: which module may know which
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `bad_input`: what a new user gets wrong, and what comes of it
 
@@ -26,4 +27,5 @@ mod jobs;
 mod kafka;
 mod schedules;
 mod store;
+mod structure;
 mod triggers;
