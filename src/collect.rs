@@ -153,6 +153,9 @@ struct Partition {
     last_message_ms: i64,
     idle_since_ms: Option<i64>,
     idle_asked_ms: i64,
+    /// Postgres knows it as idle.
+    told_idle: bool,
+    /// Windows may have been judged without it: it was idle, or we do not know what it was.
     was_idle: bool,
     revoked: bool,
     held: usize,
@@ -320,6 +323,7 @@ impl Collector {
             last_message_ms: self.clock.now_ms(),
             idle_since_ms: None,
             idle_asked_ms: 0,
+            told_idle: false,
             was_idle: true,
             revoked: false,
             held: 0,
@@ -486,6 +490,7 @@ impl Collector {
             }
             if partition.is_due(now, &self.options.checkpoint, &self.options.limits) {
                 let unsaved = partition.cut(&key, now);
+                partition.forget_beyond(self.options.limits.max_open_windows);
                 if let Some(unsaved) = unsaved {
                     self.ask(Request::Save(Box::new(unsaved)));
                 }
@@ -803,11 +808,9 @@ impl Partition {
         if !reading || self.saving {
             return false;
         }
-        let went_idle = self.idle_since_ms.is_some() && !self.was_idle;
-        // A partition that was never saved is not known to be empty until it says so.
-        let first = self.idle_since_ms.is_some() && self.saved_offset < 0;
+        let went_idle = self.idle_since_ms.is_some() && !self.told_idle;
         if !self.has_unsaved() {
-            return went_idle || first;
+            return went_idle;
         }
         let shortest = self
             .plan
@@ -824,7 +827,18 @@ impl Partition {
         let full = self.held as u64 >= checkpoint.max_bytes || too_many;
         let ripe = self.first_open() != self.saved_open;
         let age = u128::from((now - self.saved_ms).unsigned_abs());
-        self.revoked || went_idle || first || full || ripe || age >= interval.as_millis()
+        self.revoked || went_idle || full || ripe || age >= interval.as_millis()
+    }
+
+    /// What open windows keep in mind between stretches saves work and changes no result, so that
+    /// with too many of them it is dropped.
+    fn forget_beyond(&mut self, max_open_windows: usize) {
+        for (monitor, windows) in self.plan.monitors.iter().zip(&mut self.windows) {
+            if windows.len() > max_open_windows {
+                metrics::capped(&monitor.name, "max_open_windows", 1);
+                windows.forget();
+            }
+        }
     }
 
     /// Cuts the stretch off: what it added goes to the saver, memory starts empty again.
@@ -869,7 +883,8 @@ impl Partition {
         };
         metrics::records(&key.topic, unsaved.messages.unsigned_abs());
         metrics::skipped_messages(&key.topic, unsaved.skipped.unsigned_abs());
-        self.was_idle = self.idle_since_ms.is_some();
+        self.told_idle = self.idle_since_ms.is_some();
+        self.was_idle = self.told_idle;
         self.first_offset = self.next_offset;
         self.saved_offset = self.next_offset;
         self.saved_open = self.first_open();

@@ -8,6 +8,8 @@
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
 //! - `structure`: which module may know which
+//! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
+//! - `bad_input`: what a new user gets wrong, and what comes of it
 
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +18,10 @@
     reason = "all of this is tests; clippy sees only the functions marked as such"
 )]
 
+mod bad_input;
 mod docs;
 mod embedded;
+mod end_to_end;
 mod harness;
 mod jobs;
 mod kafka;

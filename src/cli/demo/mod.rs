@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Output, baseline, run};
@@ -83,9 +85,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         saved["calibration"].as_str().unwrap_or_default()
     ))?;
 
-    let begun = Instant::now();
     let listen = settings.service.listen;
-    let mut task = tokio::task::JoinSet::new();
+    let mut task = JoinSet::new();
+    let begun = Instant::now();
     task.spawn(Box::pin(daemon::run(settings, stop.clone())));
     let brokers = broker.brokers();
     let watched = tokio::select! {
@@ -97,26 +99,34 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         watched = watch::until_judged(&brokers, &pool, &stop, quiet) => watched?,
     };
-    let seconds = begun.elapsed().as_secs_f64();
     if let Some(planted) = watched {
-        let report = summary::of(&pool, &planted, told, seconds).await?;
+        let report = summary::of(&pool, &planted, told, begun.elapsed().as_secs_f64()).await?;
+        say(&report.text())?;
         if quiet {
             print(&format!("{}\n", serde_json::to_string(&report)?))?;
-        } else {
-            print(&report.text())?;
-            print(&summary::where_to_look(&server.url(), listen, args.exit))?;
         }
         if !args.exit {
+            say(&summary::where_to_look(&server.url(), listen))?;
             stop.cancelled().await;
         }
     }
+    end(task, stop, pool, server).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops driftd first, then the server it writes to.
+async fn end(
+    mut task: JoinSet<anyhow::Result<()>>,
+    stop: CancellationToken,
+    pool: PgPool,
+    server: Postgres,
+) -> anyhow::Result<()> {
     stop.cancel();
     while let Some(ended) = task.join_next().await {
         ended??;
     }
     pool.close().await;
-    tokio::task::spawn_blocking(move || drop(server)).await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(tokio::task::spawn_blocking(move || drop(server)).await?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -136,6 +146,7 @@ async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
         features: Vec::new(),
         exclude: Vec::new(),
         kinds: Default::default(),
+        max_levels: 1000,
     };
     Ok(tokio::task::spawn_blocking(move || import::import(&request, |_| {})).await??)
 }
