@@ -44,14 +44,14 @@ fn refusal(request: &Request) -> String {
 /// 40 days of 10 rows.
 fn days() -> String {
     let mut text = String::from("at,age,colour,active,code\n");
-    for row in 0..400 {
-        let ms = row / 10 * 86_400_000i64 + row % 10;
+    for row in 0..400_usize {
+        let ms = row / 10 * 86_400_000 + row % 10;
         let age = if row % 50 == 7 {
             String::new()
         } else {
             format!("{}.5", row % 60)
         };
-        let colour = ["red", "green", "blue"][row as usize % 3];
+        let colour = ["red", "green", "blue"][row % 3];
         text += &format!("{ms},{age},{colour},{},{}\n", row % 2 == 0, row % 4);
     }
     text
