@@ -170,7 +170,12 @@ pub fn times(array: &ArrayRef, unit: TimeUnit) -> Result<Vec<Option<i64>>, Arrow
     if is_text(data_type) {
         let texts = cast(array, &DataType::Utf8)?;
         let texts = texts.as_string::<i32>().iter();
-        return Ok(texts.map(|text| text.and_then(time::of_text)).collect());
+        // A CSV says nothing of types: digits are a number in the unit that was named.
+        let read = |text: &str| {
+            let number = text.trim().parse().ok();
+            time::of_text(text).or_else(|| time::of_number(number?, unit))
+        };
+        return Ok(texts.map(|text| text.and_then(read)).collect());
     }
     if matches!(
         data_type,
