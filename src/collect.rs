@@ -121,6 +121,7 @@ pub fn run(
         requests,
         replies,
         partitions: BTreeMap::new(),
+        latest: None,
         paused: false,
         last_tick_ms: 0,
         announced: false,
@@ -152,6 +153,9 @@ struct Partition {
     last_message_ms: i64,
     idle_since_ms: Option<i64>,
     idle_asked_ms: i64,
+    /// Postgres knows it as idle.
+    told_idle: bool,
+    /// Windows may have been judged without it: it was idle, or we do not know what it was.
     was_idle: bool,
     revoked: bool,
     held: usize,
@@ -173,6 +177,8 @@ struct Collector {
     requests: mpsc::Sender<Request>,
     replies: mpsc::Receiver<Reply>,
     partitions: BTreeMap<TopicPartition, Partition>,
+    /// Where the last message came from: they come in runs of one partition.
+    latest: Option<TopicPartition>,
     paused: bool,
     last_tick_ms: i64,
     announced: bool,
@@ -222,18 +228,23 @@ impl Collector {
         let Self {
             consumer,
             partitions,
+            latest,
             options,
             clock,
             ..
         } = self;
+        let mut read = |message: BorrowedMessage<'_>| match find(partitions, latest, &message) {
+            Some((key, partition)) => take(key, partition, &message, options, clock),
+            None => Ok(()),
+        };
         let polled = match consumer.poll(POLL) {
             None => true,
             Some(Ok(message)) => {
-                take(partitions, &message, options, clock)?;
+                read(message)?;
                 // What is fetched already is taken without looking up in between.
                 for _ in 0..256 {
                     match consumer.poll(Duration::ZERO) {
-                        Some(Ok(message)) => take(partitions, &message, options, clock)?,
+                        Some(Ok(message)) => read(message)?,
                         Some(Err(error)) => heed(&error)?,
                         None => break,
                     }
@@ -312,6 +323,7 @@ impl Collector {
             last_message_ms: self.clock.now_ms(),
             idle_since_ms: None,
             idle_asked_ms: 0,
+            told_idle: false,
             was_idle: true,
             revoked: false,
             held: 0,
@@ -478,6 +490,7 @@ impl Collector {
             }
             if partition.is_due(now, &self.options.checkpoint, &self.options.limits) {
                 let unsaved = partition.cut(&key, now);
+                partition.forget_beyond(self.options.limits.max_open_windows);
                 if let Some(unsaved) = unsaved {
                     self.ask(Request::Save(Box::new(unsaved)));
                 }
@@ -616,19 +629,29 @@ fn partition_is_done(partition: Option<&Partition>) -> bool {
     partition.is_some_and(|p| p.revoked && !p.saving && !p.has_unsaved())
 }
 
+/// The partition of a message, if it is ours.
+fn find<'a>(
+    partitions: &'a mut BTreeMap<TopicPartition, Partition>,
+    latest: &'a mut Option<TopicPartition>,
+    message: &BorrowedMessage<'_>,
+) -> Option<(&'a TopicPartition, &'a mut Partition)> {
+    let (topic, number) = (message.topic(), message.partition());
+    let is_it = |key: &TopicPartition| key.partition == number && *key.topic == *topic;
+    if !latest.as_ref().is_some_and(is_it) {
+        *latest = partitions.keys().find(|key| is_it(key)).cloned();
+    }
+    let key = latest.as_ref()?;
+    Some((key, partitions.get_mut(key)?))
+}
+
 /// Reads one message into its partition.
 fn take(
-    partitions: &mut BTreeMap<TopicPartition, Partition>,
+    key: &TopicPartition,
+    partition: &mut Partition,
     message: &BorrowedMessage<'_>,
     options: &Options,
     clock: &Clock,
 ) -> Result<(), Error> {
-    let found = partitions
-        .iter_mut()
-        .find(|(key, _)| key.partition == message.partition() && *key.topic == *message.topic());
-    let Some((key, partition)) = found else {
-        return Ok(());
-    };
     let reading = matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked;
     // Before the seek, and after a seek backwards, other messages may still be on their way.
     if !reading || message.offset() < partition.next_offset {
@@ -698,7 +721,6 @@ fn is_caught_up(consumer: &BaseConsumer<Context>, key: &TopicPartition, next: i6
     match answer {
         Ok((_, high)) => {
             let lag = (high - next).max(0);
-            metrics::consumer_lag_records(&key.topic, &key.partition.to_string(), lag as f64);
             // Behind the last message a transaction leaves its marker, which no reader is given.
             let position = consumer.position().ok().and_then(|list| {
                 list.find_partition(&key.topic, key.partition)
@@ -785,11 +807,9 @@ impl Partition {
         if !reading || self.saving {
             return false;
         }
-        let went_idle = self.idle_since_ms.is_some() && !self.was_idle;
-        // A partition that was never saved is not known to be empty until it says so.
-        let first = self.idle_since_ms.is_some() && self.saved_offset < 0;
+        let went_idle = self.idle_since_ms.is_some() && !self.told_idle;
         if !self.has_unsaved() {
-            return went_idle || first;
+            return went_idle;
         }
         let shortest = self
             .plan
@@ -806,7 +826,18 @@ impl Partition {
         let full = self.held as u64 >= checkpoint.max_bytes || too_many;
         let ripe = self.first_open() != self.saved_open;
         let age = u128::from((now - self.saved_ms).unsigned_abs());
-        self.revoked || went_idle || first || full || ripe || age >= interval.as_millis()
+        self.revoked || went_idle || full || ripe || age >= interval.as_millis()
+    }
+
+    /// What open windows keep in mind between stretches saves work and changes no result, so that
+    /// with too many of them it is dropped.
+    fn forget_beyond(&mut self, max_open_windows: usize) {
+        for (monitor, windows) in self.plan.monitors.iter().zip(&mut self.windows) {
+            if windows.len() > max_open_windows {
+                metrics::capped(&monitor.name, "max_open_windows", 1);
+                windows.forget();
+            }
+        }
     }
 
     /// Cuts the stretch off: what it added goes to the saver, memory starts empty again.
@@ -851,7 +882,8 @@ impl Partition {
         };
         metrics::records(&key.topic, unsaved.messages.unsigned_abs());
         metrics::skipped_messages(&key.topic, unsaved.skipped.unsigned_abs());
-        self.was_idle = self.idle_since_ms.is_some();
+        self.told_idle = self.idle_since_ms.is_some();
+        self.was_idle = self.told_idle;
         self.first_offset = self.next_offset;
         self.saved_offset = self.next_offset;
         self.saved_open = self.first_open();

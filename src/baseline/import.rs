@@ -23,8 +23,6 @@ use crate::profile::coarse;
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
 
-/// A column with more levels than this is no category.
-pub const MAX_LEVELS: usize = 100_000;
 /// A baseline is cut into at most so many windows.
 const MAX_WINDOWS: usize = 50_000;
 /// Rows per batch of the second pass.
@@ -51,6 +49,8 @@ pub struct Request {
     pub exclude: Vec<String>,
     /// Kinds that the user names.
     pub kinds: Overrides,
+    /// A column with more levels than this is no category.
+    pub max_levels: usize,
 }
 
 /// Why no baseline comes out.
@@ -160,7 +160,7 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
     let time_index = time_index(request, &files)?;
     let candidates = candidates(request, &files)?;
     let columns = settle_kinds(&files, candidates, &mut progress)?;
-    let survey = survey(&files, &columns, &mut progress)?;
+    let survey = survey(&files, &columns, request.max_levels, &mut progress)?;
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
     }
@@ -322,18 +322,21 @@ struct Survey {
     rows: u64,
     ranges: Vec<(f64, f64)>,
     levels: Vec<HashMap<String, u64>>,
+    max_levels: usize,
     sample: Sample,
 }
 
 fn survey(
     files: &Files,
     columns: &[Column],
+    max_levels: usize,
     progress: &mut impl FnMut(u64),
 ) -> Result<Survey, Error> {
     let mut survey = Survey {
         rows: 0,
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
         levels: vec![HashMap::new(); columns.len()],
+        max_levels,
         sample: Sample::new(SAMPLE_ROWS),
     };
     // The sample needs names and kinds only; the bins come from it.
@@ -401,11 +404,11 @@ impl Survey {
         {
             *levels.entry(texts.value(code).to_owned()).or_default() += count;
         }
-        if levels.len() > MAX_LEVELS {
+        if levels.len() > self.max_levels {
             let detail = format!(
-                "more than {MAX_LEVELS} levels: is it an identifier? Leave it out with --exclude {}, \
+                "more than {} levels (limits.max_levels): is it an identifier? Leave it out with --exclude {}, \
                  or say --kind {}=numeric",
-                column.name, column.name
+                self.max_levels, column.name, column.name
             );
             return Err(Error::Column {
                 column: column.name.clone(),

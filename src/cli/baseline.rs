@@ -102,9 +102,9 @@ fn kind(text: &str) -> Result<(String, Kind), String> {
 /// # Errors
 /// A file, a column or the database stands in the way; the text says which and what would be
 /// right.
-pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
+pub async fn run(args: Args, pool: &PgPool, max_levels: usize) -> anyhow::Result<()> {
     let text = match args.command {
-        Command::Import(import) => run_import(*import, pool, args.output).await?,
+        Command::Import(import) => run_import(*import, pool, args.output, max_levels).await?,
         Command::List { model } => list(pool, model.as_deref(), args.output).await?,
         Command::Show { baseline } => show(pool, &baseline, args.output).await?,
     };
@@ -113,7 +113,12 @@ pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
         .context("cannot write the result")
 }
 
-async fn run_import(import: Import, pool: &PgPool, output: Output) -> anyhow::Result<String> {
+async fn run_import(
+    import: Import,
+    pool: &PgPool,
+    output: Output,
+    max_levels: usize,
+) -> anyhow::Result<String> {
     let request = Request {
         model: import.model,
         version: import.version,
@@ -127,6 +132,7 @@ async fn run_import(import: Import, pool: &PgPool, output: Output) -> anyhow::Re
         features: import.features,
         exclude: import.exclude,
         kinds: import.kinds.into_iter().collect(),
+        max_levels,
     };
     let bar = progress_bar();
     let made = {

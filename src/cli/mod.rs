@@ -154,7 +154,8 @@ impl Cli {
             }
             Command::Baseline(args) => {
                 let settings = self.global.settings()?;
-                baseline::run(args, &pool(&settings).await?).await?;
+                let max_levels = settings.limits.max_levels;
+                baseline::run(args, &pool(&settings).await?, max_levels).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Jobs(args) => {

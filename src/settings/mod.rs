@@ -172,10 +172,8 @@ pub struct Limits {
     pub max_versions: usize,
     /// Partitions are paused when this much is held over all of them.
     pub max_held_bytes: usize,
-    /// Levels counted one by one in a categorical feature.
+    /// Levels that a categorical column of training data may have.
     pub max_levels: usize,
-    /// Messages nested deeper are rejected.
-    pub max_depth: usize,
 }
 
 /// What to load the settings from.

@@ -150,7 +150,7 @@ fn all_problems_come_at_once() {
          grace = 30\n[postgres]\nmax_connections = 'ten'\n[[monitors]]\nname = 'm'\ntopic = 't'\n\
          model = 'x'\nversion = '1'\nwindow = '1x'\nalert = { windows = 3, of = 2 }\n",
         &[("DRIFTD__KAFKA__GRUOP", "g"), ("HOME", "/root")],
-        &[("limits.max_depth", "many")],
+        &[("limits.max_versions", "many")],
     ));
     let expected = [
         "driftd.toml:16: monitors.m.window: found \"1x\"",
@@ -162,7 +162,7 @@ fn all_problems_come_at_once() {
         "driftd.toml:8: service.grace: found 30",
         "driftd.toml:6: log.format: found \"jsn\"; did you mean \"json\"?",
         "driftd.toml:5: log.level: found 3",
-        "--set limits.max_depth: limits.max_depth: found \"many\"",
+        "--set limits.max_versions: limits.max_versions: found \"many\"",
         "driftd.toml:1: colour: unknown key; known are",
     ];
     for words in expected {
@@ -271,14 +271,14 @@ fn layers_win_in_their_order() {
     let env = [
         ("DRIFTD__LOG__LEVEL", "debug"),
         ("DRIFTD__SERVICE__GRACE", "6s"),
-        ("DRIFTD__LIMITS__MAX_DEPTH", "7"),
+        ("DRIFTD__LIMITS__MAX_VERSIONS", "7"),
         ("DRIFTD__DEFAULTS__WINDOW", "{ size = '2d' }"),
     ];
     let settings = load(&format!("{file}{MONITOR}"), &env, &[("log.level", "error")]).unwrap();
     assert_eq!(settings.kafka.group, "f");
     assert_eq!(settings.service.grace, Duration::from_secs(6));
     assert_eq!(settings.log.level, "error");
-    assert_eq!(settings.limits.max_depth, 7);
+    assert_eq!(settings.limits.max_versions, 7);
     assert_eq!(
         settings.monitors[0].input.as_ref().unwrap().window.size_ms,
         2 * 86_400_000

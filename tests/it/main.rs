@@ -7,6 +7,10 @@
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
+//! - `structure`: which module may know which
+//! - `baselines`: training files become baselines, or an error that says why not
+//! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
+//! - `bad_input`: what a new user gets wrong, and what comes of it
 
 #![allow(
     clippy::unwrap_used,
@@ -15,11 +19,15 @@
     reason = "all of this is tests; clippy sees only the functions marked as such"
 )]
 
+mod bad_input;
+mod baselines;
 mod docs;
 mod embedded;
+mod end_to_end;
 mod harness;
 mod jobs;
 mod kafka;
 mod schedules;
 mod store;
+mod structure;
 mod triggers;

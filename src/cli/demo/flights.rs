@@ -16,8 +16,8 @@ use serde_json::{Map, Number, Value};
 const FLIGHTS: &[u8] = include_bytes!("../../../deploy/demo/flights.parquet");
 /// 1 April 2013: the training data ends, the stream begins.
 const APRIL_MS: i64 = 1_364_774_400_000;
-/// How far behind the planted late rows are.
-const LATE_BY: usize = 20_000;
+/// How many flights behind the planted late rows are: about three weeks.
+const LATE_BY: u64 = 20_000;
 
 /// What was mixed into the stream, to be accounted for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -143,12 +143,12 @@ fn plant(
         send(None)?;
         planted.tombstones += 1;
     }
-    if n % 2_000 == 99 && n as usize > LATE_BY {
-        let at = usize::try_from(n)? - LATE_BY;
-        if let Some(payload) = early.get(at / 2_000) {
-            send(Some(payload.clone()))?;
-            planted.late += 1;
-        }
+    if n % 2_000 == 99
+        && let Some(before) = n.checked_sub(LATE_BY)
+        && let Some(payload) = early.get(usize::try_from(before / 2_000)?)
+    {
+        send(Some(payload.clone()))?;
+        planted.late += 1;
     }
     if n == 100_000 {
         let mut timeless = message.clone();

@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Output, baseline, run};
@@ -22,6 +24,7 @@ use crate::embedded::broker::Broker;
 use crate::embedded::postgres::{self, Postgres};
 use crate::monitor::TimeUnit;
 use crate::settings::{Settings, environment};
+use crate::store::models;
 use crate::{daemon, store};
 
 /// Partitions of the demo's topic.
@@ -71,21 +74,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     store::migrate(&pool).await?;
 
     say("Importing the baseline: flights of January to March ...\n")?;
-    let training = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let files = flights::write_training(training.path())?;
-    let made = import_baseline(files).await?;
-    let told = summary::baseline_days(&made)?;
-    let saved = baseline::save(&pool, made, Some(DAY_MS)).await?;
-    say(&format!(
-        "  {} rows, {} features; {}\n\n",
-        saved["rows"],
-        saved["features"],
-        saved["calibration"].as_str().unwrap_or_default()
-    ))?;
+    let (told, said) = prepare(&pool).await?;
+    say(&said)?;
 
-    let begun = Instant::now();
     let listen = settings.service.listen;
-    let mut task = tokio::task::JoinSet::new();
+    let mut task = JoinSet::new();
+    let begun = Instant::now();
     task.spawn(Box::pin(daemon::run(settings, stop.clone())));
     let brokers = broker.brokers();
     let watched = tokio::select! {
@@ -97,26 +91,52 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         watched = watch::until_judged(&brokers, &pool, &stop, quiet) => watched?,
     };
-    let seconds = begun.elapsed().as_secs_f64();
     if let Some(planted) = watched {
-        let report = summary::of(&pool, &planted, told, seconds).await?;
+        let report = summary::of(&pool, &planted, told, begun.elapsed().as_secs_f64()).await?;
+        say(&report.text())?;
         if quiet {
             print(&format!("{}\n", serde_json::to_string(&report)?))?;
-        } else {
-            print(&report.text())?;
-            print(&summary::where_to_look(&server.url(), listen, args.exit))?;
         }
         if !args.exit {
+            say(&summary::where_to_look(&server.url(), listen))?;
             stop.cancelled().await;
         }
     }
+    end(task, stop, pool, server).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Imports the training data; says what fixed thresholds and learned ones make of its own days.
+async fn prepare(pool: &PgPool) -> anyhow::Result<(summary::BaselineDays, String)> {
+    let training = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let made = import_baseline(flights::write_training(training.path())?).await?;
+    let told = summary::baseline_days(&made)?;
+    let saved = baseline::save(pool, made, Some(DAY_MS)).await?;
+    // The second model is retrained by the clock alone; it has no stream and no baseline.
+    models::register(pool, "fare-quotes").await?;
+    models::register_version(pool, "fare-quotes", "7", None).await?;
+    let said = format!(
+        "  {} rows, {} features; {}\n\n",
+        saved["rows"],
+        saved["features"],
+        saved["calibration"].as_str().unwrap_or_default()
+    );
+    Ok((told, said))
+}
+
+/// Stops driftd first, then the server it writes to.
+async fn end(
+    mut task: JoinSet<anyhow::Result<()>>,
+    stop: CancellationToken,
+    pool: PgPool,
+    server: Postgres,
+) -> anyhow::Result<()> {
     stop.cancel();
     while let Some(ended) = task.join_next().await {
         ended??;
     }
     pool.close().await;
-    tokio::task::spawn_blocking(move || drop(server)).await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(tokio::task::spawn_blocking(move || drop(server)).await?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -136,6 +156,7 @@ async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
         features: Vec::new(),
         exclude: Vec::new(),
         kinds: Default::default(),
+        max_levels: 1000,
     };
     Ok(tokio::task::spawn_blocking(move || import::import(&request, |_| {})).await??)
 }

@@ -227,10 +227,7 @@ speed        {:.1} s, {:.0} rows/s from broker to verdict
 }
 
 /// Where to go on from here.
-pub(super) fn where_to_look(url: &str, listen: SocketAddr, exit: bool) -> String {
-    if exit {
-        return String::new();
-    }
+pub(super) fn where_to_look(url: &str, listen: SocketAddr) -> String {
     format!(
         "
 Postgres     psql '{url}'

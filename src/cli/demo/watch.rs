@@ -168,19 +168,7 @@ impl Shown {
         .bind(self.last_window)
         .fetch_all(pool)
         .await?;
-        for (start, verdict, rows, share, top) in windows {
-            self.last_window = Some(start);
-            say(
-                bar,
-                &format!(
-                    "{}  {:<8} {rows:>5} rows  {:>3.0}% of features drifted  moved most: {}",
-                    start.format("%Y-%m-%d"),
-                    verdict,
-                    share * 100.0,
-                    features(&top)
-                ),
-            )?;
-        }
+        // Asked for after the windows: an event is never missed, at most shown with the next look.
         let events: Vec<EventLine> = sqlx::query_as(
             "select v.event_id, v.kind, v.window_start, e.episode_id, e.severity, e.top_features
             from driftd.alert_events v join driftd.alert_episodes e using (episode_id)
@@ -189,16 +177,29 @@ impl Shown {
         .bind(self.events)
         .fetch_all(pool)
         .await?;
-        for (event, kind, start, episode, severity, top) in events {
-            self.events = event;
+        for (start, verdict, rows, share, top) in windows {
+            self.last_window = Some(start);
             let day = start.format("%Y-%m-%d");
             say(
                 bar,
                 &format!(
-                    ">> ALERT {episode} {kind} ({severity}) at {day}: {}",
+                    "{day}  {verdict:<8} {rows:>5} rows  {:>3.0}% of features drifted  moved most: {}",
+                    share * 100.0,
                     features(&top)
                 ),
             )?;
+            for (event, kind, at, episode, severity, top) in &events {
+                if *at == start {
+                    self.events = *event;
+                    say(
+                        bar,
+                        &format!(
+                            ">> ALERT {episode} {kind} ({severity}) at {day}: {}",
+                            features(top)
+                        ),
+                    )?;
+                }
+            }
         }
         self.show_jobs(pool, bar).await
     }

@@ -235,14 +235,12 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     let max_open_windows = count("max_open_windows", 2..=1_000_000);
     let max_versions = count("max_versions", 1..=10_000);
     let max_levels = count("max_levels", 2..=10_000_000);
-    let max_depth = count("max_depth", 1..=1_000);
     Some(Limits {
         max_message_bytes: max_message_bytes?,
         max_open_windows: max_open_windows?,
         max_versions: max_versions?,
         max_held_bytes: max_held_bytes?,
         max_levels: max_levels?,
-        max_depth: max_depth?,
     })
 }
 

@@ -1,5 +1,7 @@
 //! What the tests stand on.
 
+use std::time::{Duration, Instant};
+
 /// An Apache Kafka broker of the tests' own.
 pub(crate) mod kafka;
 /// A database per test.
@@ -10,3 +12,27 @@ pub(crate) mod monitors;
 
 /// Short words for the queue of retraining jobs.
 pub(crate) mod queue;
+
+/// Messages as a real topic holds them, the same for the same seed.
+pub(crate) mod traffic;
+
+/// What has to come out, computed from what went in.
+pub(crate) mod reference;
+
+/// `driftd` as a process of its own.
+pub(crate) mod daemon;
+
+/// A database, a topic and a settings file for it, and what came of them.
+pub(crate) mod stage;
+
+/// How long a test waits for what has to come. Generous: it is there to end a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until a condition holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
