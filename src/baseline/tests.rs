@@ -28,6 +28,7 @@ fn csv(content: &str) -> Csv {
             features: Vec::new(),
             exclude: Vec::new(),
             kinds: Default::default(),
+            max_levels: 1000,
         },
         _dir: dir,
     }
