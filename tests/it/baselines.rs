@@ -37,8 +37,12 @@ fn read(request: &Request) -> Imported {
     import(request, |_| {}).unwrap()
 }
 
+/// With its causes, as the command line shows it.
 fn refusal(request: &Request) -> String {
-    import(request, |_| {}).unwrap_err().to_string()
+    format!(
+        "{:#}",
+        anyhow::Error::from(import(request, |_| {}).unwrap_err())
+    )
 }
 
 /// 40 days of 10 rows.
