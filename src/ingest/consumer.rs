@@ -123,14 +123,19 @@ impl ConsumerContext for Context {
     }
 }
 
-/// The offset to start at comes from Postgres later, by a seek; until then a position at the end
-/// and a pause keep anything else from being fetched.
+/// The offset to start at comes from Postgres later, by a seek; until then a pause keeps anything
+/// else from being fetched.
+///
+/// The pause comes first, and the position is a number rather than the log's end: the client looks
+/// up an end in the background, and an answer that comes after the seek moves the partition there,
+/// past everything that was not read yet.
 fn assign_paused(
     consumer: &BaseConsumer<Context>,
     partitions: &mut TopicPartitionList,
     cooperative: bool,
 ) -> KafkaResult<()> {
-    partitions.set_all_offsets(Offset::End)?;
+    partitions.set_all_offsets(Offset::Offset(0))?;
+    consumer.pause(partitions)?;
     if cooperative {
         consumer.incremental_assign(partitions)?;
     } else {
