@@ -721,7 +721,6 @@ fn is_caught_up(consumer: &BaseConsumer<Context>, key: &TopicPartition, next: i6
     match answer {
         Ok((_, high)) => {
             let lag = (high - next).max(0);
-            metrics::consumer_lag_records(&key.topic, &key.partition.to_string(), lag as f64);
             // Behind the last message a transaction leaves its marker, which no reader is given.
             let position = consumer.position().ok().and_then(|list| {
                 list.find_partition(&key.topic, key.partition)

@@ -431,7 +431,10 @@ async fn ask_for_retraining(
             "to": window.window_end,
         }),
     };
-    if let Some(fired) = trigger.fire(connection, clock.now()).await? {
+    let now = clock.now();
+    if let Some(fired) = trigger.fire(connection, now).await?
+        && fired.created_at == now
+    {
         let outcome = fired.guard.as_deref().unwrap_or(&fired.outcome);
         metrics::retraining_triggers(&line.monitor.model, outcome, 1);
     }

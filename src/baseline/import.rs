@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
 use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
 
 use super::kinds::{self, Column, Overrides, Texts};
 use super::read::{self, Files};
@@ -59,7 +60,7 @@ pub enum Error {
     #[error(transparent)]
     Read(#[from] read::Error),
     /// A conversion.
-    #[error("converting the training data: {0}")]
+    #[error("cannot convert the training data")]
     Arrow(#[from] ArrowError),
     /// The stored form.
     #[error(transparent)]
@@ -88,8 +89,14 @@ pub enum Error {
     /// A window size without a time column.
     #[error("--window needs --time: without a time column there are no windows")]
     WindowWithoutTime,
+    /// Nothing to watch.
+    #[error("none of the columns ({0}) is left as a feature; name fewer with --exclude")]
+    NoFeatures(String),
     /// Rows without a time.
-    #[error("column `{column}` (--time) holds no time in {rows} of {all} rows")]
+    #[error(
+        "column `{column}` (--time) holds no time in {rows} of {all} rows, first in row {row}: \
+         {found}; expected texts such as 2026-01-31T08:00:00Z, or numbers in the unit of --time-unit"
+    )]
     NoTime {
         /// The column.
         column: String,
@@ -97,6 +104,10 @@ pub enum Error {
         rows: u64,
         /// All rows.
         all: u64,
+        /// The first of them, from 1.
+        row: u64,
+        /// What stands there.
+        found: String,
     },
 }
 
@@ -153,6 +164,7 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
     }
+    survey.check_named_kinds(&columns, &request.kinds)?;
     let layout = survey.layout(&columns);
     let mut count = Count::new(&layout, request, time_index);
     files.for_each(|batch| {
@@ -164,14 +176,17 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
         windows,
         time_range,
         timeless,
+        first_timeless,
         ..
     } = count;
-    if timeless > 0 {
+    if let Some((row, found)) = first_timeless {
         let column = request.time_column.clone().unwrap_or_default();
         return Err(Error::NoTime {
             column,
             rows: timeless,
             all: profile.rows,
+            row,
+            found,
         });
     }
     profile.sample = survey.sample;
@@ -201,17 +216,17 @@ fn time_index(request: &Request, files: &Files) -> Result<Option<usize>, Error> 
 }
 
 fn no_column(files: &Files, column: &str, option: &'static str) -> Error {
-    let names: Vec<&str> = files
-        .schema()
-        .fields()
-        .iter()
-        .map(|f| f.name().as_str())
-        .collect();
     Error::NoColumn {
         column: column.into(),
         option,
-        found: names.join(", "),
+        found: names(files),
     }
+}
+
+fn names(files: &Files) -> String {
+    let fields = files.schema().fields().iter();
+    let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+    names.join(", ")
 }
 
 /// A column that becomes a feature.
@@ -264,7 +279,7 @@ fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error>
         });
     }
     if found.is_empty() {
-        return Err(no_column(files, "(any)", "--features"));
+        return Err(Error::NoFeatures(names(files)));
     }
     Ok(found)
 }
@@ -403,6 +418,21 @@ impl Survey {
         Ok(())
     }
 
+    /// A kind that the user names and that no value is of is a mistake, not a feature that is
+    /// always absent.
+    fn check_named_kinds(&self, columns: &[Column], named: &Overrides) -> Result<(), Error> {
+        let mut ranges = columns.iter().zip(&self.ranges);
+        let wrong = ranges.find(|(column, (least, greatest))| {
+            named.contains_key(&column.name) && column.kind.is_numeric() && least > greatest
+        });
+        wrong.map_or(Ok(()), |(column, _)| {
+            Err(Error::Column {
+                column: column.name.clone(),
+                detail: "not one of its values is of the kind that --kind names".into(),
+            })
+        })
+    }
+
     fn layout(&self, columns: &[Column]) -> Layout {
         let rows = self.sample.clone().settle().ok().flatten().cloned();
         let features = columns.iter().enumerate().map(|(i, column)| {
@@ -470,6 +500,7 @@ struct Count {
     time: Option<(usize, TimeUnit)>,
     time_range: Option<(i64, i64)>,
     timeless: u64,
+    first_timeless: Option<(u64, String)>,
     rows: u64,
 }
 
@@ -482,6 +513,7 @@ impl Count {
             time: time_index.map(|index| (index, request.time_unit)),
             time_range: None,
             timeless: 0,
+            first_timeless: None,
             rows: 0,
         }
     }
@@ -492,7 +524,8 @@ impl Count {
         columns: &[Column],
         batch: &RecordBatch,
     ) -> Result<(), Error> {
-        let rows = to_batch(columns, batch, self.rows)?;
+        let before = self.rows;
+        let rows = to_batch(columns, batch, before)?;
         self.rows += batch.num_rows() as u64;
         let places: Vec<usize> = (0..columns.len()).collect();
         let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
@@ -504,6 +537,10 @@ impl Count {
         for (row, ms) in all.iter().zip(kinds::times(batch.column(index), unit)?) {
             let Some(ms) = ms else {
                 self.timeless += 1;
+                if self.first_timeless.is_none() {
+                    let found = shown(batch.column(index), *row as usize)?;
+                    self.first_timeless = Some((before + u64::from(*row) + 1, found));
+                }
                 continue;
             };
             let (from, to) = self.time_range.get_or_insert((ms, ms));
@@ -548,6 +585,14 @@ impl Count {
             }
         }
     }
+}
+
+/// A cell as it stands in an error.
+fn shown(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
+    if column.is_null(row) {
+        return Ok("nothing".into());
+    }
+    Ok(format!("`{}`", array_value_to_string(column, row)?))
 }
 
 fn to_batch(columns: &[Column], batch: &RecordBatch, before: u64) -> Result<Batch, Error> {

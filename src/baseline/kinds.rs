@@ -1,11 +1,13 @@
 //! What each column of the training data is: inferred, and overridden where the user knows better.
 
 use std::collections::HashMap;
+use std::str::FromStr as _;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
 use arrow::error::ArrowError;
+use chrono::{NaiveDate, NaiveTime};
 
 use crate::batch::{Builder, Cell, Shape};
 use crate::ingest::decode::time;
@@ -161,7 +163,8 @@ fn write_numbers(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(
     Ok(())
 }
 
-/// The event times of a column in milliseconds; integers and floats in `unit`.
+/// The event times of a column in milliseconds; numbers in `unit`, also where they are texts, as
+/// everything is in a CSV.
 ///
 /// # Errors
 /// Arrow's, where a type cannot be converted at all.
@@ -170,7 +173,9 @@ pub fn times(array: &ArrayRef, unit: TimeUnit) -> Result<Vec<Option<i64>>, Arrow
     if is_text(data_type) {
         let texts = cast(array, &DataType::Utf8)?;
         let texts = texts.as_string::<i32>().iter();
-        return Ok(texts.map(|text| text.and_then(time::of_text)).collect());
+        return Ok(texts
+            .map(|text| text.and_then(|text| time_of(text.trim(), unit)))
+            .collect());
     }
     if matches!(
         data_type,
@@ -187,6 +192,14 @@ pub fn times(array: &ArrayRef, unit: TimeUnit) -> Result<Vec<Option<i64>>, Arrow
     Ok(numbers
         .map(|value| value.and_then(|value| time::of_number(value, unit)))
         .collect())
+}
+
+fn time_of(text: &str, unit: TimeUnit) -> Option<i64> {
+    let number = || time::of_number(text.parse().ok()?, unit);
+    let day = || Some(NaiveDate::from_str(text).ok()?.and_time(NaiveTime::MIN));
+    time::of_text(text)
+        .or_else(number)
+        .or_else(|| Some(day()?.and_utc().timestamp_millis()))
 }
 
 fn is_text(data_type: &DataType) -> bool {

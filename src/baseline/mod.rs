@@ -9,6 +9,8 @@
 pub mod import;
 pub mod kinds;
 pub mod read;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

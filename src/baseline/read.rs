@@ -18,7 +18,7 @@ const BATCH_ROWS: usize = 8192;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system's answer.
-    #[error("{}: {source}", file.display())]
+    #[error("cannot read {}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
@@ -29,7 +29,7 @@ pub enum Error {
     #[error("{}: a training file is .parquet or .csv", .0.display())]
     Format(PathBuf),
     /// Broken inside.
-    #[error("{}: {source}", file.display())]
+    #[error("{} is broken", file.display())]
     Content {
         /// The file.
         file: PathBuf,
@@ -164,6 +164,9 @@ fn batches(path: &Path) -> Result<(SchemaRef, Batches), Error> {
         file: path.into(),
         source,
     };
+    if file.metadata().is_ok_and(|data| data.len() == 0) {
+        return Err(Error::Empty(path.into()));
+    }
     match extension.as_deref() {
         Some("parquet" | "pq") => {
             let builder = ParquetRecordBatchReaderBuilder::try_new(file)

@@ -66,7 +66,7 @@ pub struct Import {
     #[arg(long, default_value = "ms", value_parser = time_unit)]
     time_unit: TimeUnit,
     /// Window size for which to learn what is normal: the size of the monitor's windows.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = window)]
     window: Option<Duration>,
     /// Columns that become features; all but the time column if not said.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
@@ -81,6 +81,13 @@ pub struct Import {
 
 fn time_unit(text: &str) -> Result<TimeUnit, String> {
     serde_json::from_value(json!(text)).map_err(|_| "expected s, ms, us or ns".into())
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text).ok();
+    parsed
+        .filter(|window| window.as_millis() > 0)
+        .ok_or_else(|| "expected a duration such as 15m, 6h or 1d".into())
 }
 
 fn kind(text: &str) -> Result<(String, Kind), String> {
@@ -121,8 +128,7 @@ async fn run_import(
         window_ms: import
             .window
             .map(|window| i64::try_from(window.as_millis()).context("--window is too long"))
-            .transpose()?
-            .filter(|ms| *ms > 0),
+            .transpose()?,
         features: import.features,
         exclude: import.exclude,
         kinds: import.kinds.into_iter().collect(),
@@ -201,9 +207,10 @@ pub async fn save(
     let (model, version) = (&baseline.model, &baseline.version);
     let other = baselines::assign(&mut transaction, model, version, &baseline.id, digest).await?;
     if let Some(other) = other {
+        let made = made_differently(pool, &other, digest).await?;
         bail!(
-            "version `{version}` of `{model}` has baseline {} already, made from other data; a \
-             baseline never changes: import these files under a new version",
+            "version `{version}` of `{model}` has baseline {} already, made from {made}; a \
+             baseline never changes: import under a new version",
             short(&other)
         );
     }
@@ -237,6 +244,23 @@ pub async fn save(
         "calibration": said,
         "new": new,
     }))
+}
+
+/// In what another baseline of the same version differs.
+async fn made_differently(
+    pool: &PgPool,
+    other: &str,
+    digest: &str,
+) -> anyhow::Result<&'static str> {
+    let found = baselines::find(pool, other).await?;
+    let same_files = found
+        .first()
+        .is_some_and(|stored| stored.training_data_digest == digest);
+    Ok(if same_files {
+        "the same files with other features, kinds or --time"
+    } else {
+        "other data"
+    })
 }
 
 /// The bootstrap's seed: the baseline's own digest, so that thresholds can be computed again.

@@ -12,10 +12,12 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::settings::{Kafka, StartAt};
+use crate::telemetry::metrics;
 
 /// One partition of one topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +70,18 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Error => tracing::error!(kafka.facility = facility, "{message}"),
             RDKafkaLogLevel::Warning => tracing::warn!(kafka.facility = facility, "{message}"),
             _ => tracing::debug!(kafka.facility = facility, "{message}"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        for (name, topic) in &statistics.topics {
+            for (partition, state) in &topic.partitions {
+                // Offsets below 0 say that something is not known yet.
+                if *partition >= 0 && state.app_offset >= 0 && state.hi_offset >= 0 {
+                    let lag = (state.hi_offset - state.app_offset).max(0);
+                    metrics::consumer_lag_records(name, &partition.to_string(), lag as f64);
+                }
+            }
         }
     }
 
@@ -141,7 +155,8 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
         .set("partition.assignment.strategy", "cooperative-sticky")
         // A fast consumer that empties its queue would otherwise wait a second for more.
         .set("fetch.queue.backoff.ms", "10")
-        .set("queued.max.messages.kbytes", "65536");
+        .set("queued.max.messages.kbytes", "65536")
+        .set("statistics.interval.ms", "5000");
     for (name, value) in kafka.properties() {
         config.set(name, value);
     }

@@ -173,4 +173,7 @@ impl Values {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 
 use super::{Error, Result};
 
@@ -128,4 +128,26 @@ pub async fn note(
     .await
     .map_err(Error::doing("note what happened to an episode"))?;
     Ok(())
+}
+
+/// How many episodes fire, for every monitor, those with none included.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn count_firing(executor: impl PgExecutor<'_>) -> Result<Vec<(String, i64)>> {
+    let rows = sqlx::query!(
+        r#"-- count firing episodes by monitor
+        select m.monitor, count(e.episode_id) as "firing!"
+        from driftd.monitors m
+            left join driftd.alert_episodes e
+                on e.monitor_id = m.monitor_id and e.state = 'firing'
+        group by m.monitor"#
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("count firing episodes"))?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.monitor, row.firing))
+        .collect())
 }

@@ -337,8 +337,10 @@ pub async fn events(executor: impl PgExecutor<'_>, job_id: i64) -> Result<Vec<Jo
 pub async fn count_by_state(executor: impl PgExecutor<'_>) -> Result<Vec<(JobState, i64)>> {
     let rows = sqlx::query!(
         r#"-- count jobs by state
-        select state as "state: JobState", count(*) as "jobs!"
-        from driftd.retraining_jobs group by state order by state"#,
+        select s.state as "state!: JobState", count(j.job_id) as "jobs!"
+        from unnest(enum_range(null::driftd.job_state)) as s (state)
+            left join driftd.retraining_jobs j on j.state = s.state
+        group by s.state order by s.state"#,
     )
     .fetch_all(executor)
     .await

@@ -464,7 +464,7 @@ async fn a_start_by_timestamp_begins_there() {
     check_scores(&stage.db.pool, &reference.windows).await;
     let first: Vec<i64> = first.iter().map(|at| i64::try_from(*at).unwrap()).collect();
     let all: Vec<i64> = (0..PARTITIONS)
-        .map(|p| of_partition(p).count() as i64)
+        .map(|p| i64::try_from(of_partition(p).count()).unwrap())
         .collect();
     stage.check_coverage(&first, &all).await;
 }

@@ -8,6 +8,7 @@
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
 //! - `structure`: which module may know which
+//! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `bad_input`: what a new user gets wrong, and what comes of it
 
@@ -19,6 +20,7 @@
 )]
 
 mod bad_input;
+mod baselines;
 mod docs;
 mod embedded;
 mod end_to_end;

@@ -1,0 +1,212 @@
+//! Training files become baselines, or an error that says which file, which column, and what would
+//! be right.
+
+use std::path::{Path, PathBuf};
+
+use driftd::baseline::Baseline;
+use driftd::baseline::import::{Imported, Request, import};
+use driftd::cli::baseline::save;
+use driftd::monitor::{Kind, TimeUnit};
+use driftd::profile::{Bins, Values};
+use driftd::store::baselines;
+
+use crate::harness::postgres;
+
+fn request(file: PathBuf) -> Request {
+    Request {
+        model: "m".into(),
+        version: "1".into(),
+        files: vec![file],
+        time_column: None,
+        time_unit: TimeUnit::Ms,
+        window_ms: None,
+        features: Vec::new(),
+        exclude: Vec::new(),
+        kinds: [].into(),
+        max_levels: 1000,
+    }
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn read(request: &Request) -> Imported {
+    import(request, |_| {}).unwrap()
+}
+
+/// With its causes, as the command line shows it.
+fn refusal(request: &Request) -> String {
+    format!(
+        "{:#}",
+        anyhow::Error::from(import(request, |_| {}).unwrap_err())
+    )
+}
+
+/// 40 days of 10 rows.
+fn days() -> String {
+    let mut text = String::from("at,age,colour,active,code\n");
+    for row in 0..400_usize {
+        let ms = row / 10 * 86_400_000 + row % 10;
+        let age = if row % 50 == 7 {
+            String::new()
+        } else {
+            format!("{}.5", row % 60)
+        };
+        let colour = ["red", "green", "blue"][row % 3];
+        text += &format!("{ms},{age},{colour},{},{}\n", row % 2 == 0, row % 4);
+    }
+    text
+}
+
+#[test]
+fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "training.csv", &days());
+    let mut wanted = request(file);
+    wanted.time_column = Some("at".into());
+    wanted.window_ms = Some(86_400_000);
+    wanted.kinds.insert("code".into(), Kind::Categorical);
+    let Imported { baseline, windows } = read(&wanted);
+    let kinds: Vec<(&str, Kind)> = baseline
+        .layout
+        .features
+        .iter()
+        .map(|f| (f.name.as_str(), f.kind))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("age", Kind::Numeric),
+            ("colour", Kind::Categorical),
+            ("active", Kind::Boolean),
+            ("code", Kind::Categorical)
+        ]
+    );
+    assert_eq!(baseline.profile.rows, 400);
+    assert_eq!(baseline.profile.features[0].quality.null, 8);
+    assert_eq!(baseline.origin.time_range, Some((0, 39 * 86_400_000 + 9)));
+    let windows = windows.unwrap();
+    assert_eq!(windows.counts.len(), 40);
+    for counts in windows.counts.values() {
+        assert!(
+            counts
+                .iter()
+                .all(|feature| feature.iter().sum::<u64>() == 10)
+        );
+    }
+    let Bins::Levels(levels) = &baseline.layout.features[3].bins else {
+        panic!("levels")
+    };
+    assert_eq!(levels.names(), ["0", "1", "2", "3"]);
+    let Values::Categorical(code) = &baseline.profile.features[3].values else {
+        panic!("labels")
+    };
+    assert_eq!(code.counts, [100; 4]);
+}
+
+#[tokio::test]
+async fn importing_twice_changes_nothing_and_other_data_is_refused() {
+    let db = postgres::fresh().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "training.csv", &days());
+    let mut wanted = request(file);
+    wanted.time_column = Some("at".into());
+    wanted.window_ms = Some(86_400_000);
+    let first = save(&db.pool, read(&wanted), wanted.window_ms)
+        .await
+        .unwrap();
+    let again = save(&db.pool, read(&wanted), wanted.window_ms)
+        .await
+        .unwrap();
+    assert_eq!(
+        (&first["new"], &again["new"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(first["baseline_id"], again["baseline_id"]);
+    assert_eq!(first["calibration"], "calibrated on 40 windows");
+    let listed = baselines::list(&db.pool, Some("m")).await.unwrap();
+    assert_eq!(
+        (listed.len(), listed[0].calibrated_ms.clone()),
+        (1, vec![86_400_000])
+    );
+
+    let stored = baselines::of_model(&db.pool, "m").await.unwrap().remove(0);
+    let mut read_back = Baseline::of_stored(stored).unwrap();
+    let mut made = read(&wanted).baseline;
+    assert_eq!(read_back.encode().unwrap(), made.encode().unwrap());
+
+    let other = write(dir.path(), "other.csv", &days().replace("red", "pink"));
+    let other = request(other);
+    let refused = save(&db.pool, read(&other), None)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("version `1` of `m` has baseline"),
+        "{refused}"
+    );
+    assert_eq!(baselines::list(&db.pool, None).await.unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = write(dir.path(), "broken.csv", "a,b\n1,2\n3\n");
+    let told = refusal(&request(broken));
+    assert!(
+        told.contains("broken.csv") && told.contains("line 3"),
+        "{told}"
+    );
+
+    let empty = write(dir.path(), "empty.csv", "a,b\n");
+    assert!(refusal(&request(empty)).contains("no rows"));
+
+    let text = write(dir.path(), "notes.txt", "a\n");
+    assert!(refusal(&request(text)).contains(".parquet or .csv"));
+
+    let nothing = dir.path().join("missing.parquet");
+    assert!(refusal(&request(nothing)).contains("missing.parquet"));
+
+    let no_parquet = write(dir.path(), "not.parquet", "PAR0");
+    assert!(refusal(&request(no_parquet)).contains("not.parquet"));
+}
+
+#[test]
+fn what_is_wrong_with_a_column_is_said_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "training.csv", &days());
+    let mut wanted = request(file.clone());
+    wanted.time_column = Some("when".into());
+    let told = refusal(&wanted);
+    assert!(
+        told.contains("`when`") && told.contains("at, age, colour"),
+        "{told}"
+    );
+
+    let mut wanted = request(file.clone());
+    wanted.exclude.push("agee".into());
+    assert!(refusal(&wanted).contains("`agee` (--exclude)"));
+
+    let mut wanted = request(file.clone());
+    wanted.window_ms = Some(1000);
+    assert!(refusal(&wanted).contains("--time"));
+
+    let mut wanted = request(file.clone());
+    wanted.time_column = Some("colour".into());
+    let told = refusal(&wanted);
+    assert!(
+        told.contains("`colour`") && told.contains("400 of 400"),
+        "{told}"
+    );
+
+    let mut wanted = request(file);
+    wanted.max_levels = 2;
+    let told = refusal(&wanted);
+    assert!(
+        told.contains("`colour`") && told.contains("more than 2 levels"),
+        "{told}"
+    );
+}
