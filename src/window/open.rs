@@ -83,7 +83,9 @@ pub struct Delta {
     pub plan: Arc<VersionPlan>,
     /// Rows that came too late for it.
     pub late: u64,
-    /// From the offset of its first row, late ones included, to behind its last.
+    /// From the offset of its first row that counts to behind its last; where only late rows came,
+    /// theirs. Late rows must not stretch it: they would by where the stretch was cut, so that two
+    /// runs over one log would name different offsets.
     pub offsets: Range<i64>,
     /// The rows that count.
     pub profile: Profile,
@@ -95,17 +97,16 @@ struct Open {
     profile: Profile,
     late: u64,
     offsets: Range<i64>,
+    late_offsets: Range<i64>,
 }
 
 /// No rows yet: any offset extends it.
 #[allow(clippy::reversed_empty_ranges, reason = "empty is what it means")]
 const NOWHERE: Range<i64> = i64::MAX..i64::MIN;
 
-impl Open {
-    fn reach(&mut self, offset: i64) {
-        self.offsets.start = self.offsets.start.min(offset);
-        self.offsets.end = self.offsets.end.max(offset + 1);
-    }
+fn reach(offsets: &mut Range<i64>, offset: i64) {
+    offsets.start = offsets.start.min(offset);
+    offsets.end = offsets.end.max(offset + 1);
 }
 
 /// The open windows of one partition for one monitor.
@@ -161,7 +162,8 @@ impl OpenWindows {
                     assigned.late += 1;
                     let open = self.open(monitor, version, start);
                     open.late += 1;
-                    open.reach(rows.batch.origins[row as usize].offset);
+                    let offset = rows.batch.origins[row as usize].offset;
+                    reach(&mut open.late_offsets, offset);
                     continue;
                 }
                 assigned.counted += 1;
@@ -176,7 +178,8 @@ impl OpenWindows {
         for ((version, start), selected) in groups {
             let open = self.open(monitor, &version, start);
             for row in [selected.first(), selected.last()].into_iter().flatten() {
-                open.reach(rows.batch.origins[*row as usize].offset);
+                let offset = rows.batch.origins[*row as usize].offset;
+                reach(&mut open.offsets, offset);
             }
             let VersionPlan {
                 layout, columns, ..
@@ -205,6 +208,7 @@ impl OpenWindows {
                     profile,
                     late: 0,
                     offsets: NOWHERE,
+                    late_offsets: NOWHERE,
                 }
             })
     }
@@ -253,12 +257,14 @@ impl OpenWindows {
             let mut empty = Profile::empty(&open.plan.layout, monitor.sample_rows);
             std::mem::swap(&mut empty.sample, &mut open.profile.sample);
             let profile = std::mem::replace(&mut open.profile, empty);
+            let counted = std::mem::replace(&mut open.offsets, NOWHERE);
+            let late = std::mem::replace(&mut open.late_offsets, NOWHERE);
             deltas.push(Delta {
                 version: Arc::clone(version),
                 start_ms: *start_ms,
                 plan: Arc::clone(&open.plan),
                 late: std::mem::take(&mut open.late),
-                offsets: std::mem::replace(&mut open.offsets, NOWHERE),
+                offsets: if profile.rows > 0 { counted } else { late },
                 profile: Profile { sample, ..profile },
             });
         }
