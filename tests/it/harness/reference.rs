@@ -45,6 +45,8 @@ pub(crate) struct Window {
     pub(crate) late: i64,
     pub(crate) verdict: &'static str,
     pub(crate) drifted_features: i32,
+    /// From its first row to behind its last, per partition that has any.
+    pub(crate) offsets: BTreeMap<i32, (i64, i64)>,
     /// By feature, then test.
     pub(crate) scores: Vec<Score>,
 }
@@ -102,6 +104,7 @@ enum Read {
 struct Gathered {
     rows: Vec<Vec<Cell>>,
     late: i64,
+    offsets: BTreeMap<i32, (i64, i64)>,
 }
 
 impl Reference {
@@ -176,6 +179,8 @@ impl Reference {
                         self.late += 1;
                     } else {
                         window.rows.push(cells);
+                        let hull = window.offsets.entry(partition).or_insert((offset, 0));
+                        hull.1 = offset + 1;
                         self.counted += 1;
                     }
                     watermark = watermark.max(event_ms - OUT_OF_ORDERNESS_MS);
@@ -242,6 +247,7 @@ fn judge(start_ms: i64, gathered: &Gathered, baseline: &[Vec<Cell>]) -> Window {
         late: gathered.late,
         verdict: "too_few_rows",
         drifted_features: 0,
+        offsets: gathered.offsets.clone(),
         scores: Vec::new(),
     };
     if rows < MIN_ROWS {

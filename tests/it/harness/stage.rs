@@ -198,7 +198,7 @@ const RESULTS: [&str; 8] = [
     "select 'event ' || e.kind || ' ' || e.window_start from driftd.alert_events e
      order by e.window_start, e.kind",
     "select 'job ' || jsonb_build_array(model, version, monitor, state, priority, attempt,
-         max_attempts, baseline_id, parameters,
+         max_attempts, baseline_id, parameters, training_data - 'topic',
          (select jsonb_agg(reason - 'at' - 'episode_id') from jsonb_array_elements(reasons) reason))::text
      from driftd.retraining_jobs order by job_id",
     "select 'trigger ' || jsonb_build_array(t.kind, t.outcome, t.guard, e.first_window)::text
