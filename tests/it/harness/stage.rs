@@ -187,24 +187,24 @@ impl Stage {
 }
 
 const RESULTS: [&str; 8] = [
-    "select 'window ' || (to_jsonb(w) - 'monitor_id' - 'judged_at' - 'offsets')
+    "select 'window ' || (to_jsonb(w) - 'monitor_id' - 'judged_at')::text
      from driftd.windows w order by version, segment, window_start",
-    "select 'score ' || (to_jsonb(s) - 'monitor_id') from driftd.drift_scores s
+    "select 'score ' || (to_jsonb(s) - 'monitor_id')::text from driftd.drift_scores s
      order by version, segment, window_start, feature, reference, test",
     "select 'profile ' || version || ' ' || window_start || ' ' || encode(sha256(profile), 'hex')
      from driftd.window_profiles order by version, segment, window_start",
-    "select 'episode ' || (to_jsonb(e) - 'monitor_id' - 'episode_id' - 'opened_at' - 'resolved_at')
+    "select 'episode ' || (to_jsonb(e) - 'monitor_id' - 'episode_id' - 'opened_at' - 'resolved_at')::text
      from driftd.alert_episodes e order by first_window",
     "select 'event ' || e.kind || ' ' || e.window_start from driftd.alert_events e
      order by e.window_start, e.kind",
     "select 'job ' || jsonb_build_array(model, version, monitor, state, priority, attempt,
          max_attempts, baseline_id, parameters,
-         (select jsonb_agg(reason - 'at' - 'episode_id') from jsonb_array_elements(reasons) reason))
+         (select jsonb_agg(reason - 'at' - 'episode_id') from jsonb_array_elements(reasons) reason))::text
      from driftd.retraining_jobs order by job_id",
-    "select 'trigger ' || jsonb_build_array(t.kind, t.outcome, t.guard, e.first_window)
+    "select 'trigger ' || jsonb_build_array(t.kind, t.outcome, t.guard, e.first_window)::text
      from driftd.retraining_triggers t join driftd.alert_episodes e using (episode_id)
      order by e.first_window",
-    "select 'rejected ' || (to_jsonb(r) - 'rejected_at' - 'topic') from driftd.rejected_messages r
+    "select 'rejected ' || (to_jsonb(r) - 'rejected_at' - 'topic')::text from driftd.rejected_messages r
      order by partition, message_offset, monitor",
 ];
 

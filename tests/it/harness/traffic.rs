@@ -196,11 +196,11 @@ fn at_text(event_ms: i64) -> String {
 /// One row; its features now and then are null, missing, of another type or new.
 fn row(dice: &mut Dice, at: &str, shift: f64) -> String {
     let amount = amount(dice, shift);
-    let amount = match dice.below(100) {
+    let amount = match dice.below(300) {
         0 => "\"amount\": null, ".to_owned(),
         1 => String::new(),
         2 => "\"amount\": \"a lot\", ".to_owned(),
-        3 | 4 => format!("\"amount\": \"{amount}\", "),
+        3..9 => format!("\"amount\": \"{amount}\", "),
         _ => format!("\"amount\": {amount}, "),
     };
     let age = 18 + dice.below(60);
