@@ -230,7 +230,10 @@ begin
 
     if the_outcome = 'joined' then
         update driftd.retraining_jobs j set
-            reasons = j.reasons || the_reason,
+            -- All of them stand in retraining_triggers; the job tells the first ones, so that a
+            -- schedule beside a job that nobody claims does not make its row grow for ever.
+            reasons = case when jsonb_array_length(j.reasons) < 20
+                then j.reasons || the_reason else j.reasons end,
             priority = greatest(j.priority, trigger_retraining.priority),
             -- A running trainer has its data already.
             training_data = case when j.training_data = '{}' and j.state <> 'running'

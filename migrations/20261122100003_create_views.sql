@@ -34,8 +34,8 @@ comment on column driftd.drift_history.effect is 'Size of the difference, on the
 comment on column driftd.drift_history.threshold is 'The limit that the test was held against.';
 comment on column driftd.drift_history.threshold_origin is 'Where the limit came from: settings, default, learned.';
 comment on column driftd.drift_history.error_bound is 'Bound on the error of statistic; null: exact.';
-comment on column driftd.drift_history.rows_window is 'Values of the feature in the window.';
-comment on column driftd.drift_history.rows_reference is 'Values of the feature in the reference.';
+comment on column driftd.drift_history.rows_window is 'Rows of the window; those without a value of the feature are in nulls.';
+comment on column driftd.drift_history.rows_reference is 'Rows of the reference.';
 comment on column driftd.drift_history.nulls is 'Null or missing values in the window.';
 comment on column driftd.drift_history.unseen is 'Values that the baseline never held.';
 comment on column driftd.drift_history.drifted is 'Whether this test speaks for drift.';

@@ -40,6 +40,8 @@ use crate::window::open::OpenWindows;
 const POLL: Duration = Duration::from_millis(20);
 /// How often, at most, rows are handed on, checkpoints considered and gauges set.
 const TICK_MS: i64 = 100;
+/// How long the first question to the brokers may take, before it is asked again.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// How long a question to the brokers may take.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -189,7 +191,11 @@ impl Collector {
     fn find_topics(&self, readiness: &Readiness, stop: &CancellationToken) -> Result<(), Error> {
         for topic in self.plans.keys() {
             while !stop.is_cancelled() {
-                match consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT) {
+                // The client tells why it cannot connect only to who polls it.
+                if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
+                    tracing::debug!(%error, "Kafka client");
+                }
+                match consumer::partitions_of(&self.consumer, topic, FIRST_ANSWER) {
                     Ok(Some(partitions)) => {
                         let (topic, reply) = (topic.clone(), None);
                         self.ask(Request::NoteTopic {

@@ -57,7 +57,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     }
     let _stop_with_us = stop.clone().drop_guard();
     let waiting = |error: &str| readiness.not_ready("postgres", error);
-    if !store::wait_for(&pool, &stop, waiting).await? {
+    let reached = store::wait_for(&pool, &stop, waiting).await;
+    let shown = settings.postgres.shown_url();
+    if !reached.with_context(|| format!("postgres.url: {shown}"))? {
         return Ok(());
     }
     store::check_schema(&pool).await?;
@@ -299,12 +301,17 @@ async fn judge_of(
     tokio::task::spawn_blocking(move || {
         let layout = plan::select(&name, &input.features, &baseline)?;
         let reference = Reference::new(layout, &baseline.layout, &baseline.profile);
-        Ok(Judge::new(
-            reference,
-            calibration,
-            input.judging,
-            &input.window,
-        ))
+        let judge = Judge::new(reference, calibration, input.judging, &input.window);
+        if let Some((_, thresholds)) = &judge.learned
+            && !thresholds.fast_is_reachable()
+        {
+            tracing::warn!(
+                monitor = %name, model.version = %baseline.version, threshold = thresholds.fast,
+                "the baseline's own windows vary so much that no single window can raise an alarm; \
+                 several in a row can"
+            );
+        }
+        Ok(judge)
     })
     .await?
 }

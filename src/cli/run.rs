@@ -30,7 +30,8 @@ pub async fn run(args: Args, settings: Settings) -> anyhow::Result<ExitCode> {
             store::migrate(&pool).await?;
         }
     }
-    tracing::info!(settings = %settings.redacted(), "starting");
+    tracing::info!(monitors = settings.monitors.len(), "starting");
+    tracing::debug!(settings = %settings.redacted(), "settings");
     match daemon::run(settings, stop).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if matches!(error.downcast_ref(), Some(collect::Error::Gap { .. })) => {

@@ -237,10 +237,10 @@ Try:
   -- which features drifted most often?
   select feature, count(*) from driftd.drift_history where drifted group by 1 order by 2 desc;
   -- how did one of them move?
-  select window_start::date, statistic, threshold, drifted from driftd.drift_history
+  select window_start::date, statistic as z, effect as evidence, drifted from driftd.drift_history
     where feature = 'dest' and test = 'learned' order by 1;
   -- what is queued, and why?
-  select * from driftd.job_queue;
+  select job_id, model, version, state, reasons -> 0 ->> 'kind' as why from driftd.job_queue;
 
 Serving on. Ctrl-C ends.
 "

@@ -402,7 +402,7 @@ fn ks(before: &[f64], now: &[f64]) -> Found {
 /// PSI on the baseline's deciles or levels, over the rows that have a value.
 fn psi(before: &[&Cell], now: &[&Cell]) -> Found {
     let bins = Bins::of(before);
-    let present = |cells: &[&Cell]| (cells.len() as i64 - absent(cells)) as f64;
+    let present = |cells: &[&Cell]| cells.len() as f64 - absent(cells) as f64;
     let (old, new) = (bins.count(before), bins.count(now));
     let used: Vec<(f64, f64)> = old
         .iter()
