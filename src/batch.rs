@@ -232,22 +232,22 @@ impl Builder {
         let start = self.len();
         let end = (start + rows).min(self.capacity);
         for column in &mut self.columns {
-            column.cells[start..end].fill(Cell::Missing);
+            column.clear(start..end);
         }
     }
 
     /// The batch so far; the builder starts empty again.
     pub fn finish(&mut self) -> Batch {
         let rows = self.len();
-        let capacity = self.capacity;
         let mut columns = Vec::with_capacity(self.columns.len());
         let mut cells = Vec::with_capacity(self.columns.len());
         for column in &mut self.columns {
-            let (array, states) = column.finish(rows, capacity);
+            let (array, states) = column.finish(rows);
             columns.push(array);
             cells.push(states);
         }
-        let origins = std::mem::replace(&mut self.origins, Vec::with_capacity(capacity));
+        let origins = self.origins.clone();
+        self.origins.clear();
         Batch {
             columns,
             cells,
@@ -289,32 +289,41 @@ impl Column {
         }
     }
 
-    fn finish(&mut self, rows: usize, capacity: usize) -> (ArrayRef, Vec<Cell>) {
-        let mut cells = std::mem::replace(&mut self.cells, vec![Cell::Missing; capacity]);
-        cells.truncate(rows);
+    /// The first rows leave as copies, so that a short batch costs as little as it holds.
+    fn finish(&mut self, rows: usize) -> (ArrayRef, Vec<Cell>) {
+        let cells = self.cells[..rows].to_vec();
         let valid = BooleanBuffer::collect_bool(rows, |row| cells[row].has_value());
         let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);
         let array: ArrayRef = match &mut self.values {
             Values::Number(values) => {
-                let mut values = std::mem::replace(values, vec![0.0; capacity]);
-                values.truncate(rows);
-                Arc::new(Float64Array::new(ScalarBuffer::from(values), nulls))
+                let values = ScalarBuffer::from(values[..rows].to_vec());
+                Arc::new(Float64Array::new(values, nulls))
             }
             Values::Time(values) => {
-                let mut values = std::mem::replace(values, vec![0; capacity]);
-                values.truncate(rows);
-                Arc::new(Int64Array::new(ScalarBuffer::from(values), nulls))
+                let values = ScalarBuffer::from(values[..rows].to_vec());
+                Arc::new(Int64Array::new(values, nulls))
             }
             Values::Text(codes, dictionary) => {
-                let mut codes = std::mem::replace(codes, vec![0; capacity]);
-                codes.truncate(rows);
                 // Codes of rows that were taken back may outlive their text; null rows need none.
+                let codes: Vec<u32> = codes[..rows].to_vec();
                 let keys = UInt32Array::new(ScalarBuffer::from(codes), nulls);
                 let texts = dictionary.finish();
                 Arc::new(DictionaryArray::new(keys, Arc::new(texts)))
             }
         };
+        self.clear(0..rows);
         (array, cells)
+    }
+
+    /// Nothing stays of rows that are gone, not even where a null hides it: the stored form of a
+    /// sample holds what is under its nulls.
+    fn clear(&mut self, rows: std::ops::Range<usize>) {
+        self.cells[rows.clone()].fill(Cell::Missing);
+        match &mut self.values {
+            Values::Number(values) => values[rows].fill(0.0),
+            Values::Text(codes, _) => codes[rows].fill(0),
+            Values::Time(values) => values[rows].fill(0),
+        }
     }
 }
 

@@ -239,18 +239,20 @@ impl Collector {
             clock,
             ..
         } = self;
-        let mut read = |message: BorrowedMessage<'_>| match find(partitions, latest, &message) {
-            Some((key, partition)) => take(key, partition, &message, options, clock),
+        let mut read = |message: BorrowedMessage<'_>, now| match find(partitions, latest, &message)
+        {
+            Some((key, partition)) => take(key, partition, &message, options, now),
             None => Ok(()),
         };
         let polled = match consumer.poll(POLL) {
             None => true,
             Some(Ok(message)) => {
-                read(message)?;
+                let now = clock.now_ms();
+                read(message, now)?;
                 // What is fetched already is taken without looking up in between.
                 for _ in 0..256 {
                     match consumer.poll(Duration::ZERO) {
-                        Some(Ok(message)) => read(message)?,
+                        Some(Ok(message)) => read(message, now)?,
                         Some(Err(error)) => heed(&error)?,
                         None => break,
                     }
@@ -656,7 +658,7 @@ fn take(
     partition: &mut Partition,
     message: &BorrowedMessage<'_>,
     options: &Options,
-    clock: &Clock,
+    now: i64,
 ) -> Result<(), Error> {
     let reading = matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked;
     // Before the seek, and after a seek backwards, other messages may still be on their way.
@@ -681,7 +683,7 @@ fn take(
     if let Taken::Rejected(reason) = taken {
         metrics::rejected_messages(&key.topic, reason.as_str(), 1);
     }
-    partition.last_message_ms = clock.now_ms();
+    partition.last_message_ms = now;
     partition.idle_since_ms = None;
     if partition.stretch.waiting() >= BATCH_ROWS {
         partition.hand_on(key, &options.limits)?;

@@ -41,10 +41,10 @@ const ROWS: usize = 300_000;
 const REPEATS: usize = 3;
 /// All rows happen within so many milliseconds: in one window.
 const SPAN_MS: f64 = 3_000_000.0;
-/// Sample rows of a window and partition that stand for a busy stream: of millions of rows about
-/// one in thirty is, for a while, among the ten thousand that are kept. Of these few rows here ten
+/// Sample rows of a window and partition that stand for a busy stream: of a million rows about one
+/// in twenty is, for a while, among the ten thousand that are kept. Of these few rows here ten
 /// thousand would be all.
-const FEW: usize = 50;
+const FEW: usize = 100;
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let source = Source::start()?;

@@ -85,7 +85,7 @@ fn decode(plan: &Plan, payloads: &[Vec<u8>]) -> Cost {
 
 /// As the collect half does it: with event times.
 fn stretch(payloads: &[Vec<u8>]) -> anyhow::Result<Cost> {
-    let settings = records::settings("localhost:9092", "postgres://localhost/driftd", 0)?;
+    let settings = records::settings("localhost:9092", "postgres://localhost/d", 100)?;
     let baseline = Arc::new(records::baseline()?);
     let plan = records::topic_plan(&settings.monitors[0], 1, &baseline)?;
     let mut stretch = Stretch::new(&plan);

@@ -37,7 +37,7 @@ pub(crate) fn rows(plan: &TopicPlan, rows: usize) -> Rows {
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let baseline = Arc::new(records::baseline()?);
-    let few = add_to_windows(&baseline, 50)?;
+    let few = add_to_windows(&baseline, 100)?;
     let all = add_to_windows(&baseline, 100_000)?;
     let settings = records::settings("localhost:9092", "postgres://localhost/d", 1_000)?;
     let plan = records::topic_plan(&settings.monitors[0], 1, &baseline)?;

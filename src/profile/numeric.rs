@@ -1,5 +1,7 @@
 //! Numbers on the baseline's fine grid.
 
+use std::hint::select_unpredictable;
+
 use crate::batch::Cell;
 
 /// Sums are kept in units of 2^-exponent, chosen so that the baseline's greatest magnitude is
@@ -9,6 +11,9 @@ const SCALE_BITS: i32 = 40;
 /// Values further out than this many units enter the sums as this much, so that one 1e308 does not
 /// swallow a window's moments. Their bin is exact all the same.
 const CLAMP_UNITS: f64 = 8_796_093_022_208.0; // 2^43
+
+/// Values that are binned at a time.
+const LANES: usize = 8;
 
 /// The cuts of one feature.
 ///
@@ -107,12 +112,25 @@ impl Grid {
             .collect()
     }
 
-    fn units(&self, value: f64) -> i64 {
-        let scaled = (value * exp2(self.exponent)).clamp(-CLAMP_UNITS, CLAMP_UNITS);
-        // Clamped to 2^43 and not NaN (cells with NaN never come here), so the cast is exact.
-        #[allow(clippy::cast_possible_truncation)]
-        let units = scaled.round() as i64;
-        units
+    /// The bins of several values. Each step of one search waits for memory; those of several
+    /// wait together.
+    #[inline]
+    fn bins_of(&self, values: &[f64; LANES]) -> [usize; LANES] {
+        let cuts = &self.cuts[..];
+        let mut bases = [0; LANES];
+        let mut size = cuts.len();
+        while size > 1 {
+            let half = size / 2;
+            for (base, value) in bases.iter_mut().zip(values) {
+                let above = cuts[*base + half] <= *value;
+                *base = select_unpredictable(above, *base + half, *base);
+            }
+            size -= half;
+        }
+        for (base, value) in bases.iter_mut().zip(values) {
+            *base += usize::from(cuts[*base] <= *value);
+        }
+        bases
     }
 
     /// A sum in units as a number.
@@ -149,6 +167,19 @@ fn exponent_for(magnitude: f64) -> i32 {
     (SCALE_BITS - bits).clamp(-1000, 1000)
 }
 
+/// A value in units, rounded half away from zero.
+#[inline]
+fn units(value: f64, scale: f64) -> i64 {
+    let scaled = (value * scale).clamp(-CLAMP_UNITS, CLAMP_UNITS);
+    // `f64::round` is a call into the C library on most targets. Clamped to 2^43 and not NaN (cells
+    // with NaN never come here), the cast cuts the fraction off and the rest is exact.
+    #[allow(clippy::cast_possible_truncation)]
+    let whole = scaled as i64;
+    #[allow(clippy::cast_precision_loss)]
+    let rest = scaled - whole as f64;
+    whole + i64::from(rest >= 0.5) - i64::from(rest <= -0.5)
+}
+
 fn exp2(exponent: i32) -> f64 {
     2f64.powi(exponent)
 }
@@ -181,19 +212,36 @@ impl Numeric {
     }
 
     pub(super) fn add(&mut self, grid: &Grid, values: &[f64], cells: &[Cell], rows: &[u32]) {
+        let scale = exp2(grid.exponent);
+        let mut some = [0.0; LANES];
+        let mut count = 0;
         for row in rows {
             let row = *row as usize;
             if !cells[row].has_value() {
                 continue;
             }
-            let value = values[row] + 0.0; // -0.0 becomes 0.0, so that least and greatest have one form
-            let bin = grid.bin(value);
-            let units = grid.units(value);
+            some[count] = values[row] + 0.0; // -0.0 becomes 0.0, so that least and greatest have one form
+            count += 1;
+            if count == LANES {
+                self.add_some(grid, scale, &some, count);
+                count = 0;
+            }
+        }
+        if count > 0 {
+            self.add_some(grid, scale, &some, count);
+        }
+    }
+
+    #[inline]
+    fn add_some(&mut self, grid: &Grid, scale: f64, values: &[f64; LANES], count: usize) {
+        let bins = grid.bins_of(values);
+        for (value, bin) in values.iter().zip(bins).take(count) {
+            let units = units(*value, scale);
             self.counts[bin] += 1;
             self.sums[bin] += i128::from(units);
             self.squares += i128::from(units) * i128::from(units);
-            self.least = self.least.min(value);
-            self.greatest = self.greatest.max(value);
+            self.least = self.least.min(*value);
+            self.greatest = self.greatest.max(*value);
         }
     }
 

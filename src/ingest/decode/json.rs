@@ -5,9 +5,11 @@
 //! written. Nesting is bounded by the parser (200 levels), the number of rows by
 //! [`MAX_ROWS`].
 
-use jiter::{Jiter, JiterError, JiterErrorType, NumberAny, NumberInt, Peek};
+use jiter::{Jiter, JiterError, JiterErrorType, Peek};
 
-use super::{Plan, Read, time};
+use super::Plan;
+use super::leaf::Leaves;
+use super::shape::Shape;
 use crate::batch::{Builder, Cell};
 
 /// One message never makes more rows than this.
@@ -45,10 +47,14 @@ impl From<JiterError> for Error {
     }
 }
 
-/// Decodes the payloads of one plan; holds the buffers that are used again.
+/// Decodes the payloads of one plan; holds the buffers that are used again, and how messages looked
+/// of late.
 #[derive(Debug, Default)]
 pub struct Decoder {
     tape: Vec<u8>,
+    shape: Option<Shape>,
+    /// Messages in a row that were not of the shape.
+    misses: u32,
 }
 
 impl Decoder {
@@ -64,9 +70,22 @@ impl Decoder {
         payload: &[u8],
         out: &mut Builder,
     ) -> Result<usize, Error> {
+        let row = out.len();
+        out.reserve(row);
+        if let Some(shape) = &self.shape {
+            let mut leaves = Leaves { plan, out, row };
+            if shape.read(payload, &mut leaves) {
+                self.misses = 0;
+                return Ok(1);
+            }
+            out.roll_back(1);
+        }
+        self.parse(plan, payload, out)
+    }
+
+    fn parse(&mut self, plan: &Plan, payload: &[u8], out: &mut Builder) -> Result<usize, Error> {
         let json = Jiter::with_tape(payload, std::mem::take(&mut self.tape)).with_allow_inf_nan();
         let base = out.len();
-        out.reserve(base);
         let mut walk = Walk {
             plan,
             json,
@@ -76,8 +95,12 @@ impl Decoder {
             rows: None,
         };
         let result = walk.message();
+        let single = walk.rows.is_none();
         let rows = walk.rows.unwrap_or(1);
         self.tape = walk.json.into_tape();
+        if single && result.is_ok() {
+            self.missed(plan, payload);
+        }
         match result {
             Ok(()) => {
                 if rows == 0 {
@@ -93,6 +116,19 @@ impl Decoder {
                 out.roll_back(rows.max(1));
                 Err(error)
             }
+        }
+    }
+}
+
+impl Decoder {
+    /// One odd message is no reason to forget the shape of all others; the longer they go on being
+    /// odd, the more seldom it is worth learning another one.
+    fn missed(&mut self, plan: &Plan, payload: &[u8]) {
+        self.misses = self.misses.saturating_add(1);
+        if self.shape.is_none() && self.misses == 1
+            || self.misses > 1 && self.misses.is_power_of_two()
+        {
+            self.shape = Shape::learn(plan, payload);
         }
     }
 }
@@ -199,150 +235,46 @@ impl Walk<'_, '_> {
     }
 
     fn absent(&mut self, node: usize, cell: Cell) {
-        for column in &self.plan.nodes[node].leaves {
-            self.out.absent(*column, self.row, cell);
+        self.leaves().absent(node, cell);
+    }
+
+    fn leaves(&mut self) -> Leaves<'_> {
+        Leaves {
+            plan: self.plan,
+            out: &mut *self.out,
+            row: self.row,
         }
     }
 
     #[inline]
     fn leaf(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
         match peek {
-            Peek::String => self.text_leaf(node),
+            Peek::String => {
+                let text = self.json.known_str()?;
+                let (plan, row) = (self.plan, self.row);
+                let out = &mut *self.out;
+                Leaves { plan, out, row }.text(node, text);
+            }
             Peek::Null => {
                 self.json.known_null()?;
                 self.absent(node, Cell::Null);
-                Ok(())
             }
-            Peek::True | Peek::False => self.bool_leaf(node, peek),
+            Peek::True | Peek::False => {
+                let value = self.json.known_bool(peek)?;
+                self.leaves().boolean(node, value);
+            }
             Peek::Object | Peek::Array => {
                 self.json.known_skip(peek)?;
                 self.absent(node, Cell::WrongType);
-                Ok(())
             }
-            _ => self.number_leaf(node, peek),
-        }
-    }
-
-    #[inline]
-    fn number_leaf(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
-        let leaves = &self.plan.nodes[node].leaves;
-        let only_numbers = leaves
-            .iter()
-            .all(|column| matches!(self.plan.columns[*column], Read::Number));
-        if only_numbers {
-            let value = self.json.known_float(peek)?;
-            for column in leaves {
-                self.out.number(*column, self.row, value, Cell::Ok);
-            }
-            return Ok(());
-        }
-        // Labels want the number as it is written, which no float gives back.
-        let text = String::from_utf8_lossy(self.json.known_number_bytes(peek)?).into_owned();
-        let value = text.parse::<f64>().unwrap_or(f64::NAN);
-        for column in leaves {
-            match &self.plan.columns[*column] {
-                Read::Number => self.out.number(*column, self.row, value, Cell::Ok),
-                Read::Text { plain_numbers } => {
-                    let cell = if *plain_numbers {
-                        Cell::Ok
-                    } else {
-                        Cell::Coerced
-                    };
-                    self.out
-                        .text(*column, self.row, &label_of_number(&text), cell);
-                }
-                Read::Time(unit) => self.time(*column, time::of_number(value, *unit)),
-                Read::Seconds(unit) => self.seconds(*column, time::of_number(value, *unit)),
+            _ => {
+                let start = self.json.current_index();
+                let value = self.json.known_float(peek)?;
+                let written = self.json.slice_to_current(start);
+                self.leaves().number(node, value, written);
             }
         }
         Ok(())
-    }
-
-    #[inline]
-    fn text_leaf(&mut self, node: usize) -> Result<(), Error> {
-        let text = self.json.known_str()?;
-        for column in &self.plan.nodes[node].leaves {
-            match &self.plan.columns[*column] {
-                Read::Text { plain_numbers } => {
-                    let cell = if *plain_numbers {
-                        Cell::Coerced
-                    } else {
-                        Cell::Ok
-                    };
-                    self.out.text(*column, self.row, text, cell);
-                }
-                Read::Number => match text.trim().parse::<f64>() {
-                    Ok(value) => self.out.number(*column, self.row, value, Cell::Coerced),
-                    Err(_) => self.out.absent(*column, self.row, Cell::WrongType),
-                },
-                Read::Time(_) => match time::of_text(text) {
-                    Some(ms) => self.out.time(*column, self.row, ms),
-                    None => self.out.absent(*column, self.row, Cell::WrongType),
-                },
-                Read::Seconds(_) => match time::of_text(text) {
-                    Some(ms) => self
-                        .out
-                        .number(*column, self.row, ms as f64 / 1e3, Cell::Ok),
-                    None => self.out.absent(*column, self.row, Cell::WrongType),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    fn bool_leaf(&mut self, node: usize, peek: Peek) -> Result<(), Error> {
-        let value = self.json.known_bool(peek)?;
-        for column in &self.plan.nodes[node].leaves {
-            match &self.plan.columns[*column] {
-                Read::Text { plain_numbers } => {
-                    let cell = if *plain_numbers {
-                        Cell::Ok
-                    } else {
-                        Cell::Coerced
-                    };
-                    self.out.text(
-                        *column,
-                        self.row,
-                        if value { "true" } else { "false" },
-                        cell,
-                    );
-                }
-                Read::Number => {
-                    self.out
-                        .number(*column, self.row, f64::from(u8::from(value)), Cell::Coerced);
-                }
-                Read::Time(_) | Read::Seconds(_) => {
-                    self.out.absent(*column, self.row, Cell::WrongType);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn time(&mut self, column: usize, ms: Option<i64>) {
-        match ms {
-            Some(ms) => self.out.time(column, self.row, ms),
-            None => self.out.absent(column, self.row, Cell::WrongType),
-        }
-    }
-
-    fn seconds(&mut self, column: usize, ms: Option<i64>) {
-        match ms {
-            Some(ms) => self.out.number(column, self.row, ms as f64 / 1e3, Cell::Ok),
-            None => self.out.absent(column, self.row, Cell::WrongType),
-        }
-    }
-}
-
-/// `3.0` and `3` are the same label; anything else stays as written.
-fn label_of_number(text: &str) -> String {
-    let mut json = Jiter::new(text.as_bytes());
-    match json.next_number() {
-        Ok(NumberAny::Int(NumberInt::Int(int))) => int.to_string(),
-        Ok(NumberAny::Float(float)) if float.fract() == 0.0 && float.abs() < 1e15 => {
-            format!("{float:.0}")
-        }
-        _ => text.to_owned(),
     }
 }
 
@@ -362,6 +294,7 @@ mod tests {
 
     use super::*;
     use crate::batch::Batch;
+    use crate::ingest::decode::Read;
     use crate::ingest::decode::Source;
     use crate::ingest::path::FieldPath;
     use crate::monitor::TimeUnit;
@@ -517,6 +450,133 @@ mod tests {
         let other = FieldPath::parse("items[*].a").unwrap();
         let mut plan = plan;
         assert!(plan.add(Source::Field(other), Read::Number).is_err());
+    }
+
+    /// Everything that a batch says, with doubles as their bits.
+    fn said(batch: &Batch) -> String {
+        let columns =
+            batch
+                .columns
+                .iter()
+                .map(|column| match column.as_primitive_opt::<Float64Type>() {
+                    Some(numbers) => {
+                        let bits = numbers.iter().map(|n| n.map(f64::to_bits));
+                        format!("{:?}", bits.collect::<Vec<_>>())
+                    }
+                    None => format!("{column:?}"),
+                });
+        let columns: Vec<String> = columns.collect();
+        format!("{columns:?} {:?} {:?}", batch.cells, batch.origins)
+    }
+
+    /// Values as they may stand in one place of messages that are alike otherwise.
+    const VALUES: [&str; 40] = [
+        "1",
+        "-0",
+        "0.1",
+        "3.0",
+        "123456.789",
+        "0.8414709848078965",
+        "1e5",
+        "-2.5E-3",
+        "1e999",
+        "9007199254740993",
+        "9007199254740993.5",
+        "18446744073709551615",
+        "99999999999999999999",
+        "0.00000000000000000000000123",
+        "123456789.123456789012345678",
+        "1700000000000",
+        "01",
+        "1.",
+        ".5",
+        "-",
+        "+1",
+        "1e",
+        "0x1",
+        "NaN",
+        "-Infinity",
+        "null",
+        "true",
+        "false",
+        "nul",
+        "truex",
+        "\"\"",
+        "\"text\"",
+        "\"3.5\"",
+        "\"\\u00e9\"",
+        "\"é\"",
+        "\"open",
+        "\"a\\\"b\"",
+        "{}",
+        "[1]",
+        "{\"x\": 1}",
+    ];
+
+    #[test]
+    fn messages_of_a_known_shape_are_read_as_by_the_parser() {
+        let labels = Read::Text {
+            plain_numbers: true,
+        };
+        let plan = plan(&[
+            ("a", Read::Number),
+            ("b", TEXT),
+            ("b", labels),
+            ("c.d[1]", Read::Number),
+            ("t", Read::Time(TimeUnit::Ms)),
+            ("t", Read::Seconds(TimeUnit::S)),
+        ]);
+        let message = |place: usize, value: &str| {
+            let mut values = ["1.5", "\"x\"", "7", "1700000000000", "\"skipped\"", "12"];
+            values[place] = value;
+            let [a, b, d, t, s, n] = values;
+            format!(
+                "{{\"a\": {a}, \"b\":{b},\"c\":{{\"d\":[0, {d}]}}, \"t\":{t} ,\"s\":{s},\"n\":{n}}}"
+            )
+        };
+        let usual = message(0, "2.25");
+        for place in 0..6 {
+            for value in VALUES {
+                let odd = message(place, value);
+                // The second message has the shape of the first or not; the third does again.
+                let sent = [usual.as_bytes(), odd.as_bytes(), usual.as_bytes()];
+                let (batch, errors) = decode(&plan, &sent);
+                let mut expected = Builder::new(&plan.shapes(), 2);
+                let mut refused = Vec::new();
+                for (offset, payload) in (0..).zip(sent) {
+                    // A decoder of its own knows no shape.
+                    let rows = Decoder::default().decode(&plan, payload, &mut expected);
+                    refused.push(rows.as_ref().err().map(ToString::to_string));
+                    if let Ok(rows) = rows {
+                        expected.keep(offset, None, rows);
+                    }
+                }
+                assert_eq!(errors, refused, "{odd}");
+                assert_eq!(said(&batch), said(&expected.finish()), "{odd}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_is_learned_anew_where_messages_have_changed() {
+        let plan = plan(&[("a", Read::Number)]);
+        let mut builder = Builder::new(&plan.shapes(), 16);
+        let mut decoder = Decoder::default();
+        let old: &[u8] = br#"{"a": 1}"#;
+        let new: &[u8] = br#"{"b": "x", "a": 1}"#;
+        for (payload, misses) in [
+            (old, 1),
+            (old, 0),
+            (new, 1),
+            (old, 0),
+            (new, 1),
+            (new, 2),
+            (new, 0),
+        ] {
+            let rows = decoder.decode(&plan, payload, &mut builder).unwrap();
+            builder.keep(0, None, rows);
+            assert_eq!(decoder.misses, misses);
+        }
     }
 
     #[test]

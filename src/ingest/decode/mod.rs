@@ -2,6 +2,8 @@
 //! message is walked once and only what somebody watches is read.
 
 pub mod json;
+mod leaf;
+mod shape;
 pub mod time;
 
 use std::collections::HashMap;
