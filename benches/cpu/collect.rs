@@ -101,7 +101,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     source.stop()
 }
 
-/// CPU nanoseconds per row of all of this process, from joining the group to the last checkpoint.
+/// CPU nanoseconds per row of all of this process, from the group's assignment to the last
+/// checkpoint.
 async fn whole(
     brokers: &str,
     server: &Postgres,
@@ -129,17 +130,19 @@ async fn whole(
     drop(connection);
     let plan = records::topic_plan(monitor, registered.monitor_id, &Arc::new(baseline))?;
 
-    let begun = process_ns();
     let stop = CancellationToken::new();
     let options = options(&settings);
+    let readiness = Readiness::new(&["kafka"]);
     let task = {
-        let (pool, stop) = (pool.clone(), stop.clone());
+        let (pool, stop, readiness) = (pool.clone(), stop.clone(), readiness.clone());
         tokio::task::spawn_blocking(move || {
-            let readiness = Readiness::new(&["kafka"]);
             let clock = Arc::new(Clock::System);
             collect::run(options, vec![plan], pool, clock, &readiness, &stop)
         })
     };
+    // The broker lets a new group wait for three seconds; from then on all counts.
+    readiness.wait().await;
+    let begun = process_ns();
     while !task.is_finished() && saved(&pool).await? < i64::try_from(ROWS)? {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
