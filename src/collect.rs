@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -22,19 +21,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Readiness;
-use crate::batch::NO_TIME;
 use crate::clock::Clock;
 use crate::ingest::consumer::{self, Assignment, Context, Start, TopicPartition};
+use crate::ingest::partition::{Partition, Phase};
 use crate::ingest::plan::TopicPlan;
-use crate::ingest::stretch::{BATCH_ROWS, Message, Stretch, Taken};
 use crate::monitor::OnGap;
 use crate::profile::encoding;
 use crate::profile::sample::RowHash;
-use crate::save::{Reply, Request, Saver, Unsaved};
+use crate::save::{Reply, Request, Saver};
 use crate::settings::{Checkpoint, Kafka, Limits};
 use crate::store::partitions::Gap;
 use crate::telemetry::metrics;
-use crate::window::open::OpenWindows;
 
 /// How long one poll waits for a message.
 const POLL: Duration = Duration::from_millis(20);
@@ -135,42 +132,6 @@ pub fn run(
     collector.finish()
 }
 
-/// One partition that is ours.
-struct Partition {
-    plan: Arc<TopicPlan>,
-    phase: Phase,
-    stretch: Stretch,
-    windows: Vec<OpenWindows>,
-    hash: RowHash,
-    /// Messages below it were read in this stretch or before; `-1` until it was taken over.
-    next_offset: i64,
-    /// What Postgres has, including what is on its way there.
-    saved_offset: i64,
-    /// Where the stretch begins.
-    first_offset: i64,
-    /// The first open windows as they were last saved.
-    saved_open: Vec<Option<i64>>,
-    saving: bool,
-    saved_ms: i64,
-    last_message_ms: i64,
-    idle_since_ms: Option<i64>,
-    idle_asked_ms: i64,
-    /// Postgres knows it as idle.
-    told_idle: bool,
-    /// Windows may have been judged without it: it was idle, or we do not know what it was.
-    was_idle: bool,
-    revoked: bool,
-    held: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Waiting for Postgres to fence whoever had it.
-    Taking,
-    /// Being read, under this epoch.
-    Reading { epoch: i64 },
-}
-
 struct Collector {
     options: Options,
     plans: HashMap<String, Arc<TopicPlan>>,
@@ -241,7 +202,7 @@ impl Collector {
         } = self;
         let mut read = |message: BorrowedMessage<'_>, now| match find(partitions, latest, &message)
         {
-            Some((key, partition)) => take(key, partition, &message, options, now),
+            Some((key, partition)) => partition.take(key, &message, &options.limits, now),
             None => Ok(()),
         };
         let polled = match consumer.poll(POLL) {
@@ -316,26 +277,8 @@ impl Collector {
             partition,
         };
         tracing::info!(topic, partition, "assigned");
-        let state = Partition {
-            stretch: Stretch::new(plan),
-            windows: Vec::new(),
-            plan: Arc::clone(plan),
-            phase: Phase::Taking,
-            hash: RowHash::new(self.options.sample_key, partition),
-            next_offset: -1,
-            saved_offset: -1,
-            first_offset: -1,
-            saved_open: Vec::new(),
-            saving: false,
-            saved_ms: self.clock.now_ms(),
-            last_message_ms: self.clock.now_ms(),
-            idle_since_ms: None,
-            idle_asked_ms: 0,
-            told_idle: false,
-            was_idle: true,
-            revoked: false,
-            held: 0,
-        };
+        let hash = RowHash::new(self.options.sample_key, partition);
+        let state = Partition::new(plan, hash, self.clock.now_ms());
         self.partitions.insert(key.clone(), state);
         if let Ok(Some(partitions)) = consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT)
         {
@@ -503,7 +446,7 @@ impl Collector {
                     self.ask(Request::Save(Box::new(unsaved)));
                 }
             }
-            let done = partition_is_done(self.partitions.get(&key));
+            let done = self.partitions.get(&key).is_some_and(Partition::is_done);
             if done {
                 self.partitions.remove(&key);
             }
@@ -633,10 +576,6 @@ impl Collector {
     }
 }
 
-fn partition_is_done(partition: Option<&Partition>) -> bool {
-    partition.is_some_and(|p| p.revoked && !p.saving && !p.has_unsaved())
-}
-
 /// The partition of a message, if it is ours.
 fn find<'a>(
     partitions: &'a mut BTreeMap<TopicPartition, Partition>,
@@ -650,45 +589,6 @@ fn find<'a>(
     }
     let key = latest.as_ref()?;
     Some((key, partitions.get_mut(key)?))
-}
-
-/// Reads one message into its partition.
-fn take(
-    key: &TopicPartition,
-    partition: &mut Partition,
-    message: &BorrowedMessage<'_>,
-    options: &Options,
-    now: i64,
-) -> Result<(), Error> {
-    let reading = matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked;
-    // Before the seek, and after a seek backwards, other messages may still be on their way.
-    if !reading || message.offset() < partition.next_offset {
-        return Ok(());
-    }
-    let headers = match partition.plan.plan.headers() {
-        [] => Vec::new(),
-        names => consumer::header_values(message, names),
-    };
-    let taken = partition.stretch.take(
-        &partition.plan,
-        Message {
-            offset: message.offset(),
-            record_ms: message.timestamp().to_millis(),
-            payload: message.payload(),
-            headers: &headers,
-        },
-        options.limits.max_message_bytes,
-    );
-    partition.next_offset = message.offset() + 1;
-    if let Taken::Rejected(reason) = taken {
-        metrics::rejected_messages(&key.topic, reason.as_str(), 1);
-    }
-    partition.last_message_ms = now;
-    partition.idle_since_ms = None;
-    if partition.stretch.waiting() >= BATCH_ROWS {
-        partition.hand_on(key, &options.limits)?;
-    }
-    Ok(())
 }
 
 /// Errors of the client that mean something to us; the others it mends by itself.
@@ -737,168 +637,6 @@ fn is_caught_up(consumer: &BaseConsumer<Context>, key: &TopicPartition, next: i6
             lag == 0 || position.is_some_and(|position| position >= high)
         }
         Err(_) => false,
-    }
-}
-
-impl Partition {
-    /// Starts reading at an offset, with the event times stored.
-    fn begin(&mut self, taken: &crate::store::partitions::Taken, offset: i64, now: i64) {
-        self.phase = Phase::Reading { epoch: taken.epoch };
-        self.next_offset = offset;
-        self.first_offset = offset;
-        self.saved_offset = taken.next_offset.unwrap_or(-1);
-        self.last_message_ms = now;
-        self.saved_ms = now;
-        let stored: HashMap<i64, i64> = taken.max_event_ms.iter().copied().collect();
-        let monitors = &self.plan.monitors;
-        let windows = monitors
-            .iter()
-            .map(|monitor| OpenWindows::starting_at(stored.get(&monitor.monitor_id).copied()));
-        self.windows = windows.collect();
-        self.saved_open = self.first_open();
-    }
-
-    fn first_open(&self) -> Vec<Option<i64>> {
-        let monitors = self.plan.monitors.iter().zip(&self.windows);
-        monitors
-            .map(|(monitor, windows)| windows.progress.first_open(&monitor.spec))
-            .collect()
-    }
-
-    /// Decoded rows go into their windows' profiles.
-    fn hand_on(&mut self, key: &TopicPartition, limits: &Limits) -> Result<(), Error> {
-        if self.stretch.waiting() == 0 {
-            return Ok(());
-        }
-        let rows = self.stretch.finish();
-        for (i, monitor) in self.plan.monitors.iter().enumerate() {
-            let event_ms = &rows.event_ms[i];
-            debug_assert!(
-                event_ms
-                    .iter()
-                    .all(|ms| *ms != NO_TIME || self.plan.monitors.len() > 1)
-            );
-            let added = self.windows[i].add(monitor, &rows, event_ms, key.partition, self.hash)?;
-            metrics::counted_rows(&monitor.name, added.counted);
-            metrics::late_rows(&monitor.name, added.late);
-            if self.windows[i].versions() > limits.max_versions {
-                metrics::capped(&monitor.name, "max_versions", 1);
-            }
-        }
-        self.held = self.windows.iter().map(OpenWindows::bytes).sum();
-        Ok(())
-    }
-
-    /// Whether it is time to ask if the partition is caught up and quiet.
-    fn idle_due(&self, now: i64) -> bool {
-        let after = self
-            .plan
-            .monitors
-            .iter()
-            .map(|monitor| monitor.spec.idle_after_ms)
-            .max();
-        let after = after.unwrap_or(i64::MAX);
-        matches!(self.phase, Phase::Reading { .. })
-            && self.idle_since_ms.is_none()
-            && now - self.last_message_ms >= after
-            && now - self.idle_asked_ms >= after.clamp(200, 5_000)
-    }
-
-    fn has_unsaved(&self) -> bool {
-        let read = self.next_offset > self.first_offset;
-        matches!(self.phase, Phase::Reading { .. }) && read
-    }
-
-    /// Whether the stretch has to be saved now.
-    fn is_due(&mut self, now: i64, checkpoint: &Checkpoint, limits: &Limits) -> bool {
-        let reading = matches!(self.phase, Phase::Reading { .. });
-        if !reading || self.saving {
-            return false;
-        }
-        let went_idle = self.idle_since_ms.is_some() && !self.told_idle;
-        if !self.has_unsaved() {
-            return went_idle;
-        }
-        let shortest = self
-            .plan
-            .monitors
-            .iter()
-            .map(|monitor| monitor.spec.size_ms)
-            .min();
-        let interval = Duration::from_millis(shortest.unwrap_or(0).unsigned_abs() / 100)
-            .clamp(checkpoint.min_interval, checkpoint.max_interval);
-        let too_many = self
-            .windows
-            .iter()
-            .any(|windows| windows.len() > limits.max_open_windows);
-        let full = self.held as u64 >= checkpoint.max_bytes || too_many;
-        let ripe = self.first_open() != self.saved_open;
-        let age = u128::from((now - self.saved_ms).unsigned_abs());
-        self.revoked || went_idle || full || ripe || age >= interval.as_millis()
-    }
-
-    /// What open windows keep in mind between stretches saves work and changes no result, so that
-    /// with too many of them it is dropped.
-    fn forget_beyond(&mut self, max_open_windows: usize) {
-        for (monitor, windows) in self.plan.monitors.iter().zip(&mut self.windows) {
-            if windows.len() > max_open_windows {
-                metrics::capped(&monitor.name, "max_open_windows", 1);
-                windows.forget();
-            }
-        }
-    }
-
-    /// Cuts the stretch off: what it added goes to the saver, memory starts empty again.
-    fn cut(&mut self, key: &TopicPartition, now: i64) -> Option<Unsaved> {
-        let Phase::Reading { epoch } = self.phase else {
-            return None;
-        };
-        let deltas = self
-            .plan
-            .monitors
-            .iter()
-            .zip(&mut self.windows)
-            .flat_map(|(monitor, windows)| {
-                windows
-                    .cut(monitor)
-                    .into_iter()
-                    .map(|delta| (monitor.monitor_id, delta))
-            })
-            .collect();
-        let times = self.plan.monitors.iter().zip(&self.windows);
-        let max_event_times = times
-            .filter_map(|(monitor, windows)| {
-                let max = DateTime::from_timestamp_millis(windows.progress.max_event_ms?)?;
-                Some((monitor.monitor_id, max))
-            })
-            .collect();
-        let stretch = &mut self.stretch;
-        let unsaved = Unsaved {
-            key: key.clone(),
-            epoch,
-            expected_offset: self.saved_offset,
-            first_offset: self.first_offset,
-            next_offset: self.next_offset,
-            messages: std::mem::take(&mut stretch.messages),
-            rejected_messages: std::mem::take(&mut stretch.rejected_messages),
-            skipped: std::mem::take(&mut stretch.skipped),
-            rejected: std::mem::take(&mut stretch.rejected),
-            max_event_times,
-            deltas,
-            idle_since: self.idle_since_ms.and_then(DateTime::from_timestamp_millis),
-            was_idle: self.was_idle,
-        };
-        metrics::records(&key.topic, unsaved.messages.unsigned_abs());
-        metrics::skipped_messages(&key.topic, unsaved.skipped.unsigned_abs());
-        self.told_idle = self.idle_since_ms.is_some();
-        self.was_idle = self.told_idle;
-        self.first_offset = self.next_offset;
-        self.saved_offset = self.next_offset;
-        self.saved_open = self.first_open();
-        self.saved_ms = now;
-        self.saving = true;
-        self.held = self.windows.iter().map(OpenWindows::bytes).sum();
-        Some(unsaved)
     }
 }
 

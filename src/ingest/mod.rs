@@ -4,11 +4,13 @@
 //! - `decode`: a plan compiled from the paths of all monitors of a topic, straight into columns
 //! - `plan`: what is read from a topic, for whom
 //! - `stretch`: the messages of one partition, one after another
+//! - `partition`: one partition while it is read
 //! - `consumer`: the Kafka client, its rebalances and its offsets
 //! - `reject`: why a message could not be read
 
 pub mod consumer;
 pub mod decode;
+pub mod partition;
 pub mod path;
 pub mod plan;
 pub mod reject;
