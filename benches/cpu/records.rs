@@ -193,7 +193,8 @@ pub(crate) fn settings(
         kafka.brokers = "BROKERS"
         kafka.group = "NAME-SAMPLE"
         postgres.url = "POSTGRES"
-        checkpoint = { min_interval = "1s", max_interval = "1s" }
+        # The shortest interval of the defaults; a window of an hour alone would give 36 s.
+        checkpoint = { min_interval = "5s", max_interval = "5s" }
         [[monitors]]
         name = "NAME"
         topic = "NAME"
