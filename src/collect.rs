@@ -313,6 +313,7 @@ impl Collector {
                 Reply::Failed(error) => return Err(Error::Store(error)),
             }
         }
+        self.resume_taken();
         Ok(())
     }
 
@@ -374,13 +375,33 @@ impl Collector {
         };
         partition.begin(taken, offset, self.clock.now_ms());
         tracing::info!(topic = %key.topic, partition = key.partition, offset, epoch = taken.epoch, "reading");
-        if let Err(error) = consumer::seek_and_resume(&self.consumer, key, offset) {
+        if let Err(error) = consumer::seek(&self.consumer, key, offset) {
             tracing::warn!(topic = %key.topic, partition = key.partition, %error, "cannot seek; taking over again");
             self.fenced(key);
-        } else if self.paused {
-            self.pause(key);
         }
         Ok(())
+    }
+
+    /// Lets partitions be read that were taken over, all at once when none is waited for: as soon
+    /// as one is read, questions about the others queue up behind its fetches.
+    fn resume_taken(&mut self) {
+        let waiting = |p: &Partition| p.phase == Phase::Taking && !p.revoked;
+        if self.paused || self.partitions.values().any(waiting) {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for (key, partition) in &mut self.partitions {
+            if !partition.resumed && !partition.revoked {
+                partition.resumed = true;
+                list.add_partition(&key.topic, key.partition);
+            }
+        }
+        if list.count() == 0 {
+            return;
+        }
+        if let Err(error) = self.consumer.resume(&list) {
+            tracing::warn!(%error, "cannot resume");
+        }
     }
 
     fn gap(&self, key: &TopicPartition, stored: i64, available: i64) -> Result<i64, Error> {

@@ -155,6 +155,9 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
         .set("partition.assignment.strategy", "cooperative-sticky")
         // A fast consumer that empties its queue would otherwise wait a second for more.
         .set("fetch.queue.backoff.ms", "10")
+        // A broker answers one request of a connection after the other: other questions wait for
+        // so long behind a fetch that finds nothing.
+        .set("fetch.wait.max.ms", "100")
         .set("queued.max.messages.kbytes", "65536")
         .set("statistics.interval.ms", "5000");
     for (name, value) in kafka.properties() {
@@ -255,12 +258,12 @@ pub fn start_of(
     })
 }
 
-/// Seeks a paused partition and lets it be read. The client starts a new assignment in the
+/// Seeks a paused partition. The client starts a new assignment in the
 /// background and refuses to seek until then, so a refusal is asked again for a while.
 ///
 /// # Errors
 /// It is refused all the time.
-pub fn seek_and_resume(
+pub fn seek(
     consumer: &BaseConsumer<Context>,
     partition: &TopicPartition,
     offset: i64,
@@ -274,7 +277,7 @@ pub fn seek_and_resume(
             Offset::Offset(offset),
             Duration::from_secs(10),
         ) {
-            Ok(()) => break,
+            Ok(()) => return Ok(()),
             Err(KafkaError::Seek(_)) if attempts < 200 => {
                 attempts += 1;
                 std::thread::sleep(Duration::from_millis(10));
@@ -282,9 +285,6 @@ pub fn seek_and_resume(
             Err(error) => return Err(error),
         }
     }
-    let mut list = TopicPartitionList::new();
-    list.add_partition(topic, *partition);
-    consumer.resume(&list)
 }
 
 /// Tells the group how far a partition was read: for tools that show lag, never read back.

@@ -54,6 +54,8 @@ pub struct Partition {
     pub told_idle: bool,
     /// Windows may have been judged without it: it was idle, or we do not know what it was.
     pub was_idle: bool,
+    /// It is not paused any more since it was taken over.
+    pub resumed: bool,
     /// The group has given it to somebody else.
     pub revoked: bool,
     /// Bytes held, about.
@@ -92,6 +94,7 @@ impl Partition {
             idle_asked_ms: 0,
             told_idle: false,
             was_idle: true,
+            resumed: false,
             revoked: false,
             held: 0,
         }
