@@ -8,6 +8,7 @@
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
 //! - `structure`: which module may know which
+//! - `checkpoints`: the fence around a partition
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `bad_input`: what a new user gets wrong, and what comes of it
@@ -21,6 +22,7 @@
 
 mod bad_input;
 mod baselines;
+mod checkpoints;
 mod docs;
 mod embedded;
 mod end_to_end;
