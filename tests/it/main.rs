@@ -11,6 +11,7 @@
 //! - `checkpoints`: the fence around a partition
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
+//! - `backpressure`: Postgres stands still while messages come
 //! - `bad_input`: what a new user gets wrong, and what comes of it
 
 #![allow(
@@ -20,6 +21,7 @@
     reason = "all of this is tests; clippy sees only the functions marked as such"
 )]
 
+mod backpressure;
 mod bad_input;
 mod baselines;
 mod checkpoints;

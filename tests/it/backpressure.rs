@@ -1,0 +1,63 @@
+//! Postgres stands still while messages come: reading pauses, polling goes on, nothing is lost.
+
+use crate::harness::daemon::Daemon;
+use crate::harness::reference::Reference;
+use crate::harness::stage::{Knobs, Stage, mock_topic};
+use crate::harness::traffic::{PARTITIONS, messages, produce, steady};
+use crate::harness::until;
+
+/// Hopping windows: every row belongs to so many of them, which is a lot to hold.
+const WINDOWS_PER_ROW: i64 = 600;
+
+async fn logs(daemon: &mut Daemon, words: &str) {
+    until(&format!("the log says: {words}"), async || {
+        assert!(daemon.is_running(), "it has ended:\n{}", daemon.log());
+        daemon.log().contains(words)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn too_much_held_pauses_reading_until_it_is_saved() {
+    let topic = mock_topic();
+    let knobs = Knobs::mock(&topic);
+    let stage = Stage::set(&knobs).await;
+    let settings = std::fs::read_to_string(&stage.config).unwrap();
+    let hopping = settings
+        .lines()
+        .map(|line| match line.trim_start().starts_with("window =") {
+            true => "window = { size = \"10h\", every = \"1m\" }",
+            false => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(hopping.contains("10h"), "{settings}");
+    let limits = "[limits]\nmax_held_bytes = \"8MiB\"\n";
+    std::fs::write(&stage.config, format!("{limits}{hopping}")).unwrap();
+
+    let mut daemon = Daemon::start(&stage.config);
+    logs(&mut daemon, "reading topic").await;
+    let mut standstill = stage.db.pool.begin().await.unwrap();
+    sqlx::query("lock table driftd.checkpoints in access exclusive mode")
+        .execute(&mut *standstill)
+        .await
+        .unwrap();
+    let log = messages(16, &[steady(300), steady(300), steady(300)]);
+    produce(&knobs.brokers, &topic, &log);
+    logs(&mut daemon, "reading pauses").await;
+    standstill.rollback().await.unwrap();
+    logs(&mut daemon, "reading goes on").await;
+    stage.saved(log.len()).await;
+
+    let reference = Reference::of(&log, &stage.baseline_csv);
+    let found = "select ((select coalesce(sum(rows + late), 0) from driftd.profile_deltas)
+        + (select coalesce(sum(rows + late), 0) from driftd.windows))::bigint";
+    let rows = reference.counted + reference.late;
+    assert_eq!(stage.count(found).await, rows * WINDOWS_PER_ROW);
+    let assigned = daemon.log().matches("assigned topic").count();
+    assert_eq!(
+        assigned,
+        usize::try_from(PARTITIONS).unwrap(),
+        "the group has rebalanced"
+    );
+}
