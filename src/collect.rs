@@ -55,7 +55,7 @@ pub struct Options {
     pub on_gap: HashMap<String, OnGap>,
     /// Who this replica is, for people.
     pub owner: String,
-    /// Keys the choice of sample rows.
+    /// Keys the choice of sample rows; all replicas need the same.
     pub sample_key: u64,
 }
 
@@ -158,12 +158,8 @@ impl Collector {
                 }
                 match consumer::partitions_of(&self.consumer, topic, FIRST_ANSWER) {
                     Ok(Some(partitions)) => {
-                        let (topic, reply) = (topic.clone(), None);
-                        self.ask(Request::NoteTopic {
-                            topic,
-                            partitions,
-                            reply,
-                        });
+                        let topic = topic.clone();
+                        self.ask(Request::NoteTopic { topic, partitions });
                         break;
                     }
                     Ok(None) => {
@@ -285,7 +281,6 @@ impl Collector {
             self.ask(Request::NoteTopic {
                 topic: topic.to_owned(),
                 partitions,
-                reply: None,
             });
         }
         self.ask(Request::TakeOver(key));

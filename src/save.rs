@@ -36,8 +36,6 @@ pub enum Request {
         topic: String,
         /// Its partitions.
         partitions: i32,
-        /// Nobody waits for it.
-        reply: Option<()>,
     },
     /// Fence whoever holds a partition.
     TakeOver(TopicPartition),
@@ -151,9 +149,7 @@ async fn answer(
     stop: &CancellationToken,
 ) -> Option<Reply> {
     let reply = match request {
-        Request::NoteTopic {
-            topic, partitions, ..
-        } => {
+        Request::NoteTopic { topic, partitions } => {
             let note = || partitions::note_topic(pool, &topic, partitions);
             retrying("note a topic", stop, note).await.map(|()| None)
         }

@@ -163,12 +163,6 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
     for (name, value) in kafka.properties() {
         config.set(name, value);
     }
-    if config
-        .get("group.protocol")
-        .is_some_and(|protocol| protocol == "consumer")
-    {
-        config.remove("partition.assignment.strategy"); // the broker assigns under KIP-848
-    }
     config
         .set("bootstrap.servers", &kafka.brokers)
         .set("group.id", &kafka.group)

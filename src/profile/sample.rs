@@ -2,8 +2,8 @@
 //!
 //! Which rows those are depends on the log alone: replaying gives the same sample, and the bottom
 //! k of a union is the bottom k of the parts' bottom k. Once k rows are known, a row above the
-//! k-th hash is not even looked at. The hash is keyed per topic, so that a sender who knows the
-//! scheme cannot place rows in the sample.
+//! k-th hash is not even looked at. The hash is keyed; the key is driftd's own constant for now, so what
+//! keeps a sender from placing rows in the sample is only that offsets are not his to choose.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
