@@ -43,6 +43,7 @@ pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
     Ok(Outcome {
         statistic,
         p_value: Some(p),
+        expected: None,
         effect,
         error_bound: None,
     })

@@ -38,6 +38,7 @@ pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
     Ok(Outcome {
         statistic: value.sqrt(),
         p_value: Some(p),
+        expected: None,
         effect,
         error_bound: None,
     })

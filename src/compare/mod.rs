@@ -17,8 +17,12 @@
 //! this order, for every test. Two sides that are constant and equal are an answer (statistic 0),
 //! not a reason.
 //!
-//! To add a test: a variant of `Test` with its name in `Test::ALL` and `Test::as_str`, a file
-//! beside the others, golden numbers under `tests/reference/`.
+//! - `expected` is what chance alone gives: distances over many bins are biased upwards by about
+//!   (bins - 1) / rows, and a limit on the plain statistic would cry wolf on every feature with many
+//!   levels. Where it is known, the effect is what goes beyond it.
+//!
+//! To add a test: a line in `tests!` below, a file beside the others, a line in `window` that calls
+//! it, golden numbers under `tests/reference/`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,54 +41,114 @@ pub mod rates;
 pub mod wasserstein;
 pub mod window;
 
-/// The tests, by the names they have in settings, SQL and JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Test {
-    /// Two-sample Kolmogorov-Smirnov.
-    Ks,
-    /// Chi-square test of homogeneity, no Yates correction.
-    Chi2,
-    /// Population stability index.
-    Psi,
-    /// Jensen-Shannon distance, base 2.
-    Js,
-    /// Wasserstein-1 distance, normed by the baseline's standard deviation for its effect.
-    Wasserstein,
-    /// Share of null or missing values against the baseline's.
-    NullRate,
-    /// Share of values that the baseline never held (unseen levels, out of range).
-    UnseenRate,
-    /// The learned score of the feature (see `decide::learned`).
-    Learned,
+/// Declares the tests once: variant, name and what they are for.
+macro_rules! tests {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $scope:ident;)*) => {
+        /// The tests, by the names they have in settings, SQL and JSON.
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        pub enum Test {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl Test {
+            /// Every test, in the order in which they are declared.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name, the same as in serialised form.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it is a test of.
+            pub fn scope(self) -> Scope {
+                match self { $(Self::$variant => Scope::$scope,)* }
+            }
+        }
+    };
 }
 
-impl Test {
-    /// Every test, in the order in which they are declared.
-    pub const ALL: [Self; 8] = [
-        Self::Ks,
-        Self::Chi2,
-        Self::Psi,
-        Self::Js,
-        Self::Wasserstein,
-        Self::NullRate,
-        Self::UnseenRate,
-        Self::Learned,
-    ];
+/// What a test is a test of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One numeric feature.
+    Numeric,
+    /// One categorical feature.
+    Categorical,
+    /// One feature of either kind.
+    Feature,
+    /// Many features together, on the row samples.
+    Joint,
+    /// The window as a whole.
+    Window,
+    /// One feature, against the baseline's own windows; `decide` has them.
+    History,
+}
 
-    /// The name, the same as in serialised form.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ks => "ks",
-            Self::Chi2 => "chi2",
-            Self::Psi => "psi",
-            Self::Js => "js",
-            Self::Wasserstein => "wasserstein",
-            Self::NullRate => "null_rate",
-            Self::UnseenRate => "unseen_rate",
-            Self::Learned => "learned",
-        }
-    }
+tests! {
+    /// Two-sample Kolmogorov-Smirnov.
+    Ks = "ks", Numeric;
+    /// Two-sample Cramér-von Mises.
+    Cvm = "cvm", Numeric;
+    /// Two-sample Anderson-Darling, midrank version.
+    Anderson = "anderson", Numeric;
+    /// Mann-Whitney U.
+    MannWhitney = "mann_whitney", Numeric;
+    /// Welch's t.
+    WelchT = "welch_t", Numeric;
+    /// Epps-Singleton, on the empirical characteristic functions.
+    EppsSingleton = "epps_singleton", Numeric;
+    /// Two-sample Kuiper.
+    Kuiper = "kuiper", Numeric;
+    /// Wasserstein-1 distance in the feature's own unit.
+    Wasserstein = "wasserstein", Numeric;
+    /// Wasserstein-1 distance in standard deviations of the baseline.
+    WassersteinNormed = "wasserstein_normed", Numeric;
+    /// Energy distance.
+    Energy = "energy", Numeric;
+    /// Population stability index.
+    Psi = "psi", Feature;
+    /// Jensen-Shannon distance, base 2.
+    Js = "js", Feature;
+    /// Kullback-Leibler divergence of the window from the reference, natural logarithm.
+    Kl = "kl", Feature;
+    /// Hellinger distance.
+    Hellinger = "hellinger", Feature;
+    /// Total variation distance.
+    Tv = "tv", Feature;
+    /// Largest difference of the shares of one bin.
+    Linf = "linf", Feature;
+    /// Chi-square test of homogeneity, no Yates correction.
+    Chi2 = "chi2", Categorical;
+    /// The same with Yates' correction where there are two levels.
+    Chi2Yates = "chi2_yates", Categorical;
+    /// Likelihood-ratio (G) test of homogeneity.
+    G = "g", Categorical;
+    /// Fisher's exact test, for two levels.
+    Fisher = "fisher", Categorical;
+    /// Cramér's V.
+    CramersV = "cramers_v", Categorical;
+    /// Share of rows without a usable value.
+    NullRate = "null_rate", Feature;
+    /// Share of rows that lack the field.
+    MissingRate = "missing_rate", Feature;
+    /// Share of rows whose value cannot be read as what the feature is.
+    TypeErrors = "type_errors", Feature;
+    /// Share of values with a level that the baseline never held.
+    UnseenRate = "unseen_rate", Categorical;
+    /// Share of values beyond the baseline's range.
+    OutOfRange = "out_of_range", Numeric;
+    /// Rows of the window against the baseline's windows.
+    RowVolume = "row_volume", Window;
+    /// Maximum mean discrepancy.
+    Mmd = "mmd", Joint;
+    /// Area under the curve of a classifier that tells the two sides apart.
+    DomainClassifier = "domain_classifier", Joint;
+    /// Reconstruction error by the baseline's principal components.
+    PcaReconstruction = "pca_reconstruction", Joint;
+    /// The learned score of the feature (see `decide::learned`).
+    Learned = "learned", History;
 }
 
 impl fmt::Display for Test {
@@ -98,7 +162,8 @@ impl FromStr for Test {
 
     fn from_str(name: &str) -> Result<Self, Error> {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|test| test.as_str() == name)
             .ok_or_else(|| Error::UnknownTest(name.to_owned()))
     }
@@ -108,8 +173,13 @@ impl FromStr for Test {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No test has this name.
-    #[error("no test is called `{0}`; there are: {all}", all = Test::ALL.map(Test::as_str).join(", "))]
+    #[error("no test is called `{0}`; there are: {all}", all = names())]
     UnknownTest(String),
+}
+
+fn names() -> String {
+    let names: Vec<&str> = Test::ALL.iter().map(|test| test.as_str()).collect();
+    names.join(", ")
 }
 
 /// What a test found. See the module for what the fields promise.
@@ -119,6 +189,8 @@ pub struct Outcome {
     pub statistic: f64,
     /// Probability of it without drift and with independent rows; `None` where no law is known.
     pub p_value: Option<f64>,
+    /// Expectation of the statistic without drift at these numbers of rows, where it is known.
+    pub expected: Option<f64>,
     /// Distance on a scale that does not depend on the number of rows; at least 0.
     pub effect: f64,
     /// How much the statistic of the full data may exceed `statistic`; `None` means exact.
@@ -131,6 +203,7 @@ impl Outcome {
         Self {
             statistic,
             p_value,
+            expected: None,
             effect: statistic,
             error_bound: None,
         }
@@ -151,6 +224,10 @@ pub enum Reason {
     NotFinite,
     /// The two sides were not counted on the same bins.
     DifferentBins,
+    /// The test is one for two levels, and there are more.
+    NotTwoLevels,
+    /// The rows that the test needs as they were are not kept.
+    NoSample,
 }
 
 impl Reason {
@@ -162,6 +239,8 @@ impl Reason {
             Self::NoReference => "no_reference",
             Self::NotFinite => "not_finite",
             Self::DifferentBins => "different_bins",
+            Self::NotTwoLevels => "not_two_levels",
+            Self::NoSample => "no_sample",
         }
     }
 }
@@ -209,7 +288,7 @@ mod tests {
     fn names_agree_with_serialised_form_and_parse_back() {
         for test in Test::ALL {
             assert_eq!(serde_json::to_value(test).unwrap(), test.as_str());
-            assert_eq!(test.as_str().parse::<Test>(), Ok(test));
+            assert_eq!(test.as_str().parse::<Test>(), Ok(*test));
         }
         let error = "kss".parse::<Test>().unwrap_err().to_string();
         assert!(
@@ -220,13 +299,17 @@ mod tests {
 
     #[test]
     fn reasons_agree_with_serialised_form() {
-        use Reason::{DifferentBins, NoReference, NoVariance, NotFinite, TooFewRows};
+        use Reason::{
+            DifferentBins, NoReference, NoSample, NoVariance, NotFinite, NotTwoLevels, TooFewRows,
+        };
         for reason in [
             TooFewRows,
             NoVariance,
             NoReference,
             NotFinite,
             DifferentBins,
+            NotTwoLevels,
+            NoSample,
         ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }

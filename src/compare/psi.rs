@@ -39,6 +39,7 @@ pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
     Ok(Outcome {
         statistic,
         p_value: Some(p),
+        expected: None,
         effect,
         error_bound: None,
     })

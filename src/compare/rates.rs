@@ -58,6 +58,7 @@ fn rate((hits, rows): (u64, u64), (window_hits, window_rows): (u64, u64)) -> Ans
     Ok(Outcome {
         statistic: now,
         p_value: Some(p),
+        expected: None,
         effect,
         error_bound: None,
     })

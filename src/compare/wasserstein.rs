@@ -120,6 +120,7 @@ fn outcome(statistic: f64, error_bound: Option<f64>, scale: f64) -> Answer {
     Ok(Outcome {
         statistic,
         p_value: None,
+        expected: None,
         effect,
         error_bound,
     })

@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 
 use super::wasserstein::BinSum;
-use super::{Answer, Reason, Test, adjust, chi2, js, ks, psi, rates, wasserstein};
+use super::{Answer, Reason, Scope, Test, adjust, chi2, js, ks, psi, rates, wasserstein};
 use crate::profile::coarse;
 use crate::profile::sample::OWN_COLUMNS;
 use crate::profile::{Bins, Feature, FeatureLayout, Grid, Layout, Numeric, Profile, Values};
@@ -129,11 +129,11 @@ impl Reference {
 
     fn is_for(&self, i: usize, test: Test) -> bool {
         let numeric = self.layout.features[i].kind.is_numeric();
-        match test {
-            Test::Ks | Test::Wasserstein => numeric,
-            Test::Chi2 => !numeric,
-            Test::Psi | Test::Js | Test::NullRate | Test::UnseenRate => true,
-            Test::Learned => false, // scored by `decide`, which has the history
+        match test.scope() {
+            Scope::Numeric => numeric,
+            Scope::Categorical => !numeric,
+            Scope::Feature => true,
+            Scope::Joint | Scope::Window | Scope::History => false,
         }
     }
 
@@ -177,7 +177,7 @@ impl Reference {
                 count(feature),
             ),
             Test::Ks | Test::Wasserstein => on_numbers(test, layout, reference, feature, exact),
-            Test::Learned => Err(Reason::NoReference),
+            _ => Err(Reason::NoReference),
         }
     }
 }

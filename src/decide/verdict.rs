@@ -320,6 +320,7 @@ impl Judge {
                 Ok(Outcome {
                     statistic: z,
                     p_value: None,
+                    expected: None,
                     effect,
                     error_bound: None,
                 })

@@ -32,7 +32,7 @@ pub(in crate::settings) fn default_effect(test: Test) -> f64 {
         Test::Psi => 0.2,
         Test::NullRate => 0.05,
         Test::UnseenRate => 0.01,
-        Test::Ks | Test::Chi2 | Test::Js | Test::Wasserstein | Test::Learned => 0.1,
+        _ => 0.1,
     }
 }
 
