@@ -18,7 +18,7 @@
 
 use std::f64::consts::PI;
 
-use super::merge::{not_empty, ties};
+use super::merge::{larger, not_empty, sweep};
 use super::{Answer, Outcome, totals};
 
 /// The test on all rows; both slices ascending.
@@ -27,16 +27,18 @@ use super::{Answer, Outcome, totals};
 /// [`super::Reason::NoReference`] or [`super::Reason::TooFewRows`] for an empty side.
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
     not_empty(reference_sorted, window_sorted)?;
-    let (n, m) = (reference_sorted.len() as u128, window_sorted.len() as u128);
-    let (mut above, mut below) = (0_u128, 0_u128);
-    for tie in ties(reference_sorted, window_sorted) {
-        let left = (tie.reference_below + tie.reference) as u128 * m;
-        let right = (tie.window_below + tie.window) as u128 * n;
-        above = above.max(left.saturating_sub(right));
-        below = below.max(right.saturating_sub(left));
-    }
-    let (n, m) = (n as f64, m as f64);
-    let statistic = (above + below) as f64 / n / m;
+    let (n, m) = (reference_sorted.len() as f64, window_sorted.len() as f64);
+    let (above, below) = sweep(
+        (reference_sorted, window_sorted),
+        (m, n),
+        (0.0_f64, 0.0_f64),
+        |most, from, to, gap| {
+            let gap = f64::from(to > from) * gap;
+            (larger(gap, most.0), larger(-gap, most.1))
+        },
+        |a, b| (a.0.max(b.0), a.1.max(b.1)),
+    );
+    let statistic = (above + below) / n / m;
     Ok(Outcome::plain(statistic, Some(tail(statistic, n, m))))
 }
 

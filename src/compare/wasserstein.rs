@@ -19,7 +19,7 @@
 //! [`normed`] is the same test with the effect for its statistic. Other packages put a floor under the
 //! deviation (Evidently: 0.001), so that features in small units never drift; here there is none.
 
-use super::merge::not_empty;
+use super::merge::{not_empty, sweep};
 use super::{Answer, Outcome, Reason};
 
 /// The distance on all rows; both slices ascending; `scale` is the baseline's standard deviation.
@@ -29,7 +29,7 @@ use super::{Answer, Outcome, Reason};
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64], scale: f64) -> Answer {
     not_empty(reference_sorted, window_sorted)?;
     let (left, right) = Finite::matched(reference_sorted, window_sorted)?;
-    let (n, m) = (reference_sorted.len() as u64, window_sorted.len() as u64);
+    let (n, m) = (reference_sorted.len(), window_sorted.len());
     outcome(area(&left, &right, n, m)?, None, scale)
 }
 
@@ -95,28 +95,20 @@ impl<'a> Finite<'a> {
 }
 
 /// Walks both sides in ascending order; between two neighbours F - G is constant.
-fn area(left: &Finite<'_>, right: &Finite<'_>, n: u64, m: u64) -> Result<f64, Reason> {
+fn area(left: &Finite<'_>, right: &Finite<'_>, n: usize, m: usize) -> Result<f64, Reason> {
     let unit = safe_unit(left.largest().max(right.largest()));
-    let (mut i, mut j, mut sum) = (0, 0, 0.0);
-    let mut at = f64::NAN;
-    loop {
-        let next = match (left.values.get(i), right.values.get(j)) {
-            (Some(&a), Some(&b)) => a.min(b),
-            (Some(&a), None) | (None, Some(&a)) => a,
-            (None, None) => break,
-        };
-        if next > at {
-            let gap = ((left.below + i) as u128 * u128::from(m))
-                .abs_diff((right.below + j) as u128 * u128::from(n));
-            sum += (next * unit - at * unit) * (gap as f64 / (n as f64 * m as f64));
-        }
-        at = next;
-        i += usize::from(left.values.get(i).is_some_and(|&value| value <= next));
-        j += usize::from(right.values.get(j).is_some_and(|&value| value <= next));
-        if next.is_nan() {
-            return Err(Reason::NotFinite); // promised never to come in; must not hang if it does
-        }
-    }
+    let (n, m) = (n as f64, m as f64);
+    let (start, share) = (
+        left.below as f64 * m - right.below as f64 * n,
+        1.0 / (n * m),
+    );
+    let sum = sweep(
+        (left.values, right.values),
+        (m, n),
+        0.0,
+        |sum, from, to, gap| sum + (to * unit - from * unit) * ((gap + start).abs() * share),
+        |a, b| a + b,
+    );
     finite(sum / unit)
 }
 
