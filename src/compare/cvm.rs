@@ -230,15 +230,12 @@ fn joined(left: &[(f64, f64)], right: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut all = Vec::with_capacity(left.len() + right.len());
     let (mut i, mut j) = (0, 0);
     while let (Some(a), Some(b)) = (left.get(i), right.get(j)) {
-        let equal = f64::from(u8::from(a.0 >= b.0 && a.0 <= b.0));
-        if a.0 <= b.0 {
-            all.push((a.0, a.1 + equal * b.1));
-            i += 1;
-            j += usize::from(equal > 0.0);
-        } else {
-            all.push(*b);
-            j += 1;
-        }
+        let order = a.0.total_cmp(&b.0);
+        let (mine, other) = (order.is_le(), order.is_ge());
+        let count = if mine { a.1 } else { 0.0 } + if other { b.1 } else { 0.0 };
+        all.push((if mine { a.0 } else { b.0 }, count));
+        i += usize::from(mine);
+        j += usize::from(other);
     }
     all.extend_from_slice(&left[i..]);
     all.extend_from_slice(&right[j..]);

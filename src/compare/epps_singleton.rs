@@ -220,8 +220,9 @@ fn rotate(matrix: &mut [[f64; SIZE]; SIZE], vector: &mut [f64; SIZE], p: usize, 
     for row in matrix.iter_mut() {
         (row[p], row[q]) = turn(row[p], row[q]);
     }
-    for k in 0..SIZE {
-        (matrix[p][k], matrix[q][k]) = turn(matrix[p][k], matrix[q][k]);
+    let (upper, lower) = (matrix[p], matrix[q]);
+    for (k, (x, y)) in upper.into_iter().zip(lower).enumerate() {
+        (matrix[p][k], matrix[q][k]) = turn(x, y);
     }
     (vector[p], vector[q]) = turn(vector[p], vector[q]);
 }

@@ -13,8 +13,10 @@
 //! **Assumes** independent rows and a continuous distribution; with ties p is too large rather than too
 //! small. Infinities are values like any other.
 //!
-//! **Small samples**: one row a side gives V 0 or 1; p is approximate below about 20 rows a side (at 1
-//! against 1 it is 0.55 for V = 1, which is certain). **Not for** labels without an order.
+//! **Small samples**: one row a side gives V 0 or 1. The law is a limit, and V takes few values: simulated,
+//! p is at most 0.05 in 7.2 % of cases for 10 rows against 10, 3.6 % for 30 against 20, 4.2 % for 200
+//! against 150, 5.2 % for 1000 against 1000. (`astropy.stats.kuiper_two` has the same V and another
+//! approximation of p, which turns negative far out.) **Not for** labels without an order.
 
 use std::f64::consts::PI;
 

@@ -1,5 +1,5 @@
-//! Upper tails of two infinite sums of squares, `Q = sum of Z_j^2 / w_j` with standard normal Z_j:
-//! the limiting laws of Cramér-von Mises (`w_j = pi^2 j^2`) and of Anderson-Darling
+//! Upper tails of two infinite sums of squares, `Q = sum of Z_j^2 / w_j` with standard normal
+//! `Z_j`: the limiting laws of Cramér-von Mises (`w_j = pi^2 j^2`) and of Anderson-Darling
 //! (`w_j = j (j + 1)`).
 //!
 //! By Smirnov's inversion (N. Smirnov 1937), with `D(y)` the product of `1 - y / w_j`:
