@@ -18,10 +18,11 @@
 //!
 //! **Assumes** independent rows. Ties are no trouble as long as five values or so are left.
 //!
-//! **Small samples and edges**: fewer than 5 rows on a side are too few. Where more than half of all rows
-//! share one value, sigma is 0, and where there are fewer than five distinct values, S is singular: both
-//! are [`Reason::NoVariance`], unless the mean g are equal: then W = 0 and p = 1. (scipy takes a
-//! pseudo-inverse there, and guesses the degrees of freedom from rounding errors.) Infinite values have
+//! **Small samples and edges**: fewer than 5 rows on a side are too few. Where half of all rows or more
+//! share one value, sigma may be 0: [`Reason::NoVariance`], unless all rows do. Where there are fewer than
+//! five distinct values S is singular: [`Reason::NoVariance`] too, unless the mean g are equal; then
+//! W = 0 and p = 1. (scipy takes a pseudo-inverse there, and guesses the degrees of freedom from
+//! rounding errors.) Infinite values have
 //! no cosine ([`Reason::NotFinite`]). x is taken from a middle value, which changes nothing but rounding:
 //! 1e9 + small keeps its digits, where scipy loses them. **Not for** heavy tails: a cosine does not tell
 //! far from farther.

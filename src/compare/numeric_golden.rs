@@ -1,12 +1,13 @@
 //! The tests of numbers against `tests/reference/numeric.json`, which holds the answers of scipy and
 //! astropy, and tails of laws computed with many digits.
 
+use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::law::{quadratic, student};
 use super::{
-    Answer, anderson, cvm, energy, epps_singleton, kuiper, mann_whitney, out_of_range, wasserstein,
-    welch_t,
+    Answer, Outcome, Reason, anderson, cvm, energy, epps_singleton, ks, kuiper, mann_whitney,
+    out_of_range, wasserstein, welch_t,
 };
 
 #[derive(Deserialize)]
@@ -273,3 +274,93 @@ fn orders_of_a_few_rows_among_many() {
         near(&what, outcome.p_value.unwrap(), case.p, 1e-10, 0.0);
     }
 }
+
+/// Where Epps-Singleton stands among the answers.
+const EPPS_SINGLETON: usize = 5;
+
+/// Every test on the same two sides.
+fn answers(reference: &[f64], window: &[f64], scale: f64) -> Vec<Answer> {
+    let plain = wasserstein::exact(reference, window, scale);
+    vec![
+        ks::exact(reference, window),
+        cvm::exact(reference, window),
+        anderson::exact(reference, window),
+        mann_whitney::exact(reference, window),
+        welch_t::exact(reference, window),
+        epps_singleton::exact(reference, window),
+        kuiper::exact(reference, window),
+        energy::exact(reference, window, scale),
+        plain,
+        wasserstein::normed(plain, scale),
+    ]
+}
+
+fn is_sound(outcome: &Outcome) -> bool {
+    let at_least_nothing = |x: Option<f64>| x.is_none_or(|x| x.is_finite() && x >= 0.0);
+    outcome.statistic.is_finite()
+        && at_least_nothing(Some(outcome.effect))
+        && at_least_nothing(outcome.error_bound)
+        && outcome.expected.is_none_or(f64::is_finite)
+        && outcome.p_value.is_none_or(|p| (0.0..=1.0).contains(&p))
+}
+
+proptest! {
+    #[test]
+    fn no_test_panics_or_answers_what_is_no_number(
+        mut reference in prop::collection::vec(prop::sample::select(ODD.to_vec()), 0..40),
+        mut window in prop::collection::vec(prop::sample::select(ODD.to_vec()), 0..40),
+        scale in prop::sample::select(vec![0.0, 5e-324, 1.0, 1e308]),
+    ) {
+        reference.sort_by(f64::total_cmp);
+        window.sort_by(f64::total_cmp);
+        for answer in answers(&reference, &window, scale).into_iter().flatten() {
+            prop_assert!(is_sound(&answer), "{answer:?}");
+        }
+        for (i, answer) in answers(&reference, &reference, scale).into_iter().enumerate() {
+            match answer {
+                Ok(same) => prop_assert!(same.effect < 1e-7 && same.p_value.is_none_or(|p| p > 0.2)),
+                // Epps-Singleton needs quartiles that differ, whatever the sides.
+                Err(reason) => {
+                    let may = reason != Reason::NoVariance || i == EPPS_SINGLETON;
+                    prop_assert!(may, "equal sides need no scale: {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_grid_panics_or_answers_what_is_no_number(
+        bins in prop::collection::vec((prop::sample::select(COUNTS.to_vec()), prop::sample::select(COUNTS.to_vec())), 0..12),
+    ) {
+        let (reference, window): (Vec<u64>, Vec<u64>) = bins.into_iter().unzip();
+        let answers = [
+            ks::grid(&reference, &window),
+            cvm::grid(&reference, &window),
+            anderson::grid(&reference, &window),
+            mann_whitney::grid(&reference, &window),
+            kuiper::grid(&reference, &window),
+        ];
+        for answer in answers.into_iter().flatten() {
+            prop_assert!(is_sound(&answer), "{answer:?}");
+        }
+    }
+}
+
+const ODD: [f64; 14] = [
+    f64::NEG_INFINITY,
+    f64::MIN,
+    -1e308,
+    -1.0,
+    -5e-324,
+    -0.0,
+    0.0,
+    5e-324,
+    1e-310,
+    1.0,
+    1.0 + f64::EPSILON,
+    9_007_199_254_740_993.0,
+    f64::MAX,
+    f64::INFINITY,
+];
+
+const COUNTS: [u64; 6] = [0, 1, 2, 1000, 1 << 53, u64::MAX];
