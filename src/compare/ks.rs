@@ -19,7 +19,8 @@
 //! order, nor for tails: a change of the last percent moves D by at most 0.01.
 
 use super::law::{kolmogorov, smirnov};
-use super::{Answer, Outcome, Reason, totals};
+use super::merge::{larger, not_empty, sweep};
+use super::{Answer, Outcome, totals};
 
 /// Up to this many rows on both sides p is exact.
 const EXACT_ROWS: u64 = 10_000;
@@ -27,45 +28,41 @@ const EXACT_ROWS: u64 = 10_000;
 /// The test on all rows; both slices ascending.
 ///
 /// # Errors
-/// [`Reason::NoReference`] or [`Reason::TooFewRows`] for an empty side.
+/// [`super::Reason::NoReference`] or [`super::Reason::TooFewRows`] for an empty side.
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
-    if reference_sorted.is_empty() {
-        return Err(Reason::NoReference);
-    }
-    if window_sorted.is_empty() {
-        return Err(Reason::TooFewRows);
-    }
+    not_empty(reference_sorted, window_sorted)?;
     let (m, n) = (reference_sorted.len() as u64, window_sorted.len() as u64);
     let g = smirnov::gcd(m, n);
     let h = largest_gap(reference_sorted, window_sorted, m / g, n / g);
     // D = h / lcm(m, n), and lcm = m (n / g) may not fit 64 bits.
-    let statistic = h as f64 / (m as f64 * (n / g) as f64);
+    let statistic = h / (m as f64 * (n / g) as f64);
     let p = if m.max(n) <= EXACT_ROWS {
-        smirnov::sf(m, n, u64::try_from(h).unwrap_or(u64::MAX))
+        smirnov::sf(m, n, whole(h))
     } else {
         asymptotic(m as f64, n as f64, statistic)
     };
     Ok(Outcome::plain(statistic, Some(p)))
 }
 
-/// `max |i n' - j m'|` after each distinct value, i and j the rows up to it on both sides.
-fn largest_gap(reference: &[f64], window: &[f64], m: u64, n: u64) -> u128 {
-    let (mut i, mut j, mut largest) = (0, 0, 0);
-    while i < reference.len() && j < window.len() {
-        let value = reference[i].min(window[j]);
-        while i < reference.len() && reference[i] <= value {
-            i += 1;
-        }
-        while j < window.len() && window[j] <= value {
-            j += 1;
-        }
-        let (left, right) = (i as u128 * u128::from(n), j as u128 * u128::from(m));
-        largest = left.abs_diff(right).max(largest);
-        if value.is_nan() {
-            break; // promised never to come in; must not hang if it does
-        }
-    }
-    largest
+/// `max |i n' - j m'|` after each distinct value, i and j the rows up to it on both sides: a whole
+/// number, without rounding up to 2^53.
+fn largest_gap(reference: &[f64], window: &[f64], m: u64, n: u64) -> f64 {
+    sweep(
+        (reference, window),
+        (n as f64, m as f64),
+        0.0_f64,
+        |largest, from, to, gap| larger(f64::from(to > from) * gap.abs(), largest),
+        f64::max,
+    )
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a whole number of at most 10,000 squared"
+)]
+fn whole(h: f64) -> u64 {
+    h as u64
 }
 
 fn asymptotic(m: f64, n: f64, statistic: f64) -> f64 {
@@ -92,7 +89,7 @@ fn asymptotic(m: f64, n: f64, statistic: f64) -> f64 {
 /// too small.
 ///
 /// # Errors
-/// [`Reason::DifferentBins`], [`Reason::NoReference`], [`Reason::TooFewRows`].
+/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`], [`super::Reason::TooFewRows`].
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
     let (m, n) = totals(reference, window)?;
     let (mut below, mut other_below) = (0_u64, 0_u64);
@@ -119,6 +116,7 @@ pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::Reason;
     use proptest::prelude::*;
 
     #[test]

@@ -30,15 +30,26 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub mod adjust;
+pub mod anderson;
 pub mod chi2;
+pub mod cvm;
+pub mod energy;
+pub mod epps_singleton;
 #[cfg(test)]
 mod golden;
 pub mod js;
 pub mod ks;
+pub mod kuiper;
 pub mod law;
+pub mod mann_whitney;
+mod merge;
+#[cfg(test)]
+mod numeric_golden;
+pub mod out_of_range;
 pub mod psi;
 pub mod rates;
 pub mod wasserstein;
+pub mod welch_t;
 pub mod window;
 
 /// Declares the tests once: variant, name and what they are for.

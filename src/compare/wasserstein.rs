@@ -15,7 +15,11 @@
 //! shares differ the distance is infinite ([`Reason::NotFinite`]), as where it leaves the range of
 //! floats. **Not for** features whose standard deviation is ruled by a few rows: one row at 1e12
 //! moves the distance and hides all else in the effect.
+//!
+//! [`normed`] is the same test with the effect for its statistic. Other packages put a floor under the
+//! deviation (Evidently: 0.001), so that features in small units never drift; here there is none.
 
+use super::merge::{not_empty, sweep};
 use super::{Answer, Outcome, Reason};
 
 /// The distance on all rows; both slices ascending; `scale` is the baseline's standard deviation.
@@ -23,26 +27,37 @@ use super::{Answer, Outcome, Reason};
 /// # Errors
 /// [`Reason::NoReference`], [`Reason::TooFewRows`], [`Reason::NoVariance`], [`Reason::NotFinite`].
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64], scale: f64) -> Answer {
-    if reference_sorted.is_empty() {
-        return Err(Reason::NoReference);
-    }
-    if window_sorted.is_empty() {
-        return Err(Reason::TooFewRows);
-    }
-    let (left, right) = (Finite::of(reference_sorted), Finite::of(window_sorted));
-    let (n, m) = (reference_sorted.len() as u128, window_sorted.len() as u128);
-    if left.below as u128 * m != right.below as u128 * n
-        || left.above as u128 * m != right.above as u128 * n
-    {
-        return Err(Reason::NotFinite);
-    }
+    not_empty(reference_sorted, window_sorted)?;
+    let (left, right) = Finite::matched(reference_sorted, window_sorted)?;
+    let (n, m) = (reference_sorted.len(), window_sorted.len());
     outcome(area(&left, &right, n, m)?, None, scale)
 }
 
+/// Either answer with the distance, and the bound, in standard deviations of the reference; `scale` is
+/// the one it was made with, of divisor n. Where the sides agree it is 0, whatever the scale. A grid of a
+/// reference that does not vary, in which they may agree or not, has no answer.
+///
+/// # Errors
+/// Those of the answer, [`Reason::NoVariance`], [`Reason::NotFinite`].
+pub fn normed(answer: Answer, scale: f64) -> Answer {
+    let plain = answer?;
+    let error_bound = match plain.error_bound {
+        Some(bound) if bound <= 0.0 => Some(0.0),
+        Some(bound) if scale > 0.0 => Some(finite(bound / scale)?),
+        Some(_) => return Err(Reason::NoVariance),
+        None => None,
+    };
+    Ok(Outcome {
+        statistic: plain.effect,
+        error_bound,
+        ..plain
+    })
+}
+
 /// The finite middle of a sorted side, and how many infinities stand on either end.
-struct Finite<'a> {
-    values: &'a [f64],
-    below: usize,
+pub(super) struct Finite<'a> {
+    pub(super) values: &'a [f64],
+    pub(super) below: usize,
     above: usize,
 }
 
@@ -59,7 +74,19 @@ impl<'a> Finite<'a> {
         }
     }
 
-    fn largest(&self) -> f64 {
+    /// Both sides, where the shares of their infinities are equal.
+    pub(super) fn matched(reference: &'a [f64], window: &'a [f64]) -> Result<(Self, Self), Reason> {
+        let (left, right) = (Self::of(reference), Self::of(window));
+        let (n, m) = (reference.len() as u128, window.len() as u128);
+        if left.below as u128 * m != right.below as u128 * n
+            || left.above as u128 * m != right.above as u128 * n
+        {
+            return Err(Reason::NotFinite);
+        }
+        Ok((left, right))
+    }
+
+    pub(super) fn largest(&self) -> f64 {
         let ends = [self.values.first(), self.values.last()];
         ends.into_iter()
             .flatten()
@@ -68,32 +95,25 @@ impl<'a> Finite<'a> {
 }
 
 /// Walks both sides in ascending order; between two neighbours F - G is constant.
-fn area(left: &Finite<'_>, right: &Finite<'_>, n: u128, m: u128) -> Result<f64, Reason> {
+fn area(left: &Finite<'_>, right: &Finite<'_>, n: usize, m: usize) -> Result<f64, Reason> {
     let unit = safe_unit(left.largest().max(right.largest()));
-    let (mut i, mut j, mut sum) = (0, 0, 0.0);
-    let mut at = f64::NAN;
-    loop {
-        let next = match (left.values.get(i), right.values.get(j)) {
-            (Some(&a), Some(&b)) => a.min(b),
-            (Some(&a), None) | (None, Some(&a)) => a,
-            (None, None) => break,
-        };
-        if next > at {
-            let gap = ((left.below + i) as u128 * m).abs_diff((right.below + j) as u128 * n);
-            sum += (next * unit - at * unit) * (gap as f64 / (n as f64 * m as f64));
-        }
-        at = next;
-        i += usize::from(left.values.get(i).is_some_and(|&value| value <= next));
-        j += usize::from(right.values.get(j).is_some_and(|&value| value <= next));
-        if next.is_nan() {
-            return Err(Reason::NotFinite); // promised never to come in; must not hang if it does
-        }
-    }
+    let (n, m) = (n as f64, m as f64);
+    let (start, share) = (
+        left.below as f64 * m - right.below as f64 * n,
+        1.0 / (n * m),
+    );
+    let sum = sweep(
+        (left.values, right.values),
+        (m, n),
+        0.0,
+        |sum, from, to, gap| sum + (to * unit - from * unit) * ((gap + start).abs() * share),
+        |a, b| a + b,
+    );
     finite(sum / unit)
 }
 
 /// A power of two by which values are multiplied so that their differences stay in range.
-fn safe_unit(largest: f64) -> f64 {
+pub(super) fn safe_unit(largest: f64) -> f64 {
     if largest > 1e300 {
         2.0_f64.powi(-64)
     } else {
@@ -162,6 +182,27 @@ pub fn grid(
     range: (f64, f64),
     scale: f64,
 ) -> Answer {
+    let (bins, unit) = bins(cuts, reference, window, range)?;
+    let (mut low, mut high) = (0.0, 0.0);
+    for bin in &bins {
+        low += bin.signed_area().abs();
+        high += bin.most();
+    }
+    let statistic = finite(low / unit)?;
+    outcome(
+        statistic,
+        Some(finite((high - low).max(0.0) / unit)?),
+        scale,
+    )
+}
+
+/// The bins of a grid in order, values multiplied by the unit that is given back.
+pub(super) fn bins(
+    cuts: &[f64],
+    reference: &[BinSum],
+    window: &[BinSum],
+    range: (f64, f64),
+) -> Result<(Vec<Bin>, f64), Reason> {
     if reference.len() != window.len() || reference.len() != cuts.len() + 1 {
         return Err(Reason::DifferentBins);
     }
@@ -181,9 +222,9 @@ pub fn grid(
     if !(largest.is_finite() && range.0 <= range.1) {
         return Err(Reason::NotFinite);
     }
-    let unit = safe_unit(largest);
-    let (mut low, mut high, mut start) = (0.0, 0.0, 0.0);
-    for (index, (left, right)) in reference.iter().zip(window).enumerate() {
+    let (unit, mut start) = (safe_unit(largest), 0.0);
+    let bins = reference.iter().zip(window).enumerate();
+    let bins = bins.map(|(index, (left, right))| {
         let edges = edges(cuts, range, index).map(|edge| edge * unit);
         let bin = Bin {
             edges,
@@ -192,15 +233,9 @@ pub fn grid(
             window: Part::of(right, m, edges, unit),
         };
         start = bin.end();
-        low += bin.signed_area().abs();
-        high += bin.most();
-    }
-    let statistic = finite(low / unit)?;
-    outcome(
-        statistic,
-        Some(finite((high - low).max(0.0) / unit)?),
-        scale,
-    )
+        bin
+    });
+    Ok((bins.collect(), unit))
 }
 
 /// Start and end of a bin; the outermost ones reach as far as there are values.
@@ -238,7 +273,8 @@ impl Part {
     }
 }
 
-struct Bin {
+/// One bin of both sides.
+pub(super) struct Bin {
     edges: [f64; 2],
     /// F - G at the start.
     start: f64,
@@ -251,14 +287,23 @@ impl Bin {
         self.start + self.reference.share - self.window.share
     }
 
-    fn signed_area(&self) -> f64 {
+    pub(super) fn width(&self) -> f64 {
+        self.edges[1] - self.edges[0]
+    }
+
+    /// The largest |F - G| that there can be.
+    pub(super) fn highest(&self) -> f64 {
+        (self.start + self.reference.share).max(self.window.share - self.start)
+    }
+
+    pub(super) fn signed_area(&self) -> f64 {
         let [a, b] = self.edges;
         self.start * (b - a) + self.reference.share * (b - self.reference.mean)
             - self.window.share * (b - self.window.mean)
     }
 
     /// The largest area that |F - G| can have.
-    fn most(&self) -> f64 {
+    pub(super) fn most(&self) -> f64 {
         let area = self.signed_area();
         let positive = self.positive(self.reference, self.window, 1.0);
         let negative = self.positive(self.window, self.reference, -1.0);
@@ -283,6 +328,29 @@ impl Bin {
             falling.mean - a,
         ))
     }
+}
+
+/// Bins and range of both sides, for tests of grids; everything ascending.
+#[cfg(test)]
+pub(super) fn bin_up(
+    reference: &[f64],
+    window: &[f64],
+    cuts: &[f64],
+) -> (Vec<BinSum>, Vec<BinSum>, (f64, f64)) {
+    let sums = |values: &[f64]| {
+        let mut bins = vec![BinSum::default(); cuts.len() + 1];
+        for value in values {
+            let bin = &mut bins[cuts.partition_point(|cut| cut <= value)];
+            *bin = BinSum {
+                count: bin.count + 1,
+                sum: bin.sum + value,
+            };
+        }
+        bins
+    };
+    let least = reference[0].min(window[0]);
+    let greatest = reference[reference.len() - 1].max(window[window.len() - 1]);
+    (sums(reference), sums(window), (least, greatest))
 }
 
 #[cfg(test)]
@@ -332,6 +400,25 @@ mod tests {
     }
 
     #[test]
+    fn the_normed_distance_is_the_effect_and_has_no_floor() {
+        let small = exact(&[0.0, 2e-9], &[4e-9, 4e-9], 1e-9);
+        let outcome = normed(small, 1e-9).unwrap();
+        assert!((outcome.statistic - 3.0).abs() < 1e-12 && outcome.error_bound.is_none());
+        assert!((outcome.effect - outcome.statistic).abs() < 1e-300);
+        let equal = normed(exact(&[7.0; 5], &[7.0; 3], 0.0), 0.0).unwrap();
+        assert!(equal.statistic.abs() < 1e-300);
+        let unequal = exact(&[7.0; 5], &[8.0; 3], 0.0);
+        assert_eq!(normed(unequal, 0.0), Err(Reason::NoVariance));
+        assert_eq!(normed(Err(Reason::NotFinite), 1.0), Err(Reason::NotFinite));
+        let full = [BinSum { count: 2, sum: 1.0 }, BinSum { count: 1, sum: 2.0 }];
+        let plain = grid(&[1.0], &full, &full, (0.0, 2.0), 4.0);
+        let halved = normed(plain, 4.0).unwrap().error_bound.unwrap();
+        assert!((halved * 4.0 - plain.unwrap().error_bound.unwrap()).abs() < 1e-12);
+        let unscaled = grid(&[1.0], &full, &full, (0.0, 2.0), 0.0);
+        assert_eq!(normed(unscaled, 0.0), Err(Reason::NoVariance));
+    }
+
+    #[test]
     fn a_grid_has_its_edges_too() {
         let empty = [BinSum::default(); 2];
         let full = [BinSum { count: 2, sum: 1.0 }, BinSum { count: 1, sum: 2.0 }];
@@ -365,18 +452,9 @@ mod tests {
             reference.sort_by(f64::total_cmp);
             window.sort_by(f64::total_cmp);
             cuts.sort_by(f64::total_cmp);
-            let sums = |values: &[f64]| {
-                let mut bins = vec![BinSum::default(); cuts.len() + 1];
-                for value in values {
-                    let bin = &mut bins[cuts.partition_point(|cut| cut <= value)];
-                    *bin = BinSum { count: bin.count + 1, sum: bin.sum + value };
-                }
-                bins
-            };
-            let least = reference[0].min(window[0]);
-            let greatest = reference[reference.len() - 1].max(window[window.len() - 1]);
+            let (left, right, range) = bin_up(&reference, &window, &cuts);
             let truth = exact(&reference, &window, 1.0).unwrap().statistic;
-            let bins = grid(&cuts, &sums(&reference), &sums(&window), (least, greatest), 1.0).unwrap();
+            let bins = grid(&cuts, &left, &right, range, 1.0).unwrap();
             prop_assert!(bins.statistic <= truth + 1e-9);
             prop_assert!(truth <= bins.statistic + bins.error_bound.unwrap() + 1e-9);
         }

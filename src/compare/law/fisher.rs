@@ -32,6 +32,17 @@ pub fn two_sided(hits: u64, rows: u64, other_hits: u64, other_rows: u64) -> f64 
     sum.min(1.0)
 }
 
+/// `ln` of the probability that k of `drawn` rows are among the `marked` of `total`, drawn without
+/// replacement; k must be possible.
+pub fn ln_hypergeometric(k: u64, drawn: u64, marked: u64, total: u64) -> f64 {
+    let law = Hypergeometric {
+        total,
+        marked,
+        drawn,
+    };
+    law.ln_probability(k)
+}
+
 /// `drawn` of `total` without replacement; how many of them are among the `marked`?
 struct Hypergeometric {
     total: u64,

@@ -9,4 +9,6 @@ pub mod deviance;
 pub mod fisher;
 pub mod kolmogorov;
 pub mod normal;
+pub mod quadratic;
 pub mod smirnov;
+pub mod student;
