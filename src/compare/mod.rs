@@ -30,14 +30,28 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub mod adjust;
+#[cfg(test)]
+mod chance;
 pub mod chi2;
+pub mod cramers_v;
+pub mod fisher;
+pub mod g;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_bins;
+pub mod hellinger;
 pub mod js;
+pub mod kl;
 pub mod ks;
 pub mod law;
+pub mod linf;
 pub mod psi;
 pub mod rates;
+pub mod row_volume;
+mod table;
+pub mod tv;
+pub mod unseen;
 pub mod wasserstein;
 pub mod window;
 

@@ -9,4 +9,6 @@ pub mod deviance;
 pub mod fisher;
 pub mod kolmogorov;
 pub mod normal;
+pub mod poisson;
 pub mod smirnov;
+pub mod split;
