@@ -2,7 +2,11 @@
 //! mean of the statistic, and how often p is under a level. The ignored tests print whole tables:
 //! `cargo test --release --lib compare::chance -- --ignored --nocapture`.
 
-use super::{Answer, Outcome, chi2, cramers_v, g, hellinger, js, kl, linf, psi, tv, unseen};
+use proptest::prelude::*;
+
+use super::{
+    Answer, Outcome, Reason, chi2, cramers_v, g, hellinger, js, kl, linf, psi, tv, unseen,
+};
 
 /// A test on counts of the same bins.
 type OnBins = fn(&[u64], &[u64]) -> Answer;
@@ -130,27 +134,82 @@ fn unseen_levels(reference: &[u64], window: &[u64]) -> Answer {
         .filter(|(a, b)| **a == 0 && **b > 0)
         .map(|(_, b)| *b)
         .collect();
-    let rows = strangers.iter().sum();
+    let rows = strangers
+        .iter()
+        .fold(0, |sum: u64, rows| sum.saturating_add(*rows));
     unseen::levels(&held(reference), &held(window), &strangers, rows)
+}
+
+#[test]
+fn a_hundred_thousand_levels_have_answers() {
+    let levels = Levels::zipf(100_000, 1.1);
+    let mut random = Random(5);
+    let (reference, window) = (
+        levels.draw(50_000, &mut random),
+        levels.draw(50_000, &mut random),
+    );
+    for (name, test) in TESTS {
+        match test(&reference, &window) {
+            Ok(outcome) => assert!(
+                outcome.p_value.unwrap() > 1e-4 && outcome.effect < 0.15,
+                "{name}"
+            ),
+            Err(reason) => assert_eq!((name, reason), ("kl", Reason::NotFinite)),
+        }
+    }
+    assert!(unseen_levels(&reference, &window).unwrap().p_value.unwrap() > 1e-4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn answers_are_numbers_whatever_the_counts(
+        bins in prop::collection::vec((count(), count()), 0..40),
+    ) {
+        let (reference, window): (Vec<u64>, Vec<u64>) = bins.iter().copied().unzip();
+        let (backwards, other): (Vec<u64>, Vec<u64>) = bins.iter().rev().copied().unzip();
+        for (name, test) in TESTS.into_iter().chain([("yates", chi2::yates as OnBins), ("unseen", unseen_levels)]) {
+            let (answer, turned) = (test(&reference, &window), test(&backwards, &other));
+            prop_assert_eq!(answer.is_ok(), turned.is_ok());
+            let Ok(outcome) = answer else { continue };
+            prop_assert!(outcome.statistic.is_finite() && outcome.statistic >= 0.0, "{name} {outcome:?}");
+            prop_assert!(outcome.effect.is_finite() && outcome.effect >= 0.0, "{name} {outcome:?}");
+            prop_assert!(outcome.expected.is_none_or(|e| e.is_finite() && e >= 0.0), "{name} {outcome:?}");
+            prop_assert!(outcome.p_value.is_none_or(|p| (0.0..=1.0).contains(&p)), "{name} {outcome:?}");
+            let moved = (outcome.statistic - turned.unwrap().statistic).abs();
+            prop_assert!(moved <= 1e-9 * outcome.statistic.max(1.0), "{name} {outcome:?} {turned:?}");
+        }
+    }
+}
+
+/// Counts as they come: none, a few, many, too many.
+fn count() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        3 => Just(0_u64),
+        5 => 0..20_u64,
+        3 => 0..100_000_u64,
+        1 => Just(u64::MAX),
+        1 => 1_u64 << 52..1 << 54,
+    ]
 }
 
 #[test]
 fn expectations_are_the_means() {
     for (size, exponent, n, m) in [
         (10, 0.0, 300, 100),
-        (2_000, 1.1, 2_000, 500),
+        (500, 1.1, 1_000, 300),
         (500, 0.0, 200, 1_000),
     ] {
         let levels = Levels::zipf(size, exponent);
-        for (seen, (name, _)) in simulate(&levels, n, m, 1_000, &TESTS).iter().zip(TESTS) {
-            if seen.answers < 500.0 {
+        for (seen, (name, _)) in simulate(&levels, n, m, 200, &TESTS).iter().zip(TESTS) {
+            if seen.answers < 100.0 {
                 continue;
             }
             let (mean, expected) = (seen.mean(seen.statistic), seen.mean(seen.expected));
             let tolerance = if name == "linf" || name == "kl" {
                 0.15
             } else {
-                0.06
+                0.12
             };
             assert!(
                 (mean / expected - 1.0).abs() < tolerance,
@@ -165,16 +224,16 @@ fn levels_of_p_hold() {
     for (size, exponent, n, m) in [
         (2, 0.0, 300, 100),
         (10, 0.0, 300, 100),
-        (500, 1.1, 2_000, 500),
+        (300, 1.1, 1_000, 300),
     ] {
         let levels = Levels::zipf(size, exponent);
-        for (seen, (name, _)) in simulate(&levels, n, m, 1_000, &TESTS).iter().zip(TESTS) {
+        for (seen, (name, _)) in simulate(&levels, n, m, 200, &TESTS).iter().zip(TESTS) {
             let share = seen.mean(seen.under[0]);
-            assert!(share < 0.085, "{name} of {size} levels: {share} under 0.05");
+            assert!(share < 0.11, "{name} of {size} levels: {share} under 0.05");
         }
-        let seen = simulate(&levels, n, m, 1_000, &[("unseen", unseen_levels)]);
+        let seen = simulate(&levels, n, m, 200, &[("unseen", unseen_levels)]);
         assert!(
-            seen[0].mean(seen[0].under[0]) < 0.075,
+            seen[0].mean(seen[0].under[0]) < 0.1,
             "{size} levels: {seen:?}"
         );
     }

@@ -22,7 +22,7 @@ use super::table::Table;
 use super::{Answer, Outcome};
 
 /// Steps in which the expectation is integrated.
-const STEPS: u32 = 64;
+const STEPS: u32 = 32;
 
 /// The distance on counts of the same bins.
 ///

@@ -12,9 +12,9 @@
 //! `2 / (K + 1)`, so that fewer than 39 windows never give p under 0.05. Source: V. Vovk, A. Gammerman
 //! and G. Shafer 2005 (conformal p-values).
 //!
-//! **Edges**: no baseline windows: [`Reason::NoReference`]. A window of 0 rows is an answer, as
-//! expected where the baseline has such windows too. A median of 0: the statistic is that of
-//! `rows + 1/2` over `1/2`. **Not for** volumes with a strong season (a quiet Sunday is rare among
+//! **Edges**: no baseline windows: [`Reason::NoReference`]. A window of 0 rows is an answer, and no
+//! surprise where the baseline has such windows too. A median of 0: the statistic is
+//! `(rows + 1/2) / (1/2)`. **Not for** volumes with a strong season (a quiet Sunday is rare among
 //! seven days) nor with growth, without a limit on the effect.
 
 use super::{Answer, Outcome, Reason};

@@ -18,6 +18,8 @@
 //! left. If two bins remain and one still expects fewer than 5, p is Fisher's exact one. What the
 //! rare levels do among themselves is then not tested; p is never that of a law that does not hold.
 
+use statrs::function::erf::erfc;
+
 use super::law::split::Split;
 use super::law::{chi2, fisher};
 use super::{Reason, occupied, totals};
@@ -28,6 +30,8 @@ const SMALL: f64 = 5.0;
 const DENSE: f64 = 200.0;
 /// From this number of bins on a sum over small bins is smooth enough for its gamma law.
 const MANY: f64 = 20.0;
+/// Above this shape the gamma law is the normal one.
+const LARGE: f64 = 1e10;
 
 /// Pairs of counts in ascending order of their totals, bins empty on both sides left out.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,6 +213,9 @@ pub(super) fn gamma_tail(value: f64, mean: f64, variance: f64) -> f64 {
         return 1.0;
     }
     let scale = variance / mean;
+    if mean / scale > LARGE {
+        return 0.5 * erfc((value - mean) / (2.0 * variance).sqrt());
+    }
     chi2::sf(2.0 * value / scale, 2.0 * mean / scale)
 }
 

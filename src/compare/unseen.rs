@@ -24,6 +24,10 @@
 //! is kept, each of them stands for `unseen / rows of the sample` labels like it. Unseen rows of which
 //! no label is known count as levels of one row, which finds least.
 //!
+//! Tests on bins want the unseen labels as bins of their own ([`bins`]): one bin for all of them, chosen
+//! because the reference has none of it, is no bin that chance deals rows into, and every test on it
+//! finds drift in every window of a long-tailed feature.
+//!
 //! **Edges**: a level of the layout that the reference holds no row of is unseen as well. Where nothing
 //! is unseen and nothing could have been but by a chance under 1e-9 (booleans), there is nothing to
 //! test: no p-value, so that the feature does not count when p-values are adjusted. All levels
@@ -32,10 +36,11 @@
 //! limit on the effect.
 
 use super::law::poisson;
+use super::law::split::Split;
 use super::{Answer, Outcome, Reason};
 
 /// Levels that are unseen with less than this probability add nothing.
-const NEGLIGIBLE: f64 = 1e-30;
+const NEGLIGIBLE: f64 = 1e-300;
 /// Expected unseen rows under which there was nothing to test.
 const IMPOSSIBLE: f64 = 1e-9;
 
@@ -83,6 +88,26 @@ pub fn levels(
     })
 }
 
+/// The window's counts of its unseen labels, one bin each, for tests on bins; the reference has 0 in
+/// all of them. Of a sample of the labels, as many as hold all unseen rows; where none is known, bins
+/// of one row.
+pub fn bins(strangers: &[u64], unseen: u64) -> Vec<u64> {
+    let known = if strangers.iter().all(|&rows| rows == 0) {
+        &[1][..]
+    } else {
+        strangers
+    };
+    let (mut bins, mut left) = (Vec::new(), unseen);
+    for &rows in known.iter().filter(|rows| **rows > 0).cycle() {
+        if left == 0 {
+            break;
+        }
+        bins.push(rows.min(left));
+        left -= rows.min(left);
+    }
+    bins
+}
+
 /// The unseen labels' rows, and how many labels each of them stands for.
 fn weighed(strangers: &[u64], unseen: u64) -> Vec<(f64, f64)> {
     let known: f64 = strangers.iter().map(|&rows| rows as f64).sum();
@@ -92,6 +117,14 @@ fn weighed(strangers: &[u64], unseen: u64) -> Vec<(f64, f64)> {
     let weight = unseen as f64 / known;
     let labels = strangers.iter().filter(|rows| **rows > 0);
     labels.map(|&rows| (rows as f64, weight)).collect()
+}
+
+/// Probability that all t rows of a level fall into the window.
+fn all_in_window(n: f64, m: f64, t: f64) -> f64 {
+    if t > m {
+        return 0.0;
+    }
+    Split { n, m }.ln_probability(t, t).exp()
 }
 
 /// Of the number of unseen rows if nothing but chance tells the sides apart.
@@ -109,6 +142,9 @@ impl Cumulants {
         let (mut q, mut factors) = (1.0, 0.0);
         let [mut mean, mut own, mut third, mut square, mut fourth] = [0.0; 5];
         for &(t, weight) in levels {
+            if t - factors > 64.0 {
+                (q, factors) = (all_in_window(n, m, t), t);
+            }
             while factors < t && q > NEGLIGIBLE {
                 q *= ((m - factors) / (total - factors)).max(0.0);
                 factors += 1.0;
@@ -134,11 +170,79 @@ impl Cumulants {
     fn tail(&self, rows: f64) -> f64 {
         let variance = self.variance.max(self.mean.min(1.0));
         if variance <= 0.0 {
-            return 1.0;
+            return if rows > 0.0 { 0.0 } else { 1.0 };
         }
         let stretch = (self.third / variance).max(1.0);
         let poisson_mean = variance / (stretch * stretch);
         let shift = self.mean - stretch * poisson_mean;
         poisson::at_least((rows - shift) / stretch, poisson_mean)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_have_written_answers() {
+        assert_eq!(levels(&[], &[], &[], 0), Err(Reason::NoReference));
+        assert_eq!(levels(&[0], &[0], &[5], 5), Err(Reason::NoReference));
+        assert_eq!(levels(&[5], &[0], &[], 0), Err(Reason::TooFewRows));
+        assert_eq!(levels(&[5], &[], &[], 5), Err(Reason::DifferentBins));
+        let booleans = levels(&[500, 300], &[200, 100], &[], 0).unwrap();
+        assert_eq!(
+            (booleans.statistic, booleans.p_value, booleans.effect),
+            (0.0, None, 0.0)
+        );
+        let constant = levels(&[500], &[300], &[], 0).unwrap();
+        assert!(constant.p_value.is_none() && constant.expected.unwrap() < 1e-30);
+    }
+
+    #[test]
+    fn a_new_level_of_booleans_is_drift() {
+        let outcome = levels(&[5_000, 3_000], &[200, 90], &[10], 10).unwrap();
+        // All ten rows of one level in the window: C(290 + 10, 10) / C(8300, 10), about (m/N)^10.
+        assert!(outcome.p_value.unwrap() < 1e-4, "{outcome:?}");
+        assert!((outcome.effect - 10.0 / 300.0).abs() < 1e-9);
+        let nothing_else = levels(&[500], &[0], &[300], 300).unwrap();
+        assert!(nothing_else.p_value.unwrap() < 1e-9 && nothing_else.effect > 0.99);
+    }
+
+    #[test]
+    fn one_row() {
+        // A single new row among ten: each row is it with chance 1/10.
+        let outcome = levels(&[9], &[0], &[1], 1).unwrap();
+        assert!((outcome.expected.unwrap() - 0.1).abs() < 1e-12);
+        assert!((outcome.p_value.unwrap() - 0.1).abs() < 0.01, "{outcome:?}");
+    }
+
+    #[test]
+    fn identifiers_say_nothing() {
+        let outcome = levels(&[1; 1000], &[0; 1000], &[1; 256], 5_000).unwrap();
+        assert!((outcome.statistic - 1.0).abs() < 1e-12 && outcome.effect < 1e-12);
+        assert!(outcome.p_value.unwrap() > 0.4, "{outcome:?}");
+    }
+
+    #[test]
+    fn a_level_without_reference_rows_is_unseen() {
+        let as_level = levels(&[500, 0], &[300, 20], &[], 0).unwrap();
+        let as_stranger = levels(&[500], &[300], &[20], 20).unwrap();
+        assert_eq!(as_level, as_stranger);
+    }
+
+    #[test]
+    fn a_sample_of_the_labels_stands_for_all() {
+        let all = levels(&[900, 5, 5], &[300, 1, 0], &[2; 100], 200).unwrap();
+        let sample = levels(&[900, 5, 5], &[300, 1, 0], &[2; 10], 200).unwrap();
+        assert!((all.expected.unwrap() - sample.expected.unwrap()).abs() < 1e-12);
+        assert_eq!(bins(&[2, 0, 3], 9), vec![2, 3, 2, 2]);
+        assert_eq!(bins(&[], 3), vec![1, 1, 1]);
+        assert!(bins(&[7], 0).is_empty());
+    }
+
+    #[test]
+    fn huge_counts_stay_finite() {
+        let outcome = levels(&[u64::MAX], &[u64::MAX], &[u64::MAX], u64::MAX).unwrap();
+        assert!(outcome.p_value.is_some_and(|p| (0.0..=1.0).contains(&p)));
     }
 }

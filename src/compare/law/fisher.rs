@@ -55,6 +55,9 @@ pub fn two_sided(hits: u64, rows: u64, other_hits: u64, other_rows: u64) -> f64 
         // `far` never is likelier and `near` always is, until they are neighbours.
         while (far - near).abs() > 1.0 {
             let middle = f64::midpoint(far, near).floor();
+            if middle <= far.min(near) {
+                break; // beyond 2^53
+            }
             *(if likelier(middle) {
                 &mut near
             } else {

@@ -12,6 +12,8 @@
 //! | expectation of any f(a, b) | ratios of neighbouring probabilities from the mode outwards, and the sum of the weights divides |
 //! | mean absolute deviation | closed form: `N E(b - mean)+ = v (n - t + v) P(v)`, v the first count above the mean (De Moivre's identity; N. Johnson 1957) |
 //! | tails | from the first count out, by the same ratios; the normal law where the deviation exceeds 2,000 rows |
+//!
+//! Counts beyond 2^53 are no longer whole numbers: sums stop there after one term.
 
 use std::f64::consts::SQRT_2;
 
@@ -88,13 +90,13 @@ impl Split {
             }
         };
         let (mut b, mut weight) = (mode, 1.0);
-        while b < high && weight > NEGLIGIBLE {
+        while b < high && b + 1.0 > b && weight > NEGLIGIBLE {
             weight *= self.ratio_up(t, b);
             b += 1.0;
             add(b, weight);
         }
         (b, weight) = (mode, 1.0);
-        while b > low && weight > NEGLIGIBLE {
+        while b > low && b - 1.0 < b && weight > NEGLIGIBLE {
             b -= 1.0;
             weight /= self.ratio_up(t, b);
             add(b, weight);
@@ -155,7 +157,7 @@ impl Split {
         let high = self.range(t).1;
         let (mut sum, mut weight) = (1.0, 1.0);
         let start = self.ln_probability(t, b);
-        while b < high && weight > NEGLIGIBLE * sum {
+        while b < high && b + 1.0 > b && weight > NEGLIGIBLE * sum {
             weight *= self.ratio_up(t, b);
             b += 1.0;
             sum += weight;
@@ -168,7 +170,7 @@ impl Split {
         let low = self.range(t).0;
         let (mut sum, mut weight) = (1.0, 1.0);
         let start = self.ln_probability(t, b);
-        while b > low && weight > NEGLIGIBLE * sum {
+        while b > low && b - 1.0 < b && weight > NEGLIGIBLE * sum {
             b -= 1.0;
             weight /= self.ratio_up(t, b);
             sum += weight;
