@@ -61,6 +61,10 @@ impl Levels {
         Self { keep, other }
     }
 
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the high half is below the number of levels, the low half is cut off on purpose"
+    )]
     fn draw(&self, rows: u64, random: &mut Random) -> Vec<u64> {
         let mut counts = vec![0; self.keep.len()];
         for _ in 0..rows {

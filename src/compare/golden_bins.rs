@@ -225,31 +225,38 @@ fn expectations_over_all_deals() {
         let unseen = strangers.iter().sum();
         let answer = unseen::levels(&held(reference), &held(window), &strangers, unseen);
         near(&what("unseen"), of(answer), case.unseen, 1e-9);
-        // Approximations: the mean of the largest gap, and of a root.
-        let largest = of(linf::counts(reference, window));
-        assert!(
-            (largest / case.linf - 1.0).abs() < 0.25,
-            "{} {largest} {}",
-            what("linf"),
-            case.linf
-        );
-        let table = table::Table::new(reference, window).unwrap();
-        let (n, m) = (table.n, table.m);
-        let half = |a: f64, b: f64| 0.5 * ((a / n).sqrt() - (b / m).sqrt()).powi(2);
-        near(
-            &what("hellinger"),
-            table.moments(half, 0.125).mean,
-            case.hellinger,
-            1e-9,
-        );
-        let root = of(js::counts(reference, window));
-        assert!(
-            root <= case.js.sqrt() && root > 0.75 * case.js.sqrt(),
-            "{} {root} {}",
-            what("js"),
-            case.js.sqrt()
-        );
+        approximations(&case);
     }
+}
+
+/// The mean of the largest gap, and of roots.
+fn approximations(case: &Expected) {
+    let (reference, window) = (&case.reference, &case.window);
+    let what = |name: &str| format!("E {name} of {reference:?} {window:?}");
+    let of = |answer: super::Answer| answer.unwrap().expected.unwrap();
+    let largest = of(linf::counts(reference, window));
+    assert!(
+        (largest / case.linf - 1.0).abs() < 0.25,
+        "{} {largest} {}",
+        what("linf"),
+        case.linf
+    );
+    let table = table::Table::new(reference, window).unwrap();
+    let (n, m) = (table.n, table.m);
+    let half = |a: f64, b: f64| 0.5 * ((a / n).sqrt() - (b / m).sqrt()).powi(2);
+    near(
+        &what("hellinger"),
+        table.moments(half, 0.125).mean,
+        case.hellinger,
+        1e-9,
+    );
+    let root = of(js::counts(reference, window));
+    assert!(
+        root <= case.js.sqrt() && root > 0.75 * case.js.sqrt(),
+        "{} {root} {}",
+        what("js"),
+        case.js.sqrt()
+    );
 }
 
 #[test]
