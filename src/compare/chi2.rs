@@ -3,30 +3,32 @@
 //! **Question**: do the window's rows fall into the bins (levels, or bins of a grid) in the same
 //! shares as the reference's?
 //!
-//! **Formula**: `X2 = sum (observed - expected)^2 / expected` over the 2 x K table, expected = row
-//! total x column total / total, against chi-square with K - 1 degrees of freedom. No Yates
-//! correction. Source: K. Pearson 1900; `scipy.stats.chi2_contingency(correction=False)`.
+//! **Formula**: `X2 = sum (observed - expected)^2 / expected` over the 2 x K table of the bins that at
+//! least one side has rows in, expected = row total x column total / total. Source: K. Pearson 1900;
+//! the number of `scipy.stats.chi2_contingency(correction=False)`, or with Yates' correction
+//! ([`yates`], which takes 1/2 off each difference of a 2 x 2 table; F. Yates 1934) that of
+//! `correction=True`. The correction changes nothing where there are more than two bins.
 //!
-//! **Effect**: Cramér's V of the two columns of shares at equal weight,
-//! `V^2 = 1/2 sum (p - q)^2 / (p + q)`, less its expectation without drift
-//! `(K - 1)(1/n + 1/m) / 4`, at least 0. From 0 (same shares) to 1 (disjoint). V of the table as it
-//! stands would shrink as the reference grows beside the window: the same change in a window of 900
-//! rows would be V = 0.3 against 900 rows of reference and 0.06 against 80,000.
+//! **p-value**: chi-square with K - 1 degrees of freedom where every cell expects 5 rows or more,
+//! which is scipy's p. Else of the table with its small bins pooled, smallest first, until the pool
+//! reaches 5 (`table`); where two bins are left and one is small, Fisher's exact one.
 //!
-//! **Small samples**: bins empty on both sides are dropped. Bins whose expected count on the smaller
-//! side is under 5 are pooled, smallest first, until the pool reaches 5 (`pooled`); if two bins are
-//! left and one is still under 5, p is Fisher's exact one. The statistic is that of the pooled
-//! table, the effect that of all bins. One bin on both sides: statistic 0, p 1.
+//! **Expectation**: `(K - 1) N / (N - 1)` over random deals of the pooled rows, exact for every table.
+//! None is given for Yates' statistic.
+//!
+//! **Effect**: Cramér's V of the two sides at equal weight, without its bias: head of `cramers_v`.
+//!
+//! **Small samples**: one row is an answer, with p from Fisher's test. One bin on both sides:
+//! statistic 0, p 1. With thousands of levels that all expect under 5 rows nearly everything is in
+//! the pool, and p sees hardly anything: ask `unseen_rate`, or the effect.
 //!
 //! **Assumes** independent rows. **Not for** numeric columns where the order of bins matters (use
 //! Kolmogorov-Smirnov), nor on millions of rows without a look at the effect: every change is
 //! significant there.
 
-use super::law::{chi2, fisher};
-use super::{Answer, Outcome, occupied, totals};
-
-/// Expected counts under this are pooled.
-const SMALL: f64 = 5.0;
+use super::cramers_v::balanced;
+use super::table::Table;
+use super::{Answer, Outcome};
 
 /// The test on counts of the same bins.
 ///
@@ -34,82 +36,59 @@ const SMALL: f64 = 5.0;
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
 /// [`super::Reason::TooFewRows`].
 pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
-    let (n, m) = totals(reference, window)?;
-    let bins = occupied(reference, window);
-    let table = pooled(&bins, n, m);
-    let statistic = pearson(&table, n, m);
-    let p = tail(&table, statistic, n, m);
-    let effect = balanced_v(&bins, n, m);
+    let table = Table::new(reference, window)?;
     Ok(Outcome {
-        statistic,
-        p_value: Some(p),
-        expected: None,
-        effect,
+        statistic: pearson(&table),
+        p_value: Some(table.p_value(pearson)),
+        expected: Some(expected(&table)),
+        effect: balanced(&table),
         error_bound: None,
     })
 }
 
-/// Upper tail of a statistic of the pooled table that follows chi-square when all counts are large:
-/// Fisher's exact test where two bins are left and one expects too few.
-pub(super) fn tail(table: &[(f64, f64)], statistic: f64, n: f64, m: f64) -> f64 {
-    match table {
-        [first, second] if expected(*first, n, m).min(expected(*second, n, m)) < SMALL => {
-            exact(*first, *second)
-        }
-        _ => chi2::sf(statistic, table.len() as f64 - 1.0),
+/// The test with Yates' correction, which matters where two bins hold rows.
+///
+/// # Errors
+/// As [`homogeneity`].
+pub fn yates(reference: &[u64], window: &[u64]) -> Answer {
+    let table = Table::new(reference, window)?;
+    if table.bins.len() != 2 {
+        return homogeneity(reference, window);
     }
+    Ok(Outcome {
+        statistic: corrected(&table),
+        p_value: Some(table.p_value(corrected)),
+        expected: None,
+        effect: balanced(&table),
+        error_bound: None,
+    })
 }
 
-/// Expected count of a bin on the smaller side.
-fn expected(bin: (f64, f64), n: f64, m: f64) -> f64 {
-    (bin.0 + bin.1) * n.min(m) / (n + m)
-}
-
-/// The table with its small bins in one: in order of their totals, bins join the pool while they
-/// or the pool itself expect under 5 rows on the smaller side and more than one other bin is left.
-pub(super) fn pooled(bins: &[(f64, f64)], n: f64, m: f64) -> Vec<(f64, f64)> {
-    let mut table = bins.to_vec();
-    table.sort_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1)));
-    let (mut pool, mut joined) = ((0.0, 0.0), 0);
-    while table.len() - joined > 1
-        && (expected(table[joined], n, m) < SMALL || (joined > 0 && expected(pool, n, m) < SMALL))
-    {
-        pool = (pool.0 + table[joined].0, pool.1 + table[joined].1);
-        joined += 1;
-    }
-    if joined > 0 {
-        table.splice(..joined, [pool]);
-    }
-    table
-}
-
-/// In shares rather than counts: `n m / (n + m) * sum (p - q)^2 / pooled share`.
-fn pearson(table: &[(f64, f64)], n: f64, m: f64) -> f64 {
-    let terms = table.iter().map(|&(a, b)| {
+/// In shares rather than counts: `n m sum (p - q)^2 / bin total`.
+pub(super) fn pearson(table: &Table) -> f64 {
+    let (n, m) = (table.n, table.m);
+    let sum = table.sum(|a, b| {
         let difference = a / n - b / m;
         difference * difference / (a + b)
     });
-    terms.sum::<f64>() * n * m
+    sum * n * m
 }
 
-fn balanced_v(bins: &[(f64, f64)], n: f64, m: f64) -> f64 {
-    let terms = bins.iter().map(|&(a, b)| {
-        let (p, q) = (a / n, b / m);
-        (p - q) * (p - q) / (p + q)
+/// Of [`pearson`] without drift.
+pub(super) fn expected(table: &Table) -> f64 {
+    let rows = table.n + table.m;
+    (table.size() - 1.0) * rows / (rows - 1.0).max(1.0)
+}
+
+/// All four cells of a 2 x 2 table are equally far from what they expect: `|p - q| n m / (n + m)`.
+fn corrected(table: &Table) -> f64 {
+    let (n, m, rows) = (table.n, table.m, table.n + table.m);
+    let terms = table.bins.iter().map(|&(a, b)| {
+        let distance = (a / n - b / m).abs() * n * (m / rows);
+        let left = distance - distance.min(0.5);
+        left * left * rows * (1.0 / n + 1.0 / m) / (a + b)
     });
-    let bias = (bins.len() as f64 - 1.0) * (1.0 / n + 1.0 / m) / 4.0;
-    (terms.sum::<f64>() / 2.0 - bias).clamp(0.0, 1.0).sqrt()
-}
-
-fn exact(first: (f64, f64), second: (f64, f64)) -> f64 {
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "sums of counts"
-    )]
-    let count = |value: f64| value as u64;
-    let (a, b) = (count(first.0), count(first.1));
-    fisher::two_sided(a, a + count(second.0), b, b + count(second.1))
+    terms.sum()
 }
 
 #[cfg(test)]
@@ -119,21 +98,25 @@ mod tests {
 
     #[test]
     fn edges_have_written_answers() {
-        assert_eq!(homogeneity(&[], &[]), Err(Reason::NoReference));
-        assert_eq!(homogeneity(&[0, 0], &[3, 0]), Err(Reason::NoReference));
-        assert_eq!(homogeneity(&[3, 0], &[0, 0]), Err(Reason::TooFewRows));
-        assert_eq!(homogeneity(&[3], &[3, 0]), Err(Reason::DifferentBins));
-        let constant = homogeneity(&[500, 0], &[300, 0]).unwrap();
-        assert_eq!(
-            (constant.statistic, constant.p_value, constant.effect),
-            (0.0, Some(1.0), 0.0)
-        );
+        for test in [homogeneity, yates] {
+            assert_eq!(test(&[], &[]), Err(Reason::NoReference));
+            assert_eq!(test(&[0, 0], &[3, 0]), Err(Reason::NoReference));
+            assert_eq!(test(&[3, 0], &[0, 0]), Err(Reason::TooFewRows));
+            assert_eq!(test(&[3], &[3, 0]), Err(Reason::DifferentBins));
+            let constant = test(&[500, 0], &[300, 0]).unwrap();
+            assert_eq!(
+                (constant.statistic, constant.p_value, constant.effect),
+                (0.0, Some(1.0), 0.0)
+            );
+        }
     }
 
     #[test]
     fn one_row_is_no_evidence() {
         let outcome = homogeneity(&[500, 300, 200], &[0, 1, 0]).unwrap();
         assert!(outcome.p_value.unwrap() > 0.3 && outcome.effect < 0.5);
+        let outcome = homogeneity(&[1], &[1]).unwrap();
+        assert!(outcome.p_value == Some(1.0) && outcome.expected == Some(0.0));
     }
 
     #[test]
@@ -145,20 +128,30 @@ mod tests {
     }
 
     #[test]
-    fn small_bins_are_pooled_smallest_first() {
-        let bins = [
-            (100.0, 100.0),
-            (1.0, 0.0),
-            (2.0, 3.0),
-            (30.0, 25.0),
-            (4.0, 4.0),
-        ];
-        let (n, m) = (137.0, 132.0);
-        assert_eq!(
-            pooled(&bins, n, m),
-            vec![(7.0, 7.0), (30.0, 25.0), (100.0, 100.0)]
+    fn the_statistic_is_of_all_bins_and_p_of_the_regrouped_ones() {
+        // 100 levels with one row each: X2 is N - 1 at most, and they say nothing.
+        let mut reference = vec![1_u64; 50];
+        let mut window = vec![0_u64; 50];
+        reference.extend([0; 50]);
+        window.extend([1; 50]);
+        let outcome = homogeneity(&reference, &window).unwrap();
+        assert!((outcome.statistic - 100.0).abs() < 1e-9 && outcome.p_value == Some(1.0));
+        assert!((outcome.expected.unwrap() - 100.0).abs() < 1e-9 && outcome.effect < 1e-6);
+    }
+
+    #[test]
+    fn yates_takes_half_a_row_off() {
+        // Expected 25.5: 30 and 21, 4.5 off, 4 with the correction.
+        let (plain, corrected) = (
+            homogeneity(&[30, 20], &[21, 29]).unwrap().statistic,
+            yates(&[30, 20], &[21, 29]).unwrap().statistic,
         );
-        assert_eq!(pooled(&bins[..1], 100.0, 100.0), vec![(100.0, 100.0)]);
+        assert!((corrected / plain - (4.0_f64 / 4.5).powi(2)).abs() < 1e-12);
+        let three = [[30, 20, 9], [21, 29, 7]];
+        assert_eq!(
+            yates(&three[0], &three[1]),
+            homogeneity(&three[0], &three[1])
+        );
     }
 
     #[test]

@@ -7,10 +7,14 @@
 //! 2003 (the root is a metric); `scipy.spatial.distance.jensenshannon(p, q, 2)`. Bins empty on both
 //! sides add nothing.
 //!
-//! **Law and effect**: without drift `8 ln 2 JSD / (1/n + 1/m)` is about chi-square with B - 1 degrees of
-//! freedom. p is computed so after pooling bins that expect under 5 rows, as the chi-square test does
-//! (Fisher's exact test where two bins are left and one expects under 5).
-//! The effect is the root of JSD less its expectation `(B - 1)(1/n + 1/m) / (8 ln 2)`, at least 0.
+//! **Expectation and effect**: chance alone gives JSD its expectation over random deals of the pooled
+//! rows (`table`), about `(B - 1)(1/n + 1/m) / (8 ln 2)` for dense bins. The effect is the root of
+//! JSD less that, at least 0; `expected` is its root, less what a root of something that varies
+//! loses (`table::expected_root`).
+//!
+//! **p-value**: for dense bins `8 ln 2 JSD / (1/n + 1/m)` is chi-square with B - 1 degrees of freedom.
+//! p is that of the gamma law with the mean and variance that JSD has over random deals (`table`),
+//! which is the same for dense bins and holds for sparse ones, where chi-square finds far too much.
 //!
 //! **Small samples**: with one row in the window the plain distance is large without any drift (0.7 on
 //! four even bins); the effect is not. **Assumes** independent rows. **Not for** telling a shift from a
@@ -18,9 +22,12 @@
 
 use std::f64::consts::LN_2;
 
-use super::chi2::{pooled, tail};
 use super::law::deviance::deviance;
-use super::{Answer, Outcome, occupied, totals};
+use super::table::{Moments, Table, expected_root};
+use super::{Answer, Outcome};
+
+/// `JSD = LEADING sum (p - q)^2 / s + ...` around equal shares s.
+const LEADING: f64 = 1.0 / (8.0 * LN_2);
 
 /// The distance on counts of the same bins.
 ///
@@ -28,30 +35,35 @@ use super::{Answer, Outcome, occupied, totals};
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
 /// [`super::Reason::TooFewRows`].
 pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let (n, m) = totals(reference, window)?;
-    let bins = occupied(reference, window);
-    let value = divergence(&bins, n, m);
-    let noise = (1.0 / n + 1.0 / m) / (8.0 * LN_2);
-    let table = pooled(&bins, n, m);
-    let p = tail(&table, divergence(&table, n, m) / noise, n, m);
-    let effect = (value - (bins.len() as f64 - 1.0) * noise).max(0.0).sqrt();
+    let table = Table::new(reference, window)?;
+    let (value, Moments { mean, .. }) = divergence(&table);
     Ok(Outcome {
         statistic: value.sqrt(),
-        p_value: Some(p),
-        expected: None,
-        effect,
+        p_value: Some(table.matched(divergence)),
+        expected: Some(expected_root(mean, LEADING * table.noise())),
+        effect: (value - mean).max(0.0).sqrt(),
         error_bound: None,
     })
 }
 
-/// In bits. The deviances' linear terms cancel over the two sides, and only small terms are added.
-fn divergence(bins: &[(f64, f64)], n: f64, m: f64) -> f64 {
-    let terms = bins.iter().map(|&(a, b)| {
+/// In bits.
+fn divergence(table: &Table) -> (f64, Moments) {
+    let term = term(table);
+    (
+        table.sum(&term).clamp(0.0, 1.0),
+        table.moments(&term, LEADING),
+    )
+}
+
+/// What one bin adds. The deviances' linear terms cancel over the two sides, and only small terms
+/// are added.
+fn term(table: &Table) -> impl Fn(f64, f64) -> f64 + use<> {
+    let (n, m) = (table.n, table.m);
+    move |a, b| {
         let (p, q) = (a / n, b / m);
-        let middle = (p + q) / 2.0;
-        deviance(p, middle) + deviance(q, middle)
-    });
-    (terms.sum::<f64>() / (2.0 * LN_2)).clamp(0.0, 1.0)
+        let middle = f64::midpoint(p, q);
+        (deviance(p, middle) + deviance(q, middle)) / (2.0 * LN_2)
+    }
 }
 
 #[cfg(test)]

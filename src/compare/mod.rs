@@ -31,16 +31,26 @@ use serde::{Deserialize, Serialize};
 
 pub mod adjust;
 pub mod anderson;
+#[cfg(test)]
+mod chance;
 pub mod chi2;
+pub mod cramers_v;
 pub mod cvm;
 pub mod energy;
 pub mod epps_singleton;
+pub mod fisher;
+pub mod g;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_bins;
+pub mod hellinger;
 pub mod js;
+pub mod kl;
 pub mod ks;
 pub mod kuiper;
 pub mod law;
+pub mod linf;
 pub mod mann_whitney;
 mod merge;
 #[cfg(test)]
@@ -48,6 +58,10 @@ mod numeric_golden;
 pub mod out_of_range;
 pub mod psi;
 pub mod rates;
+pub mod row_volume;
+mod table;
+pub mod tv;
+pub mod unseen;
 pub mod wasserstein;
 pub mod welch_t;
 pub mod window;

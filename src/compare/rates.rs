@@ -1,5 +1,5 @@
-//! Null rate and unseen rate: the share of rows that hold no value, and of values that the baseline
-//! never held (levels it does not know, numbers outside its range).
+//! Rates of rows without a usable value: null or missing or of the wrong type, each of them alone,
+//! and all of them together.
 //!
 //! **Question**: does the window have another share of such rows than the reference?
 //!
@@ -10,28 +10,38 @@
 //! four expected counts are at least 5, else Fisher's exact test ([`super::law::fisher`]), so that it
 //! is right for small counts. Source: W. Cochran 1954 for the rule.
 //!
-//! **Edges**: no such rows on both sides, or nothing but such rows: p 1, effect 0. A window of nulls
-//! only is an answer (rate 1), not a reason. **Assumes** independent rows, and nulls seldom are: an
-//! upstream failure makes them come in runs, which p takes for more evidence than it is.
+//! **Edges**: no such rows on both sides, or nothing but such rows: effect 0 and no p-value, since
+//! there is nothing that could have come out otherwise; such features do not count when p-values are
+//! adjusted over features. A window of nulls only is an answer (rate 1), not a reason.
+//! **Assumes** independent rows, and nulls seldom are: an upstream failure makes them come in runs,
+//! which p takes for more evidence than it is.
 //! **Not for** rates that are allowed to move, such as optional fields, without a limit on the effect.
 
 use super::law::{chi2, fisher};
 use super::{Answer, Outcome, Reason};
 
-/// Null or missing values: how many, of how many rows, on both sides.
+/// Rows without a usable value, whatever the cause: how many, of how many rows, on both sides.
 ///
 /// # Errors
 /// [`Reason::NoReference`] or [`Reason::TooFewRows`] where a side has no rows.
-pub fn null_rate(ref_nulls: u64, ref_rows: u64, win_nulls: u64, win_rows: u64) -> Answer {
-    rate((ref_nulls, ref_rows), (win_nulls, win_rows))
+pub fn null_rate(ref_absent: u64, ref_rows: u64, win_absent: u64, win_rows: u64) -> Answer {
+    rate((ref_absent, ref_rows), (win_absent, win_rows))
 }
 
-/// Values that the baseline never held: how many, of how many non-null rows, on both sides.
+/// Rows that lack the field.
 ///
 /// # Errors
-/// [`Reason::NoReference`] or [`Reason::TooFewRows`] where a side has no rows.
-pub fn unseen_rate(ref_unseen: u64, ref_rows: u64, win_unseen: u64, win_rows: u64) -> Answer {
-    rate((ref_unseen, ref_rows), (win_unseen, win_rows))
+/// As [`null_rate`].
+pub fn missing_rate(ref_missing: u64, ref_rows: u64, win_missing: u64, win_rows: u64) -> Answer {
+    rate((ref_missing, ref_rows), (win_missing, win_rows))
+}
+
+/// Rows whose value cannot be read as what the feature is.
+///
+/// # Errors
+/// As [`null_rate`].
+pub fn type_errors(ref_errors: u64, ref_rows: u64, win_errors: u64, win_rows: u64) -> Answer {
+    rate((ref_errors, ref_rows), (win_errors, win_rows))
 }
 
 fn rate((hits, rows): (u64, u64), (window_hits, window_rows): (u64, u64)) -> Answer {
@@ -47,20 +57,19 @@ fn rate((hits, rows): (u64, u64), (window_hits, window_rows): (u64, u64)) -> Ans
     let marked = hits as f64 + window_hits as f64;
     let unmarked = (rows - hits) as f64 + (window_rows - window_hits) as f64;
     let smallest_expected = marked.min(unmarked) * n.min(m) / (n + m);
-    let p = if smallest_expected < 5.0 {
-        fisher::two_sided(hits, rows, window_hits, window_rows)
+    let p = if marked <= 0.0 || unmarked <= 0.0 {
+        None
+    } else if smallest_expected < 5.0 {
+        Some(fisher::two_sided(hits, rows, window_hits, window_rows))
     } else {
         // (p1 - p2)^2 over its variance at the pooled rate is Pearson's X2 of the table.
         let pooled = (marked / (n + m)) * (unmarked / (n + m));
-        chi2::sf((now - before).powi(2) / (pooled * (1.0 / n + 1.0 / m)), 1.0)
+        let statistic = (now - before).powi(2) / (pooled * (1.0 / n + 1.0 / m));
+        Some(chi2::sf(statistic, 1.0))
     };
-    let effect = (now - before).abs();
     Ok(Outcome {
-        statistic: now,
-        p_value: Some(p),
-        expected: None,
-        effect,
-        error_bound: None,
+        effect: (now - before).abs(),
+        ..Outcome::plain(now, p)
     })
 }
 
@@ -75,26 +84,29 @@ mod tests {
         let none = null_rate(0, 500, 0, 300).unwrap();
         assert_eq!(
             (none.statistic, none.p_value, none.effect),
-            (0.0, Some(1.0), 0.0)
+            (0.0, None, 0.0)
         );
         let all = null_rate(500, 500, 300, 300).unwrap();
-        assert_eq!(
-            (all.statistic, all.p_value, all.effect),
-            (1.0, Some(1.0), 0.0)
-        );
+        assert_eq!((all.statistic, all.p_value, all.effect), (1.0, None, 0.0));
         let all_now = null_rate(0, 500, 300, 300).unwrap();
         assert!(all_now.p_value.unwrap() < 1e-50 && (all_now.effect - 1.0).abs() < 1e-15);
     }
 
     #[test]
     fn one_row_and_impossible_counts() {
-        assert!(unseen_rate(0, 10, 1, 1).unwrap().p_value.unwrap() > 0.09);
-        assert!(unseen_rate(7, 5, 9, 3).unwrap().p_value == Some(1.0));
+        assert!(type_errors(0, 10, 1, 1).unwrap().p_value.unwrap() > 0.09);
+        assert!(missing_rate(7, 5, 9, 3).unwrap().p_value.is_none());
+        assert!(
+            missing_rate(0, u64::MAX, u64::MAX, u64::MAX)
+                .unwrap()
+                .p_value
+                == Some(0.0)
+        );
     }
 
     #[test]
-    fn a_single_unseen_value_in_a_large_window_is_a_small_effect() {
-        let outcome = unseen_rate(0, 80_000, 1, 900).unwrap();
+    fn a_single_bad_row_in_a_large_window_is_a_small_effect() {
+        let outcome = null_rate(0, 80_000, 1, 900).unwrap();
         assert!(outcome.effect < 0.002 && outcome.p_value.unwrap() > 0.01);
     }
 }

@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 
 use super::wasserstein::BinSum;
-use super::{Answer, Reason, Scope, Test, adjust, chi2, js, ks, psi, rates, wasserstein};
+use super::{Answer, Reason, Scope, Test, adjust, chi2, js, ks, psi, rates, unseen, wasserstein};
 use crate::profile::coarse;
 use crate::profile::sample::OWN_COLUMNS;
 use crate::profile::{Bins, Feature, FeatureLayout, Grid, Layout, Numeric, Profile, Values};
@@ -170,16 +170,21 @@ impl Reference {
                 feature.quality.absent(),
                 window.rows,
             ),
-            Test::UnseenRate => rates::unseen_rate(
-                unseen(reference),
-                count(reference),
-                unseen(feature),
-                count(feature),
-            ),
+            Test::UnseenRate => on_levels(reference, feature),
             Test::Ks | Test::Wasserstein => on_numbers(test, layout, reference, feature, exact),
             _ => Err(Reason::NoReference),
         }
     }
+}
+
+fn on_levels(reference: &Feature, feature: &Feature) -> Answer {
+    let (Values::Categorical(baseline), Values::Categorical(window)) =
+        (&reference.values, &feature.values)
+    else {
+        return Err(Reason::DifferentBins);
+    };
+    let strangers: Vec<u64> = window.strangers.iter().map(|(_, _, rows)| rows).collect();
+    unseen::levels(&baseline.counts, &window.counts, &strangers, window.unseen)
 }
 
 fn on_numbers(
@@ -231,13 +236,6 @@ pub fn unseen(feature: &Feature) -> u64 {
     match &feature.values {
         Values::Numeric(numeric) => numeric.out_of_range(),
         Values::Categorical(categorical) => categorical.unseen,
-    }
-}
-
-fn count(feature: &Feature) -> u64 {
-    match &feature.values {
-        Values::Numeric(numeric) => numeric.count(),
-        Values::Categorical(categorical) => categorical.count(),
     }
 }
 

@@ -29,7 +29,7 @@ pub fn ln_sf(x: f64, dof: f64) -> f64 {
 }
 
 /// `1 + h/(a+1) + h^2/((a+1)(a+2)) + ...`
-fn series(a: f64, h: f64) -> f64 {
+pub(super) fn series(a: f64, h: f64) -> f64 {
     let (mut sum, mut term, mut k) = (1.0, 1.0, a);
     while term > sum * 1e-17 {
         k += 1.0;

@@ -9,6 +9,8 @@ pub mod deviance;
 pub mod fisher;
 pub mod kolmogorov;
 pub mod normal;
+pub mod poisson;
 pub mod quadratic;
 pub mod smirnov;
+pub mod split;
 pub mod student;
