@@ -36,6 +36,7 @@ mod golden;
 pub mod js;
 pub mod ks;
 pub mod law;
+pub mod multivariate;
 pub mod psi;
 pub mod rates;
 pub mod wasserstein;
