@@ -30,8 +30,9 @@
 //! the sides is a sum over features and pairs of features, in the numbers as they were before
 //! decorrelation. The parts above 0 are reported as shares of their sum, largest first.
 //!
-//! **Assumes** independent rows. The encoder is fitted on the reference, which includes the rows
-//! tested; its effect on the level is below what can be measured (see the ignored test).
+//! **Assumes** independent rows. One third of the reference fits the encoder and the decorrelation and is
+//! not used again: rows that a covariance was estimated from lie closer to it than others do, and a
+//! classifier of products finds that difference (with 128 columns and 1,300 rows p was 2e-12 without drift).
 //!
 //! **Small samples**: [`MIN_ROWS`] rows on either side, else `TooFewRows` (the window) or `NoReference`. **Not for** changes
 //! of three features at once that leave all pairs alone, nor for a small shift of one feature among many:
@@ -39,19 +40,24 @@
 //!
 //! Constant sides that are equal give AUC 1/2, p 1; different ones AUC 1.
 
+use std::cmp::Ordering;
+
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
-use statrs::function::erf::erfc;
 
 use super::matrix::{Encoder, Matrix, Scale};
 use super::rows::Rows;
 use super::{JointContribution, shares};
+use crate::compare::law::chi2;
 use crate::compare::{Answer, Outcome, Reason};
 
-/// Rows used of a side, at most.
+/// Rows used of a side, at most ([`Encoder::row_limit`]).
 pub const MAX_ROWS: usize = 10_000;
 
 /// Rows that either side needs.
 pub const MIN_ROWS: usize = 50;
+
+/// One of so many rows of the reference serves the encoder and the decorrelation, and nothing else.
+pub const OWN_ROWS: usize = 3;
 
 /// Parts into which a side is dealt; the first is only trained on.
 pub const FOLDS: usize = 6;
@@ -66,11 +72,12 @@ const LEAST_VARIANCE: f64 = 0.05;
 const VARIANCES: [f64; 8] = [0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 
 /// Steps of the mixture's fit.
-const STEPS: usize = 40;
+const STEPS: usize = 20;
 
 /// What the window's rows are told from.
 #[derive(Debug)]
 pub struct Reference {
+    encoder: Encoder,
     /// Encoded columns that take part in products; all others come after them.
     paired: Vec<usize>,
     unpaired: Vec<usize>,
@@ -107,8 +114,12 @@ struct Weights {
 
 impl Reference {
     /// Encodes the reference, learns to decorrelate it, and sums its folds.
-    pub fn fit(encoder: &Encoder, reference: &Rows) -> Self {
-        let encoded = encoder.encode(reference, Scale::Scores, MAX_ROWS);
+    pub fn fit(reference: &Rows) -> Self {
+        let (own, tested) = reference.apart(OWN_ROWS, MAX_ROWS);
+        let encoder = Encoder::fit(&own, MAX_ROWS);
+        let limit = encoder.row_limit(MAX_ROWS);
+        let own = encoder.encode(&own, Scale::Scores, limit);
+        let encoded = encoder.encode(&tested, Scale::Scores, limit);
         let (mut paired, mut unpaired) = (Vec::new(), Vec::new());
         for (i, coded) in encoder.coded().iter().enumerate() {
             if coded.is_value && paired.len() < MAX_PAIRED {
@@ -117,14 +128,15 @@ impl Reference {
                 unpaired.push(i);
             }
         }
-        let (whiten, unwhiten) = decorrelation(&encoded.select_rows(&paired));
+        let (whiten, unwhiten) = decorrelation(&own.select_rows(&paired));
         let mut fitted = Self {
             paired,
             unpaired,
             whiten,
             unwhiten,
             folds: Vec::new(),
-            rows: encoded.ncols(),
+            rows: own.ncols() + encoded.ncols(),
+            encoder,
         };
         fitted.folds = fitted.deal(&encoded);
         fitted
@@ -148,11 +160,13 @@ impl Reference {
     }
 
     /// Tells a window from the reference, and by what.
-    pub fn compare(&self, encoder: &Encoder, window: &Rows) -> (Answer, Vec<JointContribution>) {
+    pub fn compare(&self, window: &Rows) -> (Answer, Vec<JointContribution>) {
         if self.rows < MIN_ROWS {
             return (Err(Reason::NoReference), Vec::new());
         }
-        let encoded = encoder.encode(window, Scale::Scores, MAX_ROWS);
+        let encoded = self
+            .encoder
+            .encode(window, Scale::Scores, self.encoder.row_limit(MAX_ROWS));
         if encoded.ncols() < MIN_ROWS {
             return (Err(Reason::TooFewRows), Vec::new());
         }
@@ -178,16 +192,11 @@ impl Reference {
             effect: (2.0 * statistic - 1.0).max(0.0),
             error_bound: None,
         };
-        (Ok(outcome), self.contributions(encoder, &left, &right))
+        (Ok(outcome), self.contributions(&left, &right))
     }
 
     /// What each feature and pair adds to the difference of the mean scores.
-    fn contributions(
-        &self,
-        encoder: &Encoder,
-        left: &Sums,
-        right: &Sums,
-    ) -> Vec<JointContribution> {
+    fn contributions(&self, left: &Sums, right: &Sums) -> Vec<JointContribution> {
         let weights = Weights::train(left, right);
         let n = self.paired.len();
         let linear = right.linear_means() - left.linear_means();
@@ -196,7 +205,7 @@ impl Reference {
         let linear_change = &self.unwhiten * linear.rows(0, n);
         let product_weights = &self.whiten * weights.products * &self.whiten;
         let product_change = &self.unwhiten * products * &self.unwhiten;
-        let feature = |place: usize| encoder.coded()[place].feature;
+        let feature = |place: usize| self.encoder.coded()[place].feature;
         let mut parts = Vec::new();
         for (i, place) in self.paired.iter().enumerate() {
             parts.push((feature(*place), None, linear_weights[i] * linear_change[i]));
@@ -223,6 +232,9 @@ fn decorrelation(encoded: &Matrix) -> (Matrix, Matrix) {
             moments[(i, i)] = 1.0;
         }
     }
+    if n == 0 {
+        return (moments.clone(), moments);
+    }
     let Some(eigen) = SymmetricEigen::try_new(moments, f64::EPSILON, 10_000) else {
         return (DMatrix::identity(n, n), DMatrix::identity(n, n));
     };
@@ -238,22 +250,17 @@ fn decorrelation(encoded: &Matrix) -> (Matrix, Matrix) {
 impl Sums {
     /// The sum of `(a b)^2` over rows is that of `a^2 b^2`: both are products of matrices.
     fn of(paired: &Matrix, unpaired: &Matrix) -> Self {
-        let linear: Vec<f64> = paired
-            .row_iter()
-            .chain(unpaired.row_iter())
-            .map(|row| row.sum())
-            .collect();
         let square = |matrix: &Matrix| matrix.map(|cell| cell * cell);
         let (squares, others) = (square(paired), square(unpaired));
-        let linear_squares: Vec<f64> = squares
-            .row_iter()
-            .chain(others.row_iter())
-            .map(|row| row.sum())
-            .collect();
+        let sums = |first: &Matrix, second: &Matrix| {
+            let (first, second) = (first.column_sum(), second.column_sum());
+            let sums = first.iter().chain(&second).copied();
+            DVector::from_iterator(first.len() + second.len(), sums)
+        };
         Self {
             rows: paired.ncols() as f64,
-            linear: DVector::from_vec(linear),
-            linear_squares: DVector::from_vec(linear_squares),
+            linear: sums(paired, unpaired),
+            linear_squares: sums(&squares, &others),
             products: paired * paired.transpose(),
             product_squares: &squares * squares.transpose(),
         }
@@ -441,9 +448,10 @@ pub(super) fn area(reference: &[f64], window: &[f64]) -> (f64, f64) {
 
 /// `P(Z > z)`; 1 where all scores are tied.
 pub(super) fn upper_tail(z: f64) -> f64 {
-    if z.is_nan() {
-        1.0
-    } else {
-        0.5 * erfc(z / std::f64::consts::SQRT_2)
+    let beyond = 0.5 * chi2::sf(z * z, 1.0);
+    match z.partial_cmp(&0.0) {
+        Some(Ordering::Less) => 1.0 - beyond,
+        Some(_) => beyond,
+        None => 1.0,
     }
 }

@@ -82,10 +82,9 @@ fn close(found: f64, expected: f64, relative: f64, what: &str) {
 fn discrepancies_and_sigmas() {
     for case in golden().mmd {
         let reference = rows(&case.reference);
-        let encoder = Encoder::fit(&reference, 1_000);
-        let fitted = mmd::Reference::fit(&encoder, &reference);
+        let fitted = mmd::Reference::fit(&reference);
         close(fitted.sigma.unwrap(), case.sigma, 1e-12, &case.name);
-        let outcome = fitted.compare(&encoder, &rows(&case.window)).unwrap();
+        let outcome = fitted.compare(&rows(&case.window)).unwrap();
         assert!(
             (outcome.statistic - case.mmd2).abs() < 1e-12,
             "{}",

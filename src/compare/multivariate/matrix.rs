@@ -14,7 +14,7 @@
 //! - [`Scale::Standard`], for distances and components: less the reference's mean, divided by its
 //!   population standard deviation. Values beyond a million deviations stand at a million.
 //! - [`Scale::Scores`], for the classifier: a number is replaced by the standard normal quantile of
-//!   its mid-rank in the reference, then standardised, so that heavy tails cannot drown the rest and
+//!   its mid-rank in the reference's first 2,000 rows, then standardised, so that heavy tails cannot drown the rest and
 //!   any increasing transformation of a feature changes nothing. Nothing stands beyond 8.
 //!
 //! An absent cell stands at the mean (0), and its indicator speaks for it. An infinity does so on the
@@ -32,6 +32,15 @@ pub const MAX_LEVELS: usize = 12;
 
 /// Share of the reference that a level needs for an indicator of its own.
 pub const MIN_SHARE: f64 = 0.02;
+
+/// Cells of a side that a test computes on, at most, but for [`MIN_LIMIT`] rows.
+pub const MAX_CELLS: usize = 1_000_000;
+
+/// Rows that are used whatever the number of columns.
+pub const MIN_LIMIT: usize = 500;
+
+/// Rows of the reference that ranks are taken in, at most.
+const RANKED_ROWS: usize = 2_000;
 
 /// Where the standard scale ends.
 const MOST_DEVIATIONS: f64 = 1e6;
@@ -223,7 +232,7 @@ impl Encoder {
             match &column.cells {
                 Cells::Numbers => {
                     encoder.levels.push(HashMap::new());
-                    let what = What::Number(Ranks::of(cells.clone()));
+                    let what = What::Number(Ranks::of(cells.clone().take(RANKED_ROWS)));
                     encoder.push(column.feature, source, what, Spread::of(cells));
                 }
                 Cells::Labels(labels) => encoder.fit_levels(source, column.feature, labels, cells),
@@ -308,9 +317,10 @@ impl Encoder {
         &self.coded
     }
 
-    /// Whether rows have the columns that the reference has.
-    pub fn fits(&self, rows: &Rows) -> bool {
-        rows.matches(&self.columns)
+    /// How many rows a test uses of a side, of at most `most`: fewer where there are many columns.
+    pub fn row_limit(&self, most: usize) -> usize {
+        let fit = MAX_CELLS / self.coded.len().max(1);
+        fit.clamp(MIN_LIMIT, most)
     }
 
     /// Whether no column varies in the reference.
@@ -320,7 +330,7 @@ impl Encoder {
             .all(|coded| coded.standard.deviation <= 0.0)
     }
 
-    /// Encodes the first `limit` rows of a side that [`Encoder::fits`].
+    /// Encodes the first `limit` rows of a side with the reference's columns.
     pub fn encode(&self, side: &Rows, scale: Scale, limit: usize) -> Matrix {
         let rows = side.some(limit);
         let by_code: Vec<Vec<Slot>> = side

@@ -31,8 +31,11 @@ use super::rows::Rows;
 use crate::compare::{Answer, Outcome, Reason};
 use crate::profile::sample::mix;
 
-/// Rows used of a side, at most.
+/// Rows used of a side, at most ([`Encoder::row_limit`]).
 pub const MAX_ROWS: usize = 1_000;
+
+/// Rows of the reference that the scale is learned from, at most.
+pub const MAX_REFERENCE_ROWS: usize = 10_000;
 
 /// Permutations.
 pub const PERMUTATIONS: usize = 999;
@@ -52,21 +55,27 @@ const SEED: u64 = 0x6472_6966_7464;
 /// The reference's rows on the standard scale, and sigma.
 #[derive(Debug)]
 pub struct Reference {
+    encoder: Encoder,
     rows: Matrix,
     pub(super) sigma: Option<f64>,
 }
 
 impl Reference {
     /// Encodes the reference and finds sigma.
-    pub fn fit(encoder: &Encoder, reference: &Rows) -> Self {
+    pub fn fit(reference: &Rows) -> Self {
+        let encoder = Encoder::fit(reference, MAX_REFERENCE_ROWS);
         let rows = encoder.encode(reference, Scale::Standard, MAX_ROWS);
         let sigma = median_sigma(&rows);
-        Self { rows, sigma }
+        Self {
+            encoder,
+            rows,
+            sigma,
+        }
     }
 
     /// The discrepancy of a window.
-    pub fn compare(&self, encoder: &Encoder, window: &Rows) -> Answer {
-        let window = encoder.encode(window, Scale::Standard, MAX_ROWS);
+    pub fn compare(&self, window: &Rows) -> Answer {
+        let window = self.encoder.encode(window, Scale::Standard, MAX_ROWS);
         if self.rows.ncols() < 2 {
             return Err(Reason::NoReference);
         }

@@ -26,13 +26,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use matrix::Encoder;
 pub use rows::{Cells, Column, Rows};
 
 use super::{Answer, Reason, Test};
-
-/// Rows of the reference that scales and levels are learned from, at most.
-pub const MAX_REFERENCE_ROWS: usize = 10_000;
 
 /// Contributions reported, at most.
 pub const MAX_CONTRIBUTIONS: usize = 20;
@@ -43,7 +39,7 @@ pub const MIN_CONTRIBUTION: f64 = 0.02;
 /// A baseline's rows, made ready once for the tests asked for.
 #[derive(Debug)]
 pub struct JointReference {
-    encoder: Encoder,
+    columns: Vec<Column>,
     is_empty: bool,
     mmd: Option<mmd::Reference>,
     domain_classifier: Option<domain_classifier::Reference>,
@@ -53,16 +49,15 @@ pub struct JointReference {
 impl JointReference {
     /// Learns what `tests` need; tests that are not joint are passed over.
     pub fn fit(reference: &Rows, tests: &[Test]) -> Self {
-        let encoder = Encoder::fit(reference, MAX_REFERENCE_ROWS);
         let asked = |test| tests.contains(&test);
         Self {
             is_empty: reference.some(1).is_empty(),
-            mmd: asked(Test::Mmd).then(|| mmd::Reference::fit(&encoder, reference)),
+            mmd: asked(Test::Mmd).then(|| mmd::Reference::fit(reference)),
             domain_classifier: asked(Test::DomainClassifier)
-                .then(|| domain_classifier::Reference::fit(&encoder, reference)),
+                .then(|| domain_classifier::Reference::fit(reference)),
             pca_reconstruction: asked(Test::PcaReconstruction)
                 .then(|| pca_reconstruction::Reference::fit(reference)),
-            encoder,
+            columns: reference.columns().to_vec(),
         }
     }
 
@@ -75,16 +70,15 @@ impl JointReference {
         if let Some(reason) = self.refusal(window) {
             return (Err(reason), Vec::new());
         }
-        let encoder = &self.encoder;
         let answered = match test {
             Test::Mmd => self
                 .mmd
                 .as_ref()
-                .map(|fitted| (fitted.compare(encoder, window), Vec::new())),
+                .map(|fitted| (fitted.compare(window), Vec::new())),
             Test::DomainClassifier => self
                 .domain_classifier
                 .as_ref()
-                .map(|fitted| fitted.compare(encoder, window)),
+                .map(|fitted| fitted.compare(window)),
             Test::PcaReconstruction => self
                 .pca_reconstruction
                 .as_ref()
@@ -99,7 +93,7 @@ impl JointReference {
             Some(Reason::NoReference)
         } else if window.some(1).is_empty() {
             Some(Reason::TooFewRows)
-        } else if !self.encoder.fits(window) {
+        } else if !window.matches(&self.columns) {
             Some(Reason::DifferentBins)
         } else {
             None

@@ -6,7 +6,7 @@
 //!
 //! **Formula**: the error of a row is the Euclidean norm of its residual on the standard scale
 //! ([`super::matrix::Scale::Standard`]); the statistic is the mean over the window. Components come from
-//! one half of the reference (even rows), the expected mean from the **other**: errors of rows that the
+//! one half of the reference (even rows), as does the scale, the expected mean from the **other**: errors of rows that the
 //! components were fitted to are too small, and would make any window look worse. The effect is
 //! `|statistic / expected - 1|`.
 //!
@@ -22,7 +22,8 @@
 //! other: components then mean nothing, and a changed correlation of two of thirty columns is hardly seen.
 //!
 //! Constant sides that are equal give 0 and p 1; a constant reference against anything else gives
-//! `NoVariance`, and so does a reference whose held-out rows are reconstructed without error.
+//! `NoVariance`, and so does a reference whose held-out rows are reconstructed without error, such as
+//! one with a single column.
 
 use nalgebra::{DVector, SymmetricEigen};
 use statrs::function::beta::checked_beta_reg;
@@ -35,7 +36,7 @@ use crate::compare::{Answer, Outcome, Reason};
 /// Share of the variance that the components hold.
 pub const SHARE: f64 = 0.65;
 
-/// Rows used of a window, and of each half of the reference, at most.
+/// Rows used of a window, and of each half of the reference, at most ([`Encoder::row_limit`]).
 pub const MAX_ROWS: usize = 5_000;
 
 /// Rows that each half of the reference needs.
@@ -69,10 +70,11 @@ struct Errors {
 impl Reference {
     /// Fits the components to one half and measures the other.
     pub fn fit(reference: &Rows) -> Self {
-        let (first, second) = reference.halves(2 * MAX_ROWS);
+        let (first, second) = reference.apart(2, 2 * MAX_ROWS);
         let encoder = Encoder::fit(&first, MAX_ROWS);
-        let fitted = encoder.encode(&first, Scale::Standard, MAX_ROWS);
-        let other = encoder.encode(&second, Scale::Standard, MAX_ROWS);
+        let limit = encoder.row_limit(MAX_ROWS);
+        let fitted = encoder.encode(&first, Scale::Standard, limit);
+        let other = encoder.encode(&second, Scale::Standard, limit);
         let (centre, components) = components(&fitted);
         let held_out = Errors::of(&centre, &components, &other);
         Self {
@@ -89,7 +91,9 @@ impl Reference {
         if self.held_out.rows < MIN_ROWS as f64 {
             return (Err(Reason::NoReference), Vec::new());
         }
-        let encoded = self.encoder.encode(window, Scale::Standard, MAX_ROWS);
+        let encoded =
+            self.encoder
+                .encode(window, Scale::Standard, self.encoder.row_limit(MAX_ROWS));
         if encoded.ncols() < MIN_WINDOW {
             return (Err(Reason::TooFewRows), Vec::new());
         }
@@ -135,6 +139,9 @@ fn components(rows: &Matrix) -> (DVector<f64>, Matrix) {
     };
     let centred = centred(rows, &centre);
     let moments = &centred * centred.transpose() / (rows.ncols().max(1) as f64);
+    if moments.is_empty() {
+        return (centre, moments);
+    }
     let Some(eigen) = SymmetricEigen::try_new(moments, f64::EPSILON, 10_000) else {
         return (centre, Matrix::zeros(rows.nrows(), 0));
     };

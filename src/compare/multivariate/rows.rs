@@ -106,20 +106,20 @@ impl Rows {
             .collect()
     }
 
-    /// The first `limit` rows that hold anything, dealt to two halves in turn.
-    pub(super) fn halves(&self, limit: usize) -> (Self, Self) {
-        let half = |first: usize| Self {
+    /// The first `limit` rows that hold anything, dealt to two sides: every n-th, and the others.
+    pub(super) fn apart(&self, n: usize, limit: usize) -> (Self, Self) {
+        let rows = self.some(limit);
+        let side = |own: bool| Self {
             columns: self.columns.clone(),
-            cells: self
-                .some(limit)
-                .into_iter()
-                .skip(first)
-                .step_by(2)
-                .flatten()
+            cells: rows
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| i.is_multiple_of(n) == own)
+                .flat_map(|(_, row)| *row)
                 .copied()
                 .collect(),
         };
-        (half(0), half(1))
+        (side(true), side(false))
     }
 
     /// Whether columns mean the same here as there.

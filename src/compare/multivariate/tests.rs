@@ -215,7 +215,12 @@ fn labels_have_a_meaning_across_sides_by_their_text() {
     let reference = labels(&names, (0..600).map(|i| i % 3 / 2));
     let same = labels(&turned, (0..300).map(|i| i % 3 / 2 + 1));
     let other = labels(&turned, (0..300).map(|_| 0));
-    for test in ALL {
+    // One column is always reconstructed: no test of components.
+    assert_eq!(
+        answer(Test::PcaReconstruction, &reference, &same),
+        Err(Reason::NoVariance)
+    );
+    for test in [Test::Mmd, Test::DomainClassifier] {
         assert!(
             answer(test, &reference, &same).unwrap().p_value.unwrap() > 0.05,
             "{test}"
