@@ -46,6 +46,7 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::matrix::{Encoder, Matrix, Scale};
 use super::rows::Rows;
+use super::weights::{Sums, Weights};
 use super::{JointContribution, shares};
 use crate::compare::law::chi2;
 use crate::compare::{Answer, Outcome, Reason};
@@ -68,12 +69,6 @@ pub const MAX_PAIRED: usize = 128;
 /// Least variance, of 1, that decorrelating divides by.
 const LEAST_VARIANCE: f64 = 0.05;
 
-/// Variances of the mixture beside 0, in squared standard errors.
-const VARIANCES: [f64; 8] = [0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
-
-/// Steps of the mixture's fit.
-const STEPS: usize = 20;
-
 /// What the window's rows are told from.
 #[derive(Debug)]
 pub struct Reference {
@@ -94,22 +89,6 @@ struct Fold {
     paired: Matrix,
     unpaired: Matrix,
     sums: Sums,
-}
-
-/// Sums of terms and of their squares.
-#[derive(Debug, Clone)]
-struct Sums {
-    rows: f64,
-    linear: DVector<f64>,
-    linear_squares: DVector<f64>,
-    products: Matrix,
-    product_squares: Matrix,
-}
-
-/// Weights of the terms: numbers first paired, then unpaired; products symmetric.
-struct Weights {
-    linear: DVector<f64>,
-    products: Matrix,
 }
 
 impl Reference {
@@ -173,15 +152,16 @@ impl Reference {
         let folds = self.deal(&encoded);
         let (mut left, mut right) = (self.folds[0].sums.clone(), folds[0].sums.clone());
         let (mut sum, mut weight, mut variance) = (0.0, 0.0, 0.0);
-        for k in 1..FOLDS {
+        for (k, (known, new)) in self.folds.iter().zip(&folds).enumerate().skip(1) {
             let trained = Weights::train(&left, &right);
-            let (area, of_area) = area(&trained.score(&self.folds[k]), &trained.score(&folds[k]));
+            let score = |fold: &Fold| trained.score(&fold.paired, &fold.unpaired);
+            let (area, of_area) = area(&score(known), &score(new));
             let share = k as f64;
             sum += share * area;
             weight += share;
             variance += share * share * of_area;
-            left.add(&self.folds[k].sums);
-            right.add(&folds[k].sums);
+            left.add(&known.sums);
+            right.add(&new.sums);
         }
         let statistic = sum / weight;
         let p = upper_tail((sum - 0.5 * weight) / variance.sqrt());
@@ -245,184 +225,6 @@ fn decorrelation(encoded: &Matrix) -> (Matrix, Matrix) {
     let with =
         |values: DVector<f64>| vectors * DMatrix::from_diagonal(&values) * vectors.transpose();
     (with(roots.map(f64::recip)), with(roots))
-}
-
-impl Sums {
-    /// The sum of `(a b)^2` over rows is that of `a^2 b^2`: both are products of matrices.
-    fn of(paired: &Matrix, unpaired: &Matrix) -> Self {
-        let square = |matrix: &Matrix| matrix.map(|cell| cell * cell);
-        let (squares, others) = (square(paired), square(unpaired));
-        let sums = |first: &Matrix, second: &Matrix| {
-            let (first, second) = (first.column_sum(), second.column_sum());
-            let sums = first.iter().chain(&second).copied();
-            DVector::from_iterator(first.len() + second.len(), sums)
-        };
-        Self {
-            rows: paired.ncols() as f64,
-            linear: sums(paired, unpaired),
-            linear_squares: sums(&squares, &others),
-            products: paired * paired.transpose(),
-            product_squares: &squares * squares.transpose(),
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.rows += other.rows;
-        self.linear += &other.linear;
-        self.linear_squares += &other.linear_squares;
-        self.products += &other.products;
-        self.product_squares += &other.product_squares;
-    }
-
-    fn linear_means(&self) -> DVector<f64> {
-        &self.linear / self.rows
-    }
-
-    fn product_means(&self) -> Matrix {
-        &self.products / self.rows
-    }
-}
-
-impl Weights {
-    fn train(left: &Sums, right: &Sums) -> Self {
-        let (m, n) = (left.rows, right.rows);
-        let term = |a: f64, a2: f64, b: f64, b2: f64| {
-            let within = (a2 - a * a / m) + (b2 - b * b / n);
-            let deviation = (within.max(0.0) / (m + n - 2.0)).sqrt();
-            let change = b / n - a / m;
-            // A term constant on both sides tells them apart for certain, or not at all.
-            let size = (a2 / m + b2 / n).sqrt();
-            (change, deviation.max(1e-3 * size))
-        };
-        let linear: Vec<(f64, f64)> = (0..left.linear.len())
-            .map(|i| {
-                term(
-                    left.linear[i],
-                    left.linear_squares[i],
-                    right.linear[i],
-                    right.linear_squares[i],
-                )
-            })
-            .collect();
-        let size = left.products.nrows();
-        let pairs: Vec<(usize, usize)> = (0..size)
-            .flat_map(|i| (0..=i).map(move |j| (i, j)))
-            .collect();
-        let products: Vec<(f64, f64)> = pairs
-            .iter()
-            .map(|at| {
-                term(
-                    left.products[*at],
-                    left.product_squares[*at],
-                    right.products[*at],
-                    right.product_squares[*at],
-                )
-            })
-            .collect();
-        let error = (1.0 / m + 1.0 / n).sqrt();
-        let t = |&(change, deviation): &(f64, f64)| {
-            if deviation > 0.0 {
-                change / (deviation * error)
-            } else {
-                0.0
-            }
-        };
-        let shrunk = shrink(&linear.iter().chain(&products).map(t).collect::<Vec<f64>>());
-        let weight = |theta: f64, deviation: f64| {
-            if deviation > 0.0 {
-                theta / deviation
-            } else {
-                0.0
-            }
-        };
-        let (first, second) = shrunk.split_at(linear.len());
-        let mut weights = Self {
-            linear: DVector::from_iterator(
-                linear.len(),
-                first
-                    .iter()
-                    .zip(&linear)
-                    .map(|(theta, term)| weight(*theta, term.1)),
-            ),
-            products: DMatrix::zeros(size, size),
-        };
-        for ((theta, term), &(i, j)) in second.iter().zip(&products).zip(&pairs) {
-            let half = if i == j { 1.0 } else { 0.5 };
-            weights.products[(i, j)] = half * weight(*theta, term.1);
-            weights.products[(j, i)] = weights.products[(i, j)];
-        }
-        weights
-    }
-
-    fn score(&self, fold: &Fold) -> Vec<f64> {
-        let n = fold.paired.nrows();
-        let (paired, unpaired) = (
-            self.linear.rows(0, n),
-            self.linear.rows(n, self.linear.len() - n),
-        );
-        let half = &self.products * &fold.paired;
-        let rows = fold
-            .paired
-            .column_iter()
-            .zip(half.column_iter())
-            .zip(fold.unpaired.column_iter());
-        rows.map(|((row, half), rest)| row.dot(&half) + row.dot(&paired) + rest.dot(&unpaired))
-            .collect()
-    }
-}
-
-/// Posterior means of the true differences given all of `t`.
-fn shrink(t: &[f64]) -> Vec<f64> {
-    let variances: Vec<f64> = std::iter::once(0.0).chain(VARIANCES).collect();
-    // A term that never varies says nothing about the mixture.
-    let likelihoods: Vec<Vec<f64>> = t.iter().map(|t| likelihoods(*t, &variances)).collect();
-    let mut shares = vec![1.0 / variances.len() as f64; variances.len()];
-    let used = t.iter().filter(|t| t.abs() > 0.0).count() as f64;
-    for _ in 0..STEPS {
-        let mut sums = vec![0.0; shares.len()];
-        sums[0] = 1.0; // in doubt nothing has changed
-        for (_, likelihood) in t.iter().zip(&likelihoods).filter(|(t, _)| t.abs() > 0.0) {
-            add_posterior(&mut sums, &shares, likelihood);
-        }
-        shares = sums.iter().map(|sum| sum / (used + 1.0)).collect();
-    }
-    let keep: Vec<f64> = variances
-        .iter()
-        .map(|variance| variance / (1.0 + variance))
-        .collect();
-    t.iter()
-        .zip(&likelihoods)
-        .map(|(t, likelihood)| {
-            let mut posterior = vec![0.0; shares.len()];
-            add_posterior(&mut posterior, &shares, likelihood);
-            t * posterior
-                .iter()
-                .zip(&keep)
-                .map(|(share, keep)| share * keep)
-                .sum::<f64>()
-        })
-        .collect()
-}
-
-/// The densities of t, each divided by the largest of them.
-fn likelihoods(t: f64, variances: &[f64]) -> Vec<f64> {
-    let logs: Vec<f64> = variances
-        .iter()
-        .map(|variance| -0.5 * (t * t / (1.0 + variance) + variance.ln_1p()))
-        .collect();
-    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    logs.iter().map(|log| (log - most).exp()).collect()
-}
-
-fn add_posterior(sums: &mut [f64], shares: &[f64], likelihood: &[f64]) {
-    let total: f64 = shares
-        .iter()
-        .zip(likelihood)
-        .map(|(share, l)| share * l)
-        .sum();
-    for ((sum, share), l) in sums.iter_mut().zip(shares).zip(likelihood) {
-        *sum += share * l / total.max(f64::MIN_POSITIVE);
-    }
 }
 
 /// The area under the curve, and its variance if both sides are dealt at random (Mann-Whitney's U

@@ -23,6 +23,7 @@ pub mod rows;
 mod simulations;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::collections::BTreeMap;
 

@@ -85,7 +85,7 @@ fn other_columns_and_tests_not_asked_for_have_reasons() {
 fn few_rows_have_reasons() {
     let side = |n| independent(&mut Random(n as u64), n, 3);
     let least = [
-        (Test::Mmd, 2, 2),
+        (Test::Mmd, 3, 2),
         (Test::DomainClassifier, 50, 50),
         (Test::PcaReconstruction, 40, 20),
     ];
