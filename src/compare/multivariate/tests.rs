@@ -212,8 +212,8 @@ fn integers_beyond_2_to_the_53_are_doubles() {
 fn labels_have_a_meaning_across_sides_by_their_text() {
     let names: Vec<String> = ["yes", "no", "maybe"].map(str::to_owned).to_vec();
     let turned: Vec<String> = ["maybe", "yes", "no"].map(str::to_owned).to_vec();
-    let reference = labels(&names, (0..600).map(|i| i % 3 / 2));
-    let same = labels(&turned, (0..300).map(|i| i % 3 / 2 + 1));
+    let reference = labels(&names, (0..600).map(|i| i % 7 / 4));
+    let same = labels(&turned, (0..300).map(|i| i % 7 / 4 + 1));
     let other = labels(&turned, (0..300).map(|_| 0));
     // One column is always reconstructed: no test of components.
     assert_eq!(
