@@ -53,6 +53,7 @@ pub mod law;
 pub mod linf;
 pub mod mann_whitney;
 mod merge;
+pub mod multivariate;
 #[cfg(test)]
 mod numeric_golden;
 pub mod out_of_range;
