@@ -1,6 +1,6 @@
 //! The stored training distribution of one model version: its profile, its bins, its calibration.
 //!
-//! - `read`: training files as batches, in bounded memory
+//! - `read`: training files as batches, in bounded memory; `ndjson`: those of one JSON object a line
 //! - `kinds`: what each column is
 //! - `import`: two passes over the files make a baseline
 //!
@@ -8,7 +8,11 @@
 
 pub mod import;
 pub mod kinds;
+pub mod ndjson;
 pub mod read;
+
+#[cfg(test)]
+mod formats;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +34,8 @@ pub struct Baseline {
     pub version: String,
     /// How its features are cut.
     pub layout: Arc<Layout>,
-    /// Its rows; the sample holds all of them up to [`SAMPLE_ROWS`].
+    /// Its rows; the sample holds all of them up to [`SAMPLE_ROWS`] (fewer where there are
+    /// embeddings, see [`SAMPLE_NUMBERS`]).
     pub profile: Profile,
     /// What it was made from.
     pub origin: Origin,
@@ -38,6 +43,10 @@ pub struct Baseline {
 
 /// Rows of the training data that are kept as they were. Up to so many every test is exact.
 pub const SAMPLE_ROWS: usize = 100_000;
+
+/// Numbers in embeddings that are kept as they were: 64 MiB. Where rows have so many that fewer
+/// rows than [`SAMPLE_ROWS`] hold them, that is how many are kept.
+pub const SAMPLE_NUMBERS: usize = 1 << 23;
 
 /// What a baseline was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
