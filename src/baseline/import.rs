@@ -9,23 +9,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::Float64Type;
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 
 use super::kinds::{self, Column, Overrides, Texts};
 use super::read::{self, Files};
-use super::{Baseline, Origin, SAMPLE_ROWS};
-use crate::batch::{Batch, Builder, Shape};
+use super::{Baseline, Origin, SAMPLE_NUMBERS, SAMPLE_ROWS};
+use crate::batch::{Batch, Builder, MAX_DIMENSION, Shape};
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
-use crate::profile::coarse;
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
+use crate::profile::{coarse, norm};
 
 /// A baseline is cut into at most so many windows.
 const MAX_WINDOWS: usize = 50_000;
-/// Rows per batch of the second pass.
+/// Keys the choice of the sample.
 const HASH_KEY: u64 = 0x6472_6966_7464; // fixed: the same files always give the same baseline
 
 /// What the user asks for.
@@ -35,7 +35,7 @@ pub struct Request {
     pub model: String,
     /// Its version.
     pub version: String,
-    /// Training files: Parquet or CSV.
+    /// Training files, of the formats that [`read`] knows.
     pub files: Vec<PathBuf>,
     /// The column with the event time.
     pub time_column: Option<String>,
@@ -112,7 +112,7 @@ pub enum Error {
 }
 
 /// What an import makes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Imported {
     /// The baseline.
     pub baseline: Baseline,
@@ -121,7 +121,7 @@ pub struct Imported {
 }
 
 /// Counts per window and feature.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Windows {
     /// Window start in milliseconds to the counts of each feature.
     pub counts: BTreeMap<i64, Vec<Vec<u64>>>,
@@ -236,6 +236,7 @@ struct Candidate {
     /// What its type or the user speaks for; unknown for texts until they are read.
     kind: Option<Kind>,
     plain_numbers: bool,
+    data_type: DataType,
 }
 
 /// The columns that become features. An option that names a column there is not is refused.
@@ -271,11 +272,19 @@ fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error>
             column: name.clone(),
             detail,
         })?;
+        let kind = request.kinds.get(name).copied().or(inferred);
+        if let Some(kind) = kind {
+            kinds::check(field.data_type(), kind).map_err(|detail| Error::Column {
+                column: name.clone(),
+                detail,
+            })?;
+        }
         found.push(Candidate {
             index,
             name: name.clone(),
-            kind: request.kinds.get(name).copied().or(inferred),
+            kind,
             plain_numbers: matches!(inferred, Some(Kind::Numeric | Kind::Boolean)),
+            data_type: field.data_type().clone(),
         });
     }
     if found.is_empty() {
@@ -304,6 +313,7 @@ fn settle_kinds(
             Ok::<(), Error>(())
         })?;
     }
+    let dimensions = dimensions(files, &candidates)?;
     let column = |candidate: Candidate| {
         let seen = texts.get(&candidate.index).map(|texts| texts.kind());
         Column {
@@ -311,10 +321,56 @@ fn settle_kinds(
             kind: candidate.kind.or(seen).unwrap_or(Kind::Categorical),
             // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
             plain_numbers: candidate.plain_numbers || seen == Some(Kind::Boolean),
+            dimension: dimensions.get(&candidate.index).copied().unwrap_or(0),
             index: candidate.index,
         }
     };
     Ok(candidates.into_iter().map(column).collect())
+}
+
+/// How many numbers the embeddings have, by column: what the type says, or else the first row that
+/// holds one.
+fn dimensions(files: &Files, candidates: &[Candidate]) -> Result<HashMap<usize, usize>, Error> {
+    let mut known = HashMap::new();
+    let mut open: Vec<&Candidate> = Vec::new();
+    for candidate in candidates {
+        match candidate.data_type {
+            _ if candidate.kind != Some(Kind::Embedding) => {}
+            DataType::FixedSizeList(_, width) => {
+                known.insert(candidate.index, usize::try_from(width).unwrap_or(0));
+            }
+            _ => open.push(candidate),
+        }
+    }
+    for batch in files.batches() {
+        if open.is_empty() {
+            break;
+        }
+        let batch = batch?;
+        for candidate in &open {
+            if let Some(dimension) = kinds::dimension(batch.column(candidate.index))? {
+                known.insert(candidate.index, dimension);
+            }
+        }
+        open.retain(|candidate| !known.contains_key(&candidate.index));
+    }
+    let too_long = |candidate: &&Candidate| {
+        let dimension = known.get(&candidate.index);
+        dimension.is_some_and(|dimension| !(1..=MAX_DIMENSION).contains(dimension))
+    };
+    let refused = |candidate: &Candidate, detail: String| Error::Column {
+        column: candidate.name.clone(),
+        detail,
+    };
+    if let Some(empty) = open.first() {
+        let detail = "not one of its rows holds a list of numbers; leave it out with --exclude";
+        return Err(refused(empty, detail.into()));
+    }
+    if let Some(long) = candidates.iter().find(too_long) {
+        let detail = format!("an embedding has 1 to {MAX_DIMENSION} numbers");
+        return Err(refused(long, detail));
+    }
+    Ok(known)
 }
 
 /// What the first pass sees.
@@ -337,7 +393,7 @@ fn survey(
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
         levels: vec![HashMap::new(); columns.len()],
         max_levels,
-        sample: Sample::new(SAMPLE_ROWS),
+        sample: Sample::new(sample_rows(columns)),
     };
     // The sample needs names and kinds only; the bins come from it.
     let layout = Layout {
@@ -354,6 +410,12 @@ fn survey(
     Ok(survey)
 }
 
+/// Embeddings are large: with them fewer rows are kept as they were.
+fn sample_rows(columns: &[Column]) -> usize {
+    let width: usize = columns.iter().map(|column| column.dimension).sum();
+    SAMPLE_ROWS.min(SAMPLE_NUMBERS / width.max(1)).max(1)
+}
+
 impl Survey {
     fn add(
         &mut self,
@@ -366,11 +428,7 @@ impl Survey {
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {
                 let (least, greatest) = &mut self.ranges[i];
-                for value in rows.columns[i]
-                    .as_primitive::<Float64Type>()
-                    .iter()
-                    .flatten()
-                {
+                for value in norm::numbers(&rows.columns[i]).iter().flatten() {
                     *least = least.min(value);
                     *greatest = greatest.max(value);
                 }
@@ -440,10 +498,8 @@ impl Survey {
                 let mut values: Vec<f64> = rows
                     .iter()
                     .flat_map(|rows| {
-                        rows.column(OWN_COLUMNS + i)
-                            .as_primitive::<Float64Type>()
-                            .iter()
-                            .flatten()
+                        let numbers = norm::numbers(rows.column(OWN_COLUMNS + i));
+                        numbers.iter().flatten().collect::<Vec<f64>>()
                     })
                     .collect();
                 values.sort_by(f64::total_cmp);
@@ -474,12 +530,14 @@ fn feature(column: &Column, bins: Bins) -> FeatureLayout {
         name,
         kind,
         plain_numbers,
+        dimension,
         ..
     } = column.clone();
     FeatureLayout {
         name,
         kind,
         plain_numbers,
+        dimension,
         bins,
     }
 }
@@ -598,7 +656,7 @@ fn shown(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
 fn to_batch(columns: &[Column], batch: &RecordBatch, before: u64) -> Result<Batch, Error> {
     let shapes: Vec<Shape> = columns
         .iter()
-        .map(|column| kinds::shape(column.kind))
+        .map(|column| kinds::shape(column.kind, column.dimension))
         .collect();
     let rows = batch.num_rows();
     let mut builder = Builder::new(&shapes, rows.max(1));

@@ -4,6 +4,8 @@
 //! k of a union is the bottom k of the parts' bottom k. Once k rows are known, a row above the
 //! k-th hash is not even looked at. The hash is keyed; the key is driftd's own constant for now, so what
 //! keeps a sender from placing rows in the sample is only that offsets are not his to choose.
+//!
+//! Embeddings are kept whole: k rows of d numbers are 8 k d bytes.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 
 use super::{Columns, Layout};
-use crate::batch::Batch;
+use crate::batch::{Batch, vector_type};
 
 /// Columns that every sample has before its features: hash, partition, offset, row, event time.
 pub const OWN_COLUMNS: usize = 5;
@@ -213,7 +215,7 @@ impl Sample {
 }
 
 /// The Arrow schema of a sample: hash, partition, offset, row, `event_time` (milliseconds), then
-/// the layout's features as `Float64` or `Utf8`.
+/// the layout's features as `Float64`, `FixedSizeList(Float64)` (embeddings) or `Utf8`.
 pub fn schema(layout: &Layout) -> Schema {
     let mut fields = vec![
         Field::new("__hash", DataType::UInt64, false),
@@ -223,7 +225,9 @@ pub fn schema(layout: &Layout) -> Schema {
         Field::new("__event_time", DataType::Int64, false),
     ];
     for feature in &layout.features {
-        let kind = if feature.kind.is_numeric() {
+        let kind = if feature.dimension > 0 {
+            vector_type(feature.dimension)
+        } else if feature.kind.is_numeric() {
             DataType::Float64
         } else {
             DataType::Utf8
