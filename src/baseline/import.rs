@@ -15,11 +15,11 @@ use arrow::util::display::array_value_to_string;
 
 use super::kinds::{self, Column, Overrides, Texts};
 use super::read::{self, Files};
-use super::{Baseline, Origin, SAMPLE_NUMBERS, SAMPLE_ROWS};
+use super::{Baseline, Origin, SAMPLE_ROWS};
 use crate::batch::{Batch, Builder, MAX_DIMENSION, Shape};
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
-use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
+use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash, most_rows};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
 use crate::profile::{coarse, norm};
 
@@ -393,7 +393,7 @@ fn survey(
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
         levels: vec![HashMap::new(); columns.len()],
         max_levels,
-        sample: Sample::new(sample_rows(columns)),
+        sample: Sample::new(SAMPLE_ROWS),
     };
     // The sample needs names and kinds only; the bins come from it.
     let layout = Layout {
@@ -402,18 +402,13 @@ fn survey(
             .map(|c| feature(c, no_bins(c.kind)))
             .collect(),
     };
+    survey.sample = Sample::new(most_rows(&layout, SAMPLE_ROWS));
     files.for_each(|batch| {
         progress(batch.num_rows() as u64);
         survey.add(&layout, columns, &batch)
     })?;
     survey.sample.settle()?;
     Ok(survey)
-}
-
-/// Embeddings are large: with them fewer rows are kept as they were.
-fn sample_rows(columns: &[Column]) -> usize {
-    let width: usize = columns.iter().map(|column| column.dimension).sum();
-    SAMPLE_ROWS.min(SAMPLE_NUMBERS / width.max(1)).max(1)
 }
 
 impl Survey {

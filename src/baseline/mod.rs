@@ -35,7 +35,7 @@ pub struct Baseline {
     /// How its features are cut.
     pub layout: Arc<Layout>,
     /// Its rows; the sample holds all of them up to [`SAMPLE_ROWS`] (fewer where there are
-    /// embeddings, see [`SAMPLE_NUMBERS`]).
+    /// embeddings, see [`most_rows`](crate::profile::sample::most_rows)).
     pub profile: Profile,
     /// What it was made from.
     pub origin: Origin,
@@ -43,10 +43,6 @@ pub struct Baseline {
 
 /// Rows of the training data that are kept as they were. Up to so many every test is exact.
 pub const SAMPLE_ROWS: usize = 100_000;
-
-/// Numbers in embeddings that are kept as they were: 64 MiB. Where rows have so many that fewer
-/// rows than [`SAMPLE_ROWS`] hold them, that is how many are kept.
-pub const SAMPLE_NUMBERS: usize = 1 << 23;
 
 /// What a baseline was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -97,7 +97,7 @@ pub enum Values {
 pub type Columns = [usize];
 
 impl Profile {
-    /// The profile of no rows.
+    /// The profile of no rows, with a sample of at most so many ([`sample::most_rows`]).
     pub fn empty(layout: &Layout, sample_rows: usize) -> Self {
         let features = layout
             .features
@@ -113,7 +113,7 @@ impl Profile {
         Self {
             rows: 0,
             features,
-            sample: Sample::new(sample_rows),
+            sample: Sample::new(sample::most_rows(layout, sample_rows)),
         }
     }
 

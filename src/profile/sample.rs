@@ -5,7 +5,8 @@
 //! k-th hash is not even looked at. The hash is keyed; the key is driftd's own constant for now, so what
 //! keeps a sender from placing rows in the sample is only that offsets are not his to choose.
 //!
-//! Embeddings are kept whole: k rows of d numbers are 8 k d bytes.
+//! Embeddings are kept whole: k rows of d numbers are 8 k d bytes. So that this is bounded as well,
+//! wide ones lower k ([`most_rows`]).
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -22,6 +23,19 @@ use crate::batch::{Batch, vector_type};
 
 /// Columns that every sample has before its features: hash, partition, offset, row, event time.
 pub const OWN_COLUMNS: usize = 5;
+
+/// Numbers in embeddings that a sample holds at most: 64 MiB.
+const MOST_NUMBERS: usize = 1 << 23;
+
+/// How many rows a sample of this layout holds where so many are asked for.
+pub fn most_rows(layout: &Layout, asked: usize) -> usize {
+    let width: usize = layout
+        .features
+        .iter()
+        .map(|feature| feature.dimension)
+        .sum();
+    asked.min((MOST_NUMBERS / width.max(1)).max(1))
+}
 
 /// The finalising mix of splitmix64: a bijection that spreads neighbouring inputs.
 pub fn mix(mut x: u64) -> u64 {
