@@ -69,4 +69,68 @@ mod tests {
         assert_eq!(found(&columns[2]), [None; 3]);
         assert_eq!(of_rows(&columns[0], &[2]), [0.0, 0.0, 2.0]);
     }
+
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        norms: Vec<Norm>,
+        sides: Vec<Sides>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Norm {
+        vector: Vec<f64>,
+        norm: f64,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Sides {
+        name: String,
+        reference: Vec<Vec<f64>>,
+        window: Vec<Vec<f64>>,
+        ks: f64,
+        p: f64,
+    }
+
+    fn golden() -> Golden {
+        let text = include_str!("../../tests/reference/embedding.json");
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn norms_are_right_to_the_last_digits_at_every_scale() {
+        let mut worst = 0.0f64;
+        let all = golden().norms;
+        assert_eq!(all.len(), 41);
+        for Norm {
+            vector,
+            norm: exact,
+        } in all
+        {
+            let found = norm(&vector);
+            if exact.is_infinite() {
+                assert_eq!(found.to_bits(), exact.to_bits());
+                continue;
+            }
+            // Of numbers below 2^-1022 the last digits are few.
+            let off = (found - exact).abs() / exact.max(f64::MIN_POSITIVE);
+            worst = worst.max(off);
+        }
+        assert!(worst <= 5e-16, "{worst:e}");
+    }
+
+    #[test]
+    fn sides_are_compared_by_norms_as_scipy_does() {
+        for sides in golden().sides {
+            let norms = |vectors: &[Vec<f64>]| {
+                let mut norms: Vec<f64> = vectors.iter().map(|vector| norm(vector)).collect();
+                norms.sort_by(f64::total_cmp);
+                norms
+            };
+            let (reference, window) = (norms(&sides.reference), norms(&sides.window));
+            let outcome = crate::compare::ks::exact(&reference, &window).unwrap();
+            let (name, p) = (sides.name, outcome.p_value.unwrap());
+            assert!((outcome.statistic - sides.ks).abs() <= 1e-12, "{name}");
+            assert!((p - sides.p).abs() <= 1e-9 * sides.p, "{name}: {p}");
+        }
+    }
 }
