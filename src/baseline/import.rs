@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 
-use super::kinds::{self, Column, Overrides, Texts};
+use super::columns;
+use super::kinds::{self, Column, Overrides};
 use super::read::{self, Files};
 use super::{Baseline, Origin, SAMPLE_ROWS};
-use crate::batch::{Batch, Builder, MAX_DIMENSION, Shape};
+use crate::batch::{Batch, Builder, Shape};
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash, most_rows};
@@ -157,9 +157,8 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
         return Err(Error::WindowWithoutTime);
     }
     let files = Files::open(request.files.clone())?;
-    let time_index = time_index(request, &files)?;
-    let candidates = candidates(request, &files)?;
-    let columns = settle_kinds(&files, candidates, &mut progress)?;
+    let time_index = columns::time_index(request, &files)?;
+    let columns = columns::choose(request, &files, &mut progress)?;
     let survey = survey(&files, &columns, request.max_levels, &mut progress)?;
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
@@ -204,175 +203,6 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
     })
 }
 
-fn time_index(request: &Request, files: &Files) -> Result<Option<usize>, Error> {
-    let Some(name) = &request.time_column else {
-        return Ok(None);
-    };
-    files
-        .schema()
-        .index_of(name)
-        .map(Some)
-        .map_err(|_| no_column(files, name, "--time"))
-}
-
-fn no_column(files: &Files, column: &str, option: &'static str) -> Error {
-    Error::NoColumn {
-        column: column.into(),
-        option,
-        found: names(files),
-    }
-}
-
-fn names(files: &Files) -> String {
-    let fields = files.schema().fields().iter();
-    let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
-    names.join(", ")
-}
-
-/// A column that becomes a feature.
-struct Candidate {
-    index: usize,
-    name: String,
-    /// What its type or the user speaks for; unknown for texts until they are read.
-    kind: Option<Kind>,
-    plain_numbers: bool,
-    data_type: DataType,
-}
-
-/// The columns that become features. An option that names a column there is not is refused.
-fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error> {
-    let named = [
-        (&request.features, "--features"),
-        (&request.exclude, "--exclude"),
-    ];
-    for (names, option) in named {
-        if let Some(name) = names
-            .iter()
-            .find(|name| files.schema().index_of(name).is_err())
-        {
-            return Err(no_column(files, name, option));
-        }
-    }
-    if let Some(name) = request
-        .kinds
-        .keys()
-        .find(|name| files.schema().index_of(name).is_err())
-    {
-        return Err(no_column(files, name, "--kind"));
-    }
-    let mut found = Vec::new();
-    for (index, field) in files.schema().fields().iter().enumerate() {
-        let name = field.name();
-        let wanted = request.features.is_empty() || request.features.contains(name);
-        let is_time = request.time_column.as_deref() == Some(name);
-        if !wanted || request.exclude.contains(name) || is_time {
-            continue;
-        }
-        let inferred = kinds::of_type(field.data_type()).map_err(|detail| Error::Column {
-            column: name.clone(),
-            detail,
-        })?;
-        let kind = request.kinds.get(name).copied().or(inferred);
-        if let Some(kind) = kind {
-            kinds::check(field.data_type(), kind).map_err(|detail| Error::Column {
-                column: name.clone(),
-                detail,
-            })?;
-        }
-        found.push(Candidate {
-            index,
-            name: name.clone(),
-            kind,
-            plain_numbers: matches!(inferred, Some(Kind::Numeric | Kind::Boolean)),
-            data_type: field.data_type().clone(),
-        });
-    }
-    if found.is_empty() {
-        return Err(Error::NoFeatures(names(files)));
-    }
-    Ok(found)
-}
-
-/// Texts are looked at in all rows before their column's kind is settled.
-fn settle_kinds(
-    files: &Files,
-    candidates: Vec<Candidate>,
-    progress: &mut impl FnMut(u64),
-) -> Result<Vec<Column>, Error> {
-    let mut texts: HashMap<usize, Texts> = candidates
-        .iter()
-        .filter(|candidate| candidate.kind.is_none())
-        .map(|candidate| (candidate.index, Texts::default()))
-        .collect();
-    if !texts.is_empty() {
-        files.for_each(|batch| {
-            progress(batch.num_rows() as u64);
-            for (index, texts) in &mut texts {
-                texts.see(batch.column(*index))?;
-            }
-            Ok::<(), Error>(())
-        })?;
-    }
-    let dimensions = dimensions(files, &candidates)?;
-    let column = |candidate: Candidate| {
-        let seen = texts.get(&candidate.index).map(|texts| texts.kind());
-        Column {
-            name: candidate.name,
-            kind: candidate.kind.or(seen).unwrap_or(Kind::Categorical),
-            // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
-            plain_numbers: candidate.plain_numbers || seen == Some(Kind::Boolean),
-            dimension: dimensions.get(&candidate.index).copied().unwrap_or(0),
-            index: candidate.index,
-        }
-    };
-    Ok(candidates.into_iter().map(column).collect())
-}
-
-/// How many numbers the embeddings have, by column: what the type says, or else the first row that
-/// holds one.
-fn dimensions(files: &Files, candidates: &[Candidate]) -> Result<HashMap<usize, usize>, Error> {
-    let mut known = HashMap::new();
-    let mut open: Vec<&Candidate> = Vec::new();
-    for candidate in candidates {
-        match candidate.data_type {
-            _ if candidate.kind != Some(Kind::Embedding) => {}
-            DataType::FixedSizeList(_, width) => {
-                known.insert(candidate.index, usize::try_from(width).unwrap_or(0));
-            }
-            _ => open.push(candidate),
-        }
-    }
-    for batch in files.batches() {
-        if open.is_empty() {
-            break;
-        }
-        let batch = batch?;
-        for candidate in &open {
-            if let Some(dimension) = kinds::dimension(batch.column(candidate.index))? {
-                known.insert(candidate.index, dimension);
-            }
-        }
-        open.retain(|candidate| !known.contains_key(&candidate.index));
-    }
-    let too_long = |candidate: &&Candidate| {
-        let dimension = known.get(&candidate.index);
-        dimension.is_some_and(|dimension| !(1..=MAX_DIMENSION).contains(dimension))
-    };
-    let refused = |candidate: &Candidate, detail: String| Error::Column {
-        column: candidate.name.clone(),
-        detail,
-    };
-    if let Some(empty) = open.first() {
-        let detail = "not one of its rows holds a list of numbers; leave it out with --exclude";
-        return Err(refused(empty, detail.into()));
-    }
-    if let Some(long) = candidates.iter().find(too_long) {
-        let detail = format!("an embedding has 1 to {MAX_DIMENSION} numbers");
-        return Err(refused(long, detail));
-    }
-    Ok(known)
-}
-
 /// What the first pass sees.
 struct Survey {
     rows: u64,
@@ -388,21 +218,18 @@ fn survey(
     max_levels: usize,
     progress: &mut impl FnMut(u64),
 ) -> Result<Survey, Error> {
+    // The sample needs names and kinds only; the bins come from it.
+    let features = columns.iter().map(|c| feature(c, no_bins(c.kind)));
+    let layout = Layout {
+        features: features.collect(),
+    };
     let mut survey = Survey {
         rows: 0,
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
         levels: vec![HashMap::new(); columns.len()],
         max_levels,
-        sample: Sample::new(SAMPLE_ROWS),
+        sample: Sample::new(most_rows(&layout, SAMPLE_ROWS)),
     };
-    // The sample needs names and kinds only; the bins come from it.
-    let layout = Layout {
-        features: columns
-            .iter()
-            .map(|c| feature(c, no_bins(c.kind)))
-            .collect(),
-    };
-    survey.sample = Sample::new(most_rows(&layout, SAMPLE_ROWS));
     files.for_each(|batch| {
         progress(batch.num_rows() as u64);
         survey.add(&layout, columns, &batch)

@@ -1,11 +1,12 @@
 //! The stored training distribution of one model version: its profile, its bins, its calibration.
 //!
 //! - `read`: training files as batches, in bounded memory; `ndjson`: those of one JSON object a line
-//! - `kinds`: what each column is
+//! - `columns`: which of their columns become features; `kinds`: what each column is
 //! - `import`: two passes over the files make a baseline
 //!
 //! A baseline is immutable and named by the digest of its content.
 
+mod columns;
 pub mod import;
 pub mod kinds;
 pub mod ndjson;

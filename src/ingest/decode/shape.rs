@@ -17,8 +17,8 @@ use super::leaf::Leaves;
 use super::{Node, Plan};
 use crate::batch::Cell;
 
-/// Longer messages are not learned.
-const MAX_BYTES: usize = 1 << 16;
+/// Longer messages are not learned. Embeddings of some thousand numbers are.
+const MAX_BYTES: usize = 1 << 18;
 /// Nor those that are nested deeper.
 const MAX_DEPTH: usize = 32;
 
