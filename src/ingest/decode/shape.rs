@@ -40,6 +40,8 @@ struct Value {
     before: Range<usize>,
     /// Its node in the plan, where somebody watches it.
     node: Option<usize>,
+    /// It may be a vector.
+    vector: bool,
 }
 
 impl Shape {
@@ -61,6 +63,7 @@ impl Shape {
             values.push(Value {
                 before: end..place.start,
                 node,
+                vector: node.is_some_and(|node| is_vector(&plan.nodes[node])),
             });
             end = place.end;
         }
@@ -84,7 +87,13 @@ impl Shape {
             let Some(text) = rest.strip_prefix(&self.text[value.before.clone()]) else {
                 return false;
             };
-            let Some(length) = scalar(text, value.node, out, numbers) else {
+            // Apart from the scalars, whose way is to stay as short as it is.
+            let length = if value.vector && text.first() == Some(&b'[') {
+                vector(text, value.node, out, numbers)
+            } else {
+                scalar(text, value.node, out)
+            };
+            let Some(length) = length else {
                 return false;
             };
             rest = &text[length..];
@@ -150,12 +159,7 @@ fn is_vector(node: &Node) -> bool {
 /// Reads the scalar that a text begins with and writes it; how long it is. What follows is the
 /// caller's to check: the shape's text never goes on as a scalar could.
 #[inline]
-fn scalar(
-    text: &[u8],
-    node: Option<usize>,
-    out: &mut Leaves<'_>,
-    numbers: &mut Vec<f64>,
-) -> Option<usize> {
+fn scalar(text: &[u8], node: Option<usize>, out: &mut Leaves<'_>) -> Option<usize> {
     match text.first()? {
         b'"' => {
             let body = &text[1..];
@@ -175,7 +179,6 @@ fn scalar(
             }
             Some(length)
         }
-        b'[' => vector(text, node?, out, numbers),
         _ => word(text, node, out),
     }
 }
@@ -183,15 +186,18 @@ fn scalar(
 /// The vector that a text begins with, if it is as long as somebody expects and all of it is plain
 /// numbers.
 #[inline(never)]
-fn vector(text: &[u8], node: usize, out: &mut Leaves<'_>, numbers: &mut Vec<f64>) -> Option<usize> {
-    let known = &out.plan.nodes[node];
-    if !is_vector(known) {
-        return None;
-    }
+fn vector(
+    text: &[u8],
+    node: Option<usize>,
+    out: &mut Leaves<'_>,
+    numbers: &mut Vec<f64>,
+) -> Option<usize> {
+    let node = node?;
+    let longest = out.plan.nodes[node].longest;
     numbers.clear();
     let mut at = space(text, 1);
     loop {
-        if numbers.len() >= known.longest || !matches!(text.get(at)?, b'-' | b'0'..=b'9') {
+        if numbers.len() >= longest || !matches!(text.get(at)?, b'-' | b'0'..=b'9') {
             return None;
         }
         let (value, length) = number(&text[at..])?;
