@@ -158,7 +158,7 @@ fn is_vector(node: &Node) -> bool {
 
 /// Reads the scalar that a text begins with and writes it; how long it is. What follows is the
 /// caller's to check: the shape's text never goes on as a scalar could.
-#[inline]
+#[inline(always)]
 fn scalar(text: &[u8], node: Option<usize>, out: &mut Leaves<'_>) -> Option<usize> {
     match text.first()? {
         b'"' => {
@@ -254,7 +254,8 @@ const POWERS: [f64; 23] = [
 /// Up to 2^53 the digits make an exact double, and so does the power of ten: one division rounds
 /// once, so the result is the double nearest to what is written. All else goes to the standard
 /// library, which takes longer to come to the same.
-#[inline]
+// Always inline, also where vectors call it: else messages without vectors pay for the second caller.
+#[inline(always)]
 fn number(text: &[u8]) -> Option<(f64, usize)> {
     let start = usize::from(text[0] == b'-');
     let (mut digits, mut at) = digits(text, start, 0);
@@ -293,7 +294,7 @@ fn number(text: &[u8]) -> Option<(f64, usize)> {
 }
 
 /// Adds the digits from a place on to a number; the number (of up to 19 digits) and where they end.
-#[inline]
+#[inline(always)]
 fn digits(text: &[u8], from: usize, mut number: u64) -> (u64, usize) {
     let mut at = from;
     while let Some(digit @ b'0'..=b'9') = text.get(at) {
