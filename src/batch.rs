@@ -1,13 +1,17 @@
 //! The columns of one stretch of one partition, built row by row and handed on as Arrow.
 //!
 //! Every column has a fixed width: numbers as they are, texts as codes into a dictionary of the
-//! batch. So a row is taken back by not counting it, a key that comes twice overwrites (the last
+//! batch, embeddings as so many numbers a row. So a row is taken back by not counting it, a key that comes twice overwrites (the last
 //! one wins, as in most JSON parsers), and no builder can fall out of step with another.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Float64Array, Int64Array, StringArray, UInt32Array};
+use arrow::array::{
+    ArrayRef, DictionaryArray, FixedSizeListArray, Float64Array, Int64Array, StringArray,
+    UInt32Array,
+};
 use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, FieldRef};
 use hashbrown::HashTable;
 
 /// What was found where a value should be. Kept per cell: data quality is part of the history.
@@ -50,6 +54,71 @@ impl Cell {
             otherwise
         }
     }
+
+    /// The state of a vector. One number that is not finite spoils it; so does a norm beyond a
+    /// double, since the norm is what it is profiled by.
+    pub fn of_vector(vector: &[f64]) -> Self {
+        if norm(vector).is_finite() {
+            Self::Ok
+        } else if vector.iter().any(|value| value.is_nan()) {
+            Self::NaN
+        } else if vector.contains(&f64::NEG_INFINITY) && !vector.contains(&f64::INFINITY) {
+            Self::NegInf
+        } else {
+            Self::PosInf
+        }
+    }
+}
+
+/// The Euclidean norm: infinite where it is beyond a double, NaN where the vector holds one.
+pub fn norm(vector: &[f64]) -> f64 {
+    let plain = sum_of_squares(vector, 1.0);
+    if (TINY_SQUARES..f64::INFINITY).contains(&plain) {
+        return plain.sqrt();
+    }
+    let greatest = vector
+        .iter()
+        .fold(0.0, |most: f64, value| most.max(value.abs()));
+    if greatest > 0.0 && greatest.is_finite() {
+        greatest * sum_of_squares(vector, greatest).sqrt()
+    } else {
+        plain.sqrt()
+    }
+}
+
+/// Above it, what squares lose by being too small for a double does not show in their sum.
+const TINY_SQUARES: f64 = 1e-280;
+
+#[inline]
+fn sum_of_squares(vector: &[f64], scale: f64) -> f64 {
+    // Several sums at a time: one alone waits for itself.
+    let mut sums = [0.0; 8];
+    let chunks = vector.chunks_exact(sums.len());
+    for (sum, value) in sums.iter_mut().zip(chunks.remainder()) {
+        *sum = (value / scale) * (value / scale);
+    }
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += (value / scale) * (value / scale);
+        }
+    }
+    sums.iter().sum()
+}
+
+/// An embedding has at most so many numbers.
+pub const MAX_DIMENSION: usize = 16_384;
+
+/// The Arrow type of embeddings of so many numbers.
+pub fn vector_type(dimension: usize) -> DataType {
+    DataType::FixedSizeList(number_field(), width_of(dimension))
+}
+
+fn number_field() -> FieldRef {
+    Arc::new(Field::new("item", DataType::Float64, false))
+}
+
+fn width_of(dimension: usize) -> i32 {
+    i32::try_from(dimension).unwrap_or(i32::MAX) // at most MAX_DIMENSION
 }
 
 /// How a column holds its values.
@@ -61,11 +130,16 @@ pub enum Shape {
     Text,
     /// Milliseconds since the epoch.
     Time,
+    /// So many doubles a row, at least one.
+    Vector(usize),
 }
 
 #[derive(Debug)]
 enum Values {
     Number(Vec<f64>),
+    /// Width and numbers, up to the last row that was written: it grows with what comes and leaves
+    /// whole, since a batch of embeddings is megabytes.
+    Vector(usize, Vec<f64>),
     Text(Vec<u32>, Dictionary),
     Time(Vec<i64>),
 }
@@ -100,8 +174,8 @@ pub struct Origin {
 /// A finished batch: rows in offset order.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// One Arrow array per column of the plan: `Float64`, `Dictionary(UInt32, Utf8)` or `Int64`
-    /// (milliseconds); null where the cell holds no value.
+    /// One Arrow array per column of the plan: `Float64`, `Dictionary(UInt32, Utf8)`, `Int64`
+    /// (milliseconds) or `FixedSizeList(Float64)`; null where the cell holds no value.
     pub columns: Vec<ArrayRef>,
     /// What was found, per column and row.
     pub cells: Vec<Vec<Cell>>,
@@ -185,6 +259,26 @@ impl Builder {
         }
     }
 
+    /// Writes a vector; one that is longer or shorter than its column's is of a wrong type.
+    pub fn vector(&mut self, column: usize, row: usize, vector: &[f64]) {
+        let column = &mut self.columns[column];
+        if let Values::Vector(width, values) = &mut column.values {
+            let fits = vector.len() == *width;
+            column.cells[row] = if fits {
+                Cell::of_vector(vector)
+            } else {
+                Cell::WrongType
+            };
+            if column.cells[row].has_value() {
+                let end = (row + 1) * *width;
+                if values.len() < end {
+                    values.resize(end, 0.0);
+                }
+                values[end - *width..end].copy_from_slice(vector);
+            }
+        }
+    }
+
     /// Writes that there is no value.
     #[inline]
     pub fn absent(&mut self, column: usize, row: usize, cell: Cell) {
@@ -212,6 +306,14 @@ impl Builder {
             Values::Number(values) => values.copy_within_row(from, rows),
             Values::Text(codes, _) => codes.copy_within_row(from, rows),
             Values::Time(values) => values.copy_within_row(from, rows),
+            Values::Vector(width, values) if cell.has_value() => {
+                values.resize(values.len().max(rows.end * *width), 0.0);
+                let from = from * *width..(from + 1) * *width;
+                for row in rows {
+                    values.copy_within(from.clone(), row * *width);
+                }
+            }
+            Values::Vector(..) => {}
         }
     }
 
@@ -273,6 +375,7 @@ impl Column {
             Shape::Number => Values::Number(vec![0.0; capacity]),
             Shape::Text => Values::Text(vec![0; capacity], Dictionary::default()),
             Shape::Time => Values::Time(vec![0; capacity]),
+            Shape::Vector(width) => Values::Vector(width, Vec::new()),
         };
         Self {
             cells: vec![Cell::Missing; capacity],
@@ -286,6 +389,7 @@ impl Column {
             Values::Number(values) => values.resize(capacity, 0.0),
             Values::Text(codes, _) => codes.resize(capacity, 0),
             Values::Time(values) => values.resize(capacity, 0),
+            Values::Vector(..) => {} // grows as it is written
         }
     }
 
@@ -302,6 +406,18 @@ impl Column {
             Values::Time(values) => {
                 let values = ScalarBuffer::from(values[..rows].to_vec());
                 Arc::new(Int64Array::new(values, nulls))
+            }
+            Values::Vector(width, values) => {
+                let mut numbers = std::mem::take(values);
+                numbers.resize(rows * *width, 0.0);
+                let numbers = Arc::new(Float64Array::from(numbers));
+                let width = width_of(*width);
+                Arc::new(FixedSizeListArray::new(
+                    number_field(),
+                    width,
+                    numbers,
+                    nulls,
+                ))
             }
             Values::Text(codes, dictionary) => {
                 // Codes of rows that were taken back may outlive their text; null rows need none.
@@ -323,6 +439,11 @@ impl Column {
             Values::Number(values) => values[rows].fill(0.0),
             Values::Text(codes, _) => codes[rows].fill(0),
             Values::Time(values) => values[rows].fill(0),
+            Values::Vector(width, values) => {
+                let written = values.len();
+                let within = |row: usize| (row * *width).min(written);
+                values[within(rows.start)..within(rows.end)].fill(0.0);
+            }
         }
     }
 }
@@ -419,5 +540,65 @@ mod tests {
         assert_eq!(batch.origins[1].offset, 12);
         assert!(builder.is_empty());
         assert_eq!(builder.finish().columns[1].len(), 0);
+    }
+
+    #[test]
+    fn vectors_come_row_by_row_and_leave_no_trace_when_taken_back() {
+        let mut builder = Builder::new(&[Shape::Vector(2)], 1);
+        builder.vector(0, 0, &[3.0, 4.0]);
+        builder.keep(0, None, 1);
+        builder.reserve(4);
+        builder.vector(0, 1, &[9.0, 9.0]);
+        builder.roll_back(3);
+        builder.vector(0, 2, &[1.0, 2.0]);
+        builder.repeat(0, 2, 3..4);
+        builder.vector(0, 1, &[1.0, 2.0, 3.0]);
+        builder.keep(1, None, 4);
+        let batch = builder.finish();
+        use Cell::{Missing, Ok, WrongType};
+        assert_eq!(batch.cells[0], [Ok, WrongType, Ok, Ok, Missing]);
+        assert_eq!(batch.columns[0].data_type(), &vector_type(2));
+        let vectors = batch.columns[0].as_fixed_size_list();
+        let numbers = vectors.values().as_primitive::<Float64Type>();
+        let expected = [3.0, 4.0, 0.0, 0.0, 1.0, 2.0, 1.0, 2.0, 0.0, 0.0];
+        assert_eq!(numbers.values()[..], expected);
+        assert_eq!(vectors.null_count(), 2);
+        assert_eq!(builder.finish().columns[0].len(), 0);
+    }
+
+    #[test]
+    fn a_vector_is_as_good_as_its_worst_number() {
+        let [inf, neg, nan] = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+        assert_eq!(Cell::of_vector(&[1.0, nan, inf]), Cell::NaN);
+        assert_eq!(Cell::of_vector(&[neg, 1.0, inf]), Cell::PosInf);
+        assert_eq!(Cell::of_vector(&[1.0, neg]), Cell::NegInf);
+        // Each is finite, the norm is not.
+        assert_eq!(Cell::of_vector(&[1.7e308, 1.7e308]), Cell::PosInf);
+        assert_eq!(Cell::of_vector(&[1e308, 1e308]), Cell::Ok);
+        assert_eq!(Cell::of_vector(&[-0.0; 3]), Cell::Ok);
+    }
+
+    #[test]
+    fn norms_are_exact_over_the_whole_range_of_doubles() {
+        let near = |vector: &[f64], expected: f64| {
+            let found = norm(vector);
+            let off = (found - expected).abs();
+            assert!(off <= 1e-15 * expected, "{found} instead of {expected}");
+        };
+        near(&[], 0.0);
+        near(&[-2.5], 2.5);
+        near(&[3.0, 4.0], 5.0);
+        near(&[0.0; 20], 0.0);
+        near(&[1.0; 1_000_000], 1000.0);
+        near(&[3e-200, -4e-200], 5e-200);
+        near(&[3e200, -4e200], 5e200);
+        near(&[1e308, 1e308], 1e308 * 2f64.sqrt());
+        near(&[f64::from_bits(1); 4], f64::from_bits(2));
+        near(&[9_007_199_254_740_993.0], 9_007_199_254_740_992.0);
+        assert!(norm(&[1.0, f64::NAN, f64::INFINITY]).is_nan());
+        assert_eq!(
+            norm(&[f64::NEG_INFINITY, 1.0]).to_bits(),
+            f64::INFINITY.to_bits()
+        );
     }
 }

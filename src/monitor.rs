@@ -113,12 +113,15 @@ pub enum Kind {
     Boolean,
     /// A point in time, profiled as seconds since the epoch.
     Timestamp,
+    /// A list of numbers, as many in every row. Alone it is profiled by its Euclidean norm; its
+    /// direction is a matter of the tests on many features together.
+    Embedding,
 }
 
 impl Kind {
     /// Whether values are profiled on a grid of cuts (as opposed to levels).
     pub fn is_numeric(self) -> bool {
-        matches!(self, Self::Numeric | Self::Timestamp)
+        matches!(self, Self::Numeric | Self::Timestamp | Self::Embedding)
     }
 }
 

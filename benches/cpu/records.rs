@@ -136,6 +136,7 @@ pub(crate) fn baseline() -> anyhow::Result<Baseline> {
             name: name.clone(),
             kind,
             plain_numbers: false,
+            dimension: 0,
             bins,
         });
     }

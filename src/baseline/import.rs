@@ -9,23 +9,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::Float64Type;
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 
-use super::kinds::{self, Column, Overrides, Texts};
+use super::columns;
+use super::kinds::{self, Column, Overrides};
 use super::read::{self, Files};
 use super::{Baseline, Origin, SAMPLE_ROWS};
 use crate::batch::{Batch, Builder, Shape};
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
-use crate::profile::coarse;
-use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash};
+use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash, most_rows};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
+use crate::profile::{coarse, norm};
 
 /// A baseline is cut into at most so many windows.
 const MAX_WINDOWS: usize = 50_000;
-/// Rows per batch of the second pass.
+/// Keys the choice of the sample.
 const HASH_KEY: u64 = 0x6472_6966_7464; // fixed: the same files always give the same baseline
 
 /// What the user asks for.
@@ -35,7 +35,7 @@ pub struct Request {
     pub model: String,
     /// Its version.
     pub version: String,
-    /// Training files: Parquet or CSV.
+    /// Training files, of the formats that [`read`] knows.
     pub files: Vec<PathBuf>,
     /// The column with the event time.
     pub time_column: Option<String>,
@@ -112,7 +112,7 @@ pub enum Error {
 }
 
 /// What an import makes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Imported {
     /// The baseline.
     pub baseline: Baseline,
@@ -121,7 +121,7 @@ pub struct Imported {
 }
 
 /// Counts per window and feature.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Windows {
     /// Window start in milliseconds to the counts of each feature.
     pub counts: BTreeMap<i64, Vec<Vec<u64>>>,
@@ -157,9 +157,8 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
         return Err(Error::WindowWithoutTime);
     }
     let files = Files::open(request.files.clone())?;
-    let time_index = time_index(request, &files)?;
-    let candidates = candidates(request, &files)?;
-    let columns = settle_kinds(&files, candidates, &mut progress)?;
+    let time_index = columns::time_index(request, &files)?;
+    let columns = columns::choose(request, &files, &mut progress)?;
     let survey = survey(&files, &columns, request.max_levels, &mut progress)?;
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
@@ -204,119 +203,6 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
     })
 }
 
-fn time_index(request: &Request, files: &Files) -> Result<Option<usize>, Error> {
-    let Some(name) = &request.time_column else {
-        return Ok(None);
-    };
-    files
-        .schema()
-        .index_of(name)
-        .map(Some)
-        .map_err(|_| no_column(files, name, "--time"))
-}
-
-fn no_column(files: &Files, column: &str, option: &'static str) -> Error {
-    Error::NoColumn {
-        column: column.into(),
-        option,
-        found: names(files),
-    }
-}
-
-fn names(files: &Files) -> String {
-    let fields = files.schema().fields().iter();
-    let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
-    names.join(", ")
-}
-
-/// A column that becomes a feature.
-struct Candidate {
-    index: usize,
-    name: String,
-    /// What its type or the user speaks for; unknown for texts until they are read.
-    kind: Option<Kind>,
-    plain_numbers: bool,
-}
-
-/// The columns that become features. An option that names a column there is not is refused.
-fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error> {
-    let named = [
-        (&request.features, "--features"),
-        (&request.exclude, "--exclude"),
-    ];
-    for (names, option) in named {
-        if let Some(name) = names
-            .iter()
-            .find(|name| files.schema().index_of(name).is_err())
-        {
-            return Err(no_column(files, name, option));
-        }
-    }
-    if let Some(name) = request
-        .kinds
-        .keys()
-        .find(|name| files.schema().index_of(name).is_err())
-    {
-        return Err(no_column(files, name, "--kind"));
-    }
-    let mut found = Vec::new();
-    for (index, field) in files.schema().fields().iter().enumerate() {
-        let name = field.name();
-        let wanted = request.features.is_empty() || request.features.contains(name);
-        let is_time = request.time_column.as_deref() == Some(name);
-        if !wanted || request.exclude.contains(name) || is_time {
-            continue;
-        }
-        let inferred = kinds::of_type(field.data_type()).map_err(|detail| Error::Column {
-            column: name.clone(),
-            detail,
-        })?;
-        found.push(Candidate {
-            index,
-            name: name.clone(),
-            kind: request.kinds.get(name).copied().or(inferred),
-            plain_numbers: matches!(inferred, Some(Kind::Numeric | Kind::Boolean)),
-        });
-    }
-    if found.is_empty() {
-        return Err(Error::NoFeatures(names(files)));
-    }
-    Ok(found)
-}
-
-/// Texts are looked at in all rows before their column's kind is settled.
-fn settle_kinds(
-    files: &Files,
-    candidates: Vec<Candidate>,
-    progress: &mut impl FnMut(u64),
-) -> Result<Vec<Column>, Error> {
-    let mut texts: HashMap<usize, Texts> = candidates
-        .iter()
-        .filter(|candidate| candidate.kind.is_none())
-        .map(|candidate| (candidate.index, Texts::default()))
-        .collect();
-    if !texts.is_empty() {
-        files.for_each(|batch| {
-            progress(batch.num_rows() as u64);
-            for (index, texts) in &mut texts {
-                texts.see(batch.column(*index))?;
-            }
-            Ok::<(), Error>(())
-        })?;
-    }
-    let column = |candidate: Candidate| {
-        let seen = texts.get(&candidate.index).map(|texts| texts.kind());
-        Column {
-            name: candidate.name,
-            kind: candidate.kind.or(seen).unwrap_or(Kind::Categorical),
-            // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
-            plain_numbers: candidate.plain_numbers || seen == Some(Kind::Boolean),
-            index: candidate.index,
-        }
-    };
-    Ok(candidates.into_iter().map(column).collect())
-}
-
 /// What the first pass sees.
 struct Survey {
     rows: u64,
@@ -332,19 +218,17 @@ fn survey(
     max_levels: usize,
     progress: &mut impl FnMut(u64),
 ) -> Result<Survey, Error> {
+    // The sample needs names and kinds only; the bins come from it.
+    let features = columns.iter().map(|c| feature(c, no_bins(c.kind)));
+    let layout = Layout {
+        features: features.collect(),
+    };
     let mut survey = Survey {
         rows: 0,
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
         levels: vec![HashMap::new(); columns.len()],
         max_levels,
-        sample: Sample::new(SAMPLE_ROWS),
-    };
-    // The sample needs names and kinds only; the bins come from it.
-    let layout = Layout {
-        features: columns
-            .iter()
-            .map(|c| feature(c, no_bins(c.kind)))
-            .collect(),
+        sample: Sample::new(most_rows(&layout, SAMPLE_ROWS)),
     };
     files.for_each(|batch| {
         progress(batch.num_rows() as u64);
@@ -366,11 +250,7 @@ impl Survey {
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {
                 let (least, greatest) = &mut self.ranges[i];
-                for value in rows.columns[i]
-                    .as_primitive::<Float64Type>()
-                    .iter()
-                    .flatten()
-                {
+                for value in norm::numbers(&rows.columns[i]).iter().flatten() {
                     *least = least.min(value);
                     *greatest = greatest.max(value);
                 }
@@ -440,10 +320,8 @@ impl Survey {
                 let mut values: Vec<f64> = rows
                     .iter()
                     .flat_map(|rows| {
-                        rows.column(OWN_COLUMNS + i)
-                            .as_primitive::<Float64Type>()
-                            .iter()
-                            .flatten()
+                        let numbers = norm::numbers(rows.column(OWN_COLUMNS + i));
+                        numbers.iter().flatten().collect::<Vec<f64>>()
                     })
                     .collect();
                 values.sort_by(f64::total_cmp);
@@ -474,12 +352,14 @@ fn feature(column: &Column, bins: Bins) -> FeatureLayout {
         name,
         kind,
         plain_numbers,
+        dimension,
         ..
     } = column.clone();
     FeatureLayout {
         name,
         kind,
         plain_numbers,
+        dimension,
         bins,
     }
 }
@@ -598,7 +478,7 @@ fn shown(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
 fn to_batch(columns: &[Column], batch: &RecordBatch, before: u64) -> Result<Batch, Error> {
     let shapes: Vec<Shape> = columns
         .iter()
-        .map(|column| kinds::shape(column.kind))
+        .map(|column| kinds::shape(column.kind, column.dimension))
         .collect();
     let rows = batch.num_rows();
     let mut builder = Builder::new(&shapes, rows.max(1));

@@ -1,16 +1,18 @@
 //! What each column of the training data is: inferred, and overridden where the user knows better.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::str::FromStr as _;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
+use arrow::datatypes::{DataType, Float64Type, TimeUnit as ArrowUnit};
 use arrow::error::ArrowError;
 use chrono::{NaiveDate, NaiveTime};
 
 use crate::batch::{Builder, Cell, Shape};
-use crate::ingest::decode::time;
+use crate::ingest::decode::{json, time};
 use crate::monitor::{Kind, TimeUnit};
 
 /// A column of the training data that becomes a feature.
@@ -22,6 +24,8 @@ pub struct Column {
     pub kind: Kind,
     /// Labels that are numbers or booleans.
     pub plain_numbers: bool,
+    /// Numbers a row of an embedding; 0 for any other kind.
+    pub dimension: usize,
     /// Position in the file.
     pub index: usize,
 }
@@ -41,10 +45,44 @@ pub fn of_type(data_type: &DataType) -> Result<Option<Kind>, String> {
         },
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => Ok(Some(Kind::Timestamp)),
         numeric if numeric.is_numeric() => Ok(Some(Kind::Numeric)),
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item)
+            if item.data_type().is_numeric() =>
+        {
+            Ok(Some(Kind::Embedding))
+        }
         other => Err(format!(
             "type {other} cannot be a feature; leave it out with --exclude"
         )),
     }
+}
+
+/// Whether a column of this type can be read as this kind. Columns that hold nothing of it for
+/// other reasons show that by their values.
+///
+/// # Errors
+/// Says what the kind needs.
+pub fn check(data_type: &DataType, kind: Kind) -> Result<(), String> {
+    let is_list = of_type(data_type)? == Some(Kind::Embedding);
+    if is_list && kind != Kind::Embedding {
+        return Err("lists of numbers are an embedding and cannot be of another kind".into());
+    }
+    if kind == Kind::Embedding && !is_list && !holds_texts(data_type) {
+        return Err(format!(
+            "type {data_type} is no embedding: that is a list of numbers in every row"
+        ));
+    }
+    Ok(())
+}
+
+/// How many numbers the first vector of a column has; `None` where there is none.
+///
+/// # Errors
+/// Arrow's, where a type cannot be converted at all.
+pub fn dimension(array: &ArrayRef) -> Result<Option<usize>, ArrowError> {
+    let vectors = Vectors::of(array)?;
+    let mut text = Vec::new();
+    let mut length = |row| vectors.at(row, &mut text).ok().map(<[f64]>::len);
+    Ok((0..array.len()).find_map(&mut length))
 }
 
 /// What the texts of a column look like, over all rows.
@@ -91,8 +129,10 @@ impl Texts {
 pub type Overrides = HashMap<String, Kind>;
 
 /// The shape that a feature has in a batch.
-pub fn shape(kind: Kind) -> Shape {
-    if kind.is_numeric() {
+pub fn shape(kind: Kind, dimension: usize) -> Shape {
+    if kind == Kind::Embedding {
+        Shape::Vector(dimension)
+    } else if kind.is_numeric() {
         Shape::Number
     } else {
         Shape::Text
@@ -120,24 +160,119 @@ pub fn write(
             }
         }
         Kind::Numeric => write_numbers(array, column, out)?,
-        Kind::Categorical | Kind::Boolean => {
-            let texts = cast(array, &DataType::Utf8)?;
-            let texts = texts.as_string::<i32>();
-            let empty_is_null = is_text(array.data_type());
-            for row in 0..texts.len() {
-                if texts.is_null(row) || (empty_is_null && texts.value(row).is_empty()) {
-                    out.absent(column, row, Cell::Null);
-                } else {
-                    out.text(column, row, texts.value(row), Cell::Ok);
+        Kind::Embedding => write_vectors(array, column, out)?,
+        Kind::Categorical | Kind::Boolean => write_labels(array, column, out)?,
+    }
+    Ok(())
+}
+
+fn write_vectors(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(), ArrowError> {
+    let vectors = Vectors::of(array)?;
+    let mut text = Vec::new();
+    for row in 0..array.len() {
+        match vectors.at(row, &mut text) {
+            Ok(vector) => out.vector(column, row, vector),
+            Err(cell) => out.absent(column, row, cell),
+        }
+    }
+    Ok(())
+}
+
+/// A column of lists, or of texts that hold a JSON array each.
+enum Vectors {
+    /// The lists, and the numbers from the first one's on.
+    Lists(ArrayRef, Float64Array),
+    Texts(ArrayRef),
+}
+
+impl Vectors {
+    fn of(array: &ArrayRef) -> Result<Self, ArrowError> {
+        let items = match array.data_type() {
+            DataType::FixedSizeList(..) => array.as_fixed_size_list().values(),
+            DataType::List(_) => array.as_list::<i32>().values(),
+            DataType::LargeList(_) => array.as_list::<i64>().values(),
+            _ => return Ok(Self::Texts(cast(array, &DataType::Utf8)?)),
+        };
+        // Of a part of a longer column, only its own numbers.
+        let all = whole(array);
+        let numbers = cast(&items.slice(all.start, all.len()), &DataType::Float64)?;
+        let numbers = numbers.as_primitive::<Float64Type>().clone();
+        Ok(Self::Lists(Arc::clone(array), numbers))
+    }
+
+    /// The vector of a row. Lists with a null in them are no vectors, nor are empty ones.
+    fn at<'a>(&'a self, row: usize, text: &'a mut Vec<f64>) -> Result<&'a [f64], Cell> {
+        match self {
+            Self::Lists(lists, numbers) => {
+                if lists.is_null(row) {
+                    return Err(Cell::Null);
+                }
+                let (first, place) = (whole(lists).start, place(lists, row));
+                let place = place.start - first..place.end - first;
+                let nulls = numbers.nulls();
+                let has_null = |row: usize| nulls.is_some_and(|nulls| nulls.is_null(row));
+                if place.is_empty() || place.clone().any(has_null) {
+                    return Err(Cell::WrongType);
+                }
+                Ok(&numbers.values()[place])
+            }
+            Self::Texts(texts) => {
+                let texts = texts.as_string::<i32>();
+                if texts.is_null(row) || texts.value(row).trim().is_empty() {
+                    return Err(Cell::Null);
+                }
+                match json::vector(texts.value(row).as_bytes(), text) {
+                    Ok(true) if !text.is_empty() => Ok(text),
+                    _ => Err(Cell::WrongType),
                 }
             }
+        }
+    }
+}
+
+/// Where the numbers of a row are.
+fn place(lists: &ArrayRef, row: usize) -> Range<usize> {
+    let at = |offset: i64| usize::try_from(offset).unwrap_or(0); // offsets are never negative
+    if let Some(lists) = lists.as_fixed_size_list_opt() {
+        let width = at(lists.value_length().into());
+        row * width..(row + 1) * width
+    } else if let Some(lists) = lists.as_list_opt::<i32>() {
+        let offsets = lists.value_offsets();
+        at(offsets[row].into())..at(offsets[row + 1].into())
+    } else {
+        let offsets = lists.as_list::<i64>().value_offsets();
+        at(offsets[row])..at(offsets[row + 1])
+    }
+}
+
+/// Where the numbers of all rows are.
+fn whole(lists: &ArrayRef) -> Range<usize> {
+    match lists.len() {
+        0 => 0..0,
+        rows => place(lists, 0).start..place(lists, rows - 1).end,
+    }
+}
+
+fn write_labels(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(), ArrowError> {
+    let floats = array.data_type().is_floating();
+    let texts = cast(array, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>();
+    let empty_is_null = is_text(array.data_type());
+    for row in 0..texts.len() {
+        if texts.is_null(row) || (empty_is_null && texts.value(row).is_empty()) {
+            out.absent(column, row, Cell::Null);
+        } else if floats {
+            let label = json::label_of_number(texts.value(row).as_bytes());
+            out.text(column, row, &label, Cell::Ok);
+        } else {
+            out.text(column, row, texts.value(row), Cell::Ok);
         }
     }
     Ok(())
 }
 
 fn write_numbers(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(), ArrowError> {
-    if is_text(array.data_type()) {
+    if holds_texts(array.data_type()) {
         let texts = cast(array, &DataType::Utf8)?;
         for (row, text) in texts.as_string::<i32>().iter().enumerate() {
             match text
@@ -152,7 +287,7 @@ fn write_numbers(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(
         return Ok(());
     }
     let numbers = cast(array, &DataType::Float64)?;
-    let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>();
+    let numbers = numbers.as_primitive::<Float64Type>();
     for row in 0..numbers.len() {
         if numbers.is_null(row) {
             out.absent(column, row, Cell::Null);
@@ -186,9 +321,7 @@ pub fn times(array: &ArrayRef, unit: TimeUnit) -> Result<Vec<Option<i64>>, Arrow
         return Ok(ms.iter().collect());
     }
     let numbers = cast(array, &DataType::Float64)?;
-    let numbers = numbers
-        .as_primitive::<arrow::datatypes::Float64Type>()
-        .iter();
+    let numbers = numbers.as_primitive::<Float64Type>().iter();
     Ok(numbers
         .map(|value| value.and_then(|value| time::of_number(value, unit)))
         .collect())
@@ -200,6 +333,14 @@ fn time_of(text: &str, unit: TimeUnit) -> Option<i64> {
     time::of_text(text)
         .or_else(number)
         .or_else(|| Some(day()?.and_utc().timestamp_millis()))
+}
+
+/// Texts, or codes of texts.
+fn holds_texts(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => is_text(values),
+        plain => is_text(plain),
+    }
 }
 
 fn is_text(data_type: &DataType) -> bool {

@@ -1,14 +1,19 @@
 //! The stored training distribution of one model version: its profile, its bins, its calibration.
 //!
-//! - `read`: training files as batches, in bounded memory
-//! - `kinds`: what each column is
+//! - `read`: training files as batches, in bounded memory; `ndjson`: those of one JSON object a line
+//! - `columns`: which of their columns become features; `kinds`: what each column is
 //! - `import`: two passes over the files make a baseline
 //!
 //! A baseline is immutable and named by the digest of its content.
 
+mod columns;
 pub mod import;
 pub mod kinds;
+pub mod ndjson;
 pub mod read;
+
+#[cfg(test)]
+mod formats;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +35,8 @@ pub struct Baseline {
     pub version: String,
     /// How its features are cut.
     pub layout: Arc<Layout>,
-    /// Its rows; the sample holds all of them up to [`SAMPLE_ROWS`].
+    /// Its rows; the sample holds all of them up to [`SAMPLE_ROWS`] (fewer where there are
+    /// embeddings, see [`most_rows`](crate::profile::sample::most_rows)).
     pub profile: Profile,
     /// What it was made from.
     pub origin: Origin,

@@ -56,7 +56,8 @@ pub struct Import {
     /// Its version, as the messages name it.
     #[arg(long)]
     version: String,
-    /// Training files, Parquet or CSV, all with the same columns.
+    /// Training files, all with the same columns: .parquet, .csv, .ndjson (.jsonl, .json), .arrow
+    /// (.feather, .ipc).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     from: Vec<PathBuf>,
     /// The column with the event time. With --window, driftd learns from it what is normal.
@@ -74,7 +75,7 @@ pub struct Import {
     /// Columns that do not.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     exclude: Vec<String>,
-    /// Kinds that are inferred wrongly: COLUMN=numeric|categorical|boolean|timestamp.
+    /// Kinds that are inferred wrongly: COLUMN=numeric|categorical|boolean|timestamp|embedding.
     #[arg(long = "kind", value_delimiter = ',', value_name = "COLUMN=KIND", value_parser = kind)]
     kinds: Vec<(String, Kind)>,
 }
@@ -91,7 +92,8 @@ fn window(text: &str) -> Result<Duration, String> {
 }
 
 fn kind(text: &str) -> Result<(String, Kind), String> {
-    let expected = || "expected COLUMN=numeric, categorical, boolean or timestamp".to_owned();
+    let expected =
+        || "expected COLUMN=numeric, categorical, boolean, timestamp or embedding".to_owned();
     let (column, kind) = text.rsplit_once('=').ok_or_else(expected)?;
     let kind = serde_json::from_value(json!(kind)).map_err(|_| expected())?;
     Ok((column.to_owned(), kind))
@@ -306,6 +308,9 @@ fn describe(baseline: &Baseline) -> Value {
             "rows": baseline.profile.rows,
             "nulls": feature.quality.absent(),
         });
+        if layout.dimension > 0 {
+            one["dimension"] = json!(layout.dimension);
+        }
         match (&layout.bins, &feature.values) {
             (Bins::Grid(grid), Values::Numeric(numeric)) => {
                 one["cuts"] = json!(grid.cuts.len());
@@ -419,6 +424,10 @@ fn feature_line(feature: &Value) -> String {
             feature["deviation"], feature["least"], feature["greatest"]
         ),
         None => format!("{}", feature["most_frequent"]),
+    };
+    let values = match feature["dimension"].as_u64() {
+        Some(dimension) => format!("{dimension} numbers; norm: {values}"),
+        None => values,
     };
     format!(
         "{:<20}{:<14}{:>10}{:>12}  {values}\n",

@@ -3,14 +3,11 @@
 //! Where the row samples of both sides hold all of their rows, tests on values are exact; else they
 //! run on the fine grid of the full data, with a bound on the error beside the statistic.
 
-use arrow::array::AsArray;
-use arrow::datatypes::Float64Type;
-
 use super::wasserstein::BinSum;
 use super::{Answer, Reason, Scope, Test, adjust, chi2, js, ks, psi, rates, unseen, wasserstein};
-use crate::profile::coarse;
 use crate::profile::sample::OWN_COLUMNS;
 use crate::profile::{Bins, Feature, FeatureLayout, Grid, Layout, Numeric, Profile, Values};
+use crate::profile::{coarse, norm};
 
 /// What windows are compared with: a baseline, made ready once.
 #[derive(Debug)]
@@ -239,7 +236,7 @@ pub fn unseen(feature: &Feature) -> u64 {
     }
 }
 
-/// The sorted values of every numeric feature, if the sample holds all rows.
+/// The sorted values of every numeric feature (of embeddings, the norms), if the sample holds all rows.
 fn sorted_values(
     layout: &Layout,
     profile: &mut Profile,
@@ -254,10 +251,8 @@ fn sorted_values(
         if !feature.kind.is_numeric() {
             return Vec::new();
         }
-        let column = batch
-            .column(OWN_COLUMNS + place(i))
-            .as_primitive::<Float64Type>();
-        let mut values: Vec<f64> = column.iter().flatten().collect();
+        let numbers = norm::numbers(batch.column(OWN_COLUMNS + place(i)));
+        let mut values: Vec<f64> = numbers.iter().flatten().collect();
         values.sort_by(f64::total_cmp);
         values
     });

@@ -136,7 +136,7 @@ impl Partition {
         }
         self.last_message_ms = now;
         self.idle_since_ms = None;
-        if self.stretch.waiting() >= BATCH_ROWS {
+        if self.stretch.waiting() >= self.plan.plan.batch_rows(BATCH_ROWS) {
             self.hand_on(key, limits)?;
         }
         Ok(())

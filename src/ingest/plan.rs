@@ -215,6 +215,7 @@ fn read(feature: &FeatureLayout) -> Read {
     match feature.kind {
         Kind::Numeric => Read::Number,
         Kind::Timestamp => Read::Seconds(TimeUnit::Ms),
+        Kind::Embedding => Read::Vector(feature.dimension),
         Kind::Categorical | Kind::Boolean => Read::Text {
             plain_numbers: feature.plain_numbers,
         },

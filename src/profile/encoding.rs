@@ -1,6 +1,8 @@
 //! The stored form of profiles and layouts.
 //!
-//! The first byte is the version; a version once released stays readable. Whole numbers are LEB128
+//! The first byte is the version; a version once released stays readable. A layout is written in the
+//! least version that can say it, so that the same layout has the same bytes (and a baseline the
+//! same name) in every later driftd: version 2 is one with embeddings, each with its dimension. Whole numbers are LEB128
 //! varints (zigzag where signed), doubles their eight bytes, bins without values are skipped, the
 //! sample is an Arrow IPC stream compressed with zstd. The same profile always has the same bytes.
 
@@ -16,16 +18,19 @@ use super::{
     Bins, Categorical, Feature, FeatureLayout, Grid, Layout, Levels, Numeric, Profile, Quality,
     Sample, Values,
 };
+use crate::batch::MAX_DIMENSION;
 use crate::monitor::Kind;
 
-/// The version that is written.
+/// The version of profiles, and of layouts that need no later one.
 const VERSION: u8 = 1;
+/// The version of layouts with embeddings.
+const WITH_EMBEDDINGS: u8 = 2;
 
 /// Why stored bytes cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Written by a later driftd.
-    #[error("stored profile has version {0}, this driftd reads up to {VERSION}")]
+    #[error("stored profile has version {0}, which this driftd cannot read")]
     Version(u8),
     /// Cut short or garbled.
     #[error("stored profile is damaged: {0}")]
@@ -37,7 +42,12 @@ pub enum Error {
 
 /// Encodes a layout.
 pub fn encode_layout(layout: &Layout) -> Vec<u8> {
-    let mut out = Writer::start();
+    let embeds = |feature: &FeatureLayout| feature.kind == Kind::Embedding;
+    let mut out = if layout.features.iter().any(embeds) {
+        Writer(vec![WITH_EMBEDDINGS])
+    } else {
+        Writer::start()
+    };
     out.size(layout.features.len());
     for feature in &layout.features {
         out.text(&feature.name);
@@ -46,8 +56,12 @@ pub fn encode_layout(layout: &Layout) -> Vec<u8> {
             Kind::Categorical => 1,
             Kind::Boolean => 2,
             Kind::Timestamp => 3,
+            Kind::Embedding => 4,
         });
         out.byte(u8::from(feature.plain_numbers));
+        if embeds(feature) {
+            out.size(feature.dimension);
+        }
         match &feature.bins {
             Bins::Grid(grid) => {
                 out.signed(i128::from(grid.exponent));
@@ -72,7 +86,10 @@ pub fn encode_layout(layout: &Layout) -> Vec<u8> {
 /// # Errors
 /// The bytes are damaged or of a later version.
 pub fn decode_layout(bytes: &[u8]) -> Result<Layout, Error> {
-    let mut read = Reader::start(bytes)?;
+    let (version, mut read) = Reader::versioned(bytes)?;
+    if ![VERSION, WITH_EMBEDDINGS].contains(&version) {
+        return Err(Error::Version(version));
+    }
     let count = read.size()?;
     let mut features = Vec::new();
     for _ in 0..count {
@@ -82,9 +99,14 @@ pub fn decode_layout(bytes: &[u8]) -> Result<Layout, Error> {
             1 => Kind::Categorical,
             2 => Kind::Boolean,
             3 => Kind::Timestamp,
+            4 if version >= WITH_EMBEDDINGS => Kind::Embedding,
             _ => return Err(Error::Damaged("unknown kind of feature")),
         };
         let plain_numbers = read.byte()? != 0;
+        let dimension = match kind {
+            Kind::Embedding => read.dimension()?,
+            _ => 0,
+        };
         let bins = if kind.is_numeric() {
             Bins::Grid(read.grid()?)
         } else {
@@ -98,6 +120,7 @@ pub fn decode_layout(bytes: &[u8]) -> Result<Layout, Error> {
             name,
             kind,
             plain_numbers,
+            dimension,
             bins,
         });
     }
@@ -256,10 +279,23 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn start(bytes: &'a [u8]) -> Result<Self, Error> {
-        match bytes.split_first() {
-            Some((&VERSION, rest)) => Ok(Self(rest)),
-            Some((version, _)) => Err(Error::Version(*version)),
-            None => Err(Error::Damaged("no bytes")),
+        match Self::versioned(bytes)? {
+            (VERSION, read) => Ok(read),
+            (version, _) => Err(Error::Version(version)),
+        }
+    }
+
+    fn versioned(bytes: &'a [u8]) -> Result<(u8, Self), Error> {
+        let (version, rest) = bytes.split_first().ok_or(Error::Damaged("no bytes"))?;
+        Ok((*version, Self(rest)))
+    }
+
+    fn dimension(&mut self) -> Result<usize, Error> {
+        let dimension = self.size()?;
+        if (1..=MAX_DIMENSION).contains(&dimension) {
+            Ok(dimension)
+        } else {
+            Err(Error::Damaged("dimension"))
         }
     }
 

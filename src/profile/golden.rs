@@ -1,7 +1,10 @@
-//! Bytes that version 1 has written stay readable, and it goes on writing the same.
+//! Bytes that released versions have written stay readable, and the same goes on being written.
 //!
 //! `tests/reference/layout_v1.bin` and `profile_v1.bin` were written by [`write_both`] when the
-//! version was made. They never change: another form is another version, with files of its own.
+//! version was made, `layout_v2.bin` and `profile_v1_embedding.bin` by [`write_embedding`] when
+//! embeddings came: a layout with them is of version 2, a profile of it looks as before but for a
+//! column of lists in its sample. They never change: another form is another version, with files of
+//! its own.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,7 @@ fn layout() -> Layout {
         name: name.into(),
         kind,
         plain_numbers,
+        dimension: 0,
         bins,
     };
     let levels = |names: [&str; 2]| Bins::Levels(Levels::new(names.map(str::to_owned).into()));
@@ -150,15 +154,139 @@ fn the_profile_of_version_1_is_written() {
     assert_eq!(read.sample.settle().unwrap(), now.sample.settle().unwrap());
 }
 
+fn embedding_layout() -> Layout {
+    let grid = Grid {
+        cuts: vec![0.5, 1.0, 5.5],
+        deciles: vec![1],
+        exponent: 37,
+    };
+    let mut layout = layout();
+    layout.features.truncate(1);
+    layout.features.push(FeatureLayout {
+        name: "embedding".into(),
+        kind: Kind::Embedding,
+        plain_numbers: false,
+        dimension: 3,
+        bins: Bins::Grid(grid),
+    });
+    layout
+}
+
+/// Six rows of partition 3, three of them with a vector.
+fn embedding_profile(layout: &Layout) -> Profile {
+    let vectors: [&[f64]; 6] = [
+        &[0.0, -3.0, 4.0],
+        &[0.125, 0.25, 0.25],
+        &[1.0, 2.0],
+        &[f64::NAN, 0.0, 1.0],
+        &[60.0, 0.0, -80.0],
+        &[1.7e308, 1.7e308, 1.7e308],
+    ];
+    let mut builder = Builder::new(&[Shape::Number, Shape::Vector(3)], 8);
+    for (row, vector) in vectors.into_iter().enumerate() {
+        builder.number(0, row, 0.25, Cell::Ok);
+        builder.vector(1, row, vector);
+        builder.keep(100 + i64::try_from(row).unwrap(), None, 1);
+    }
+    let batch = builder.finish();
+    let (rows, columns) = ([0, 1, 2, 3, 4, 5], [0, 1]);
+    let mut profile = Profile::empty(layout, 4);
+    profile.add(layout, &batch, &columns, &rows);
+    let from = Provenance {
+        partition: 3,
+        hash: RowHash::new(42, 3),
+        event_ms: &[1_700_000_000_000; 6],
+    };
+    let sample = &mut profile.sample;
+    sample.add(layout, &batch, &columns, &rows, from).unwrap();
+    profile
+}
+
+#[test]
+fn the_layout_of_version_2_is_read_and_written() {
+    let stored = std::fs::read(file("layout_v2.bin")).unwrap();
+    assert_eq!(decode_layout(&stored).unwrap(), embedding_layout());
+    assert_eq!(encode_layout(&embedding_layout()), stored);
+}
+
+#[test]
+fn a_layout_names_its_embeddings_in_version_2_and_with_a_dimension_only() {
+    let stored = encode_layout(&embedding_layout());
+    let mut older = stored.clone();
+    older[0] = 1;
+    let said = decode_layout(&older).unwrap_err().to_string();
+    assert!(said.contains("unknown kind"), "{said}");
+    let at = stored
+        .windows(9)
+        .position(|bytes| bytes == b"embedding")
+        .unwrap();
+    assert_eq!(stored[at + 9..at + 12], [4, 0, 3]);
+    let mut flat = stored;
+    flat[at + 11] = 0;
+    let said = decode_layout(&flat).unwrap_err().to_string();
+    assert!(said.contains("dimension"), "{said}");
+}
+
+#[test]
+fn the_profile_with_an_embedding_is_read_and_written() {
+    let stored = std::fs::read(file("profile_v1_embedding.bin")).unwrap();
+    let mut now = embedding_profile(&embedding_layout());
+    assert!(stored.starts_with(&encode(&mut now, false).unwrap()));
+    let mut read = decode(&stored, &embedding_layout()).unwrap();
+    assert_eq!(read.features, now.features);
+    assert_eq!(read.sample.settle().unwrap(), now.sample.settle().unwrap());
+
+    assert_eq!(read.features[1].quality.each(), [0, 0, 1, 1, 1, 0, 0]);
+    let Values::Numeric(norms) = &read.features[1].values else {
+        panic!("a grid");
+    };
+    // Norms 0.375, 5 and 100.
+    assert_eq!(norms.counts, [1, 0, 1, 1]);
+    let range = [norms.least, norms.greatest].map(f64::to_bits);
+    assert_eq!(range, [0.375, 100.0].map(f64::to_bits));
+
+    let sample = read.sample.settle().unwrap().unwrap();
+    let offsets = sample.column(2).as_primitive::<Int64Type>().values();
+    let vectors = sample.column(6).as_fixed_size_list();
+    let vector = |row| {
+        vectors
+            .value(row)
+            .as_primitive::<Float64Type>()
+            .values()
+            .to_vec()
+    };
+    // In hash order, each with its own vector.
+    assert_eq!(offsets, &[102, 100, 103, 101]);
+    assert_eq!(
+        [1, 3].map(vector),
+        [vec![0.0, -3.0, 4.0], vec![0.125, 0.25, 0.25]]
+    );
+    let valid = [0, 1, 2, 3].map(|row| arrow::array::Array::is_valid(vectors, row));
+    assert_eq!(valid, [false, true, false, true]);
+}
+
+fn write(name: &str, bytes: &[u8]) {
+    let made = std::fs::File::create_new(file(name));
+    std::io::Write::write_all(&mut made.unwrap(), bytes).unwrap();
+}
+
+/// Ran once; a file that is there is left as it is.
+#[test]
+#[ignore = "writes the reference files of a new version"]
+fn write_embedding() {
+    write("layout_v2.bin", &encode_layout(&embedding_layout()));
+    let mut profile = embedding_profile(&embedding_layout());
+    write(
+        "profile_v1_embedding.bin",
+        &encode(&mut profile, true).unwrap(),
+    );
+}
+
 /// Ran once; a file that is there is left as it is.
 #[test]
 #[ignore = "writes the reference files of a new version"]
 fn write_both() {
-    let write = |name, bytes: Vec<u8>| {
-        let made = std::fs::File::create_new(file(name));
-        std::io::Write::write_all(&mut made.unwrap(), &bytes).unwrap();
-    };
-    write("layout_v1.bin", encode_layout(&layout()));
+    write("layout_v1.bin", &encode_layout(&layout()));
     let stored = encode(&mut profile(&layout()), true).unwrap();
-    write("profile_v1.bin", stored);
+    write("profile_v1.bin", &stored);
 }

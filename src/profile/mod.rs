@@ -1,5 +1,6 @@
 //! The mergeable summary of what a stretch of a partition adds to a window.
 //!
+//! - `norm`: what an embedding is profiled by
 //! - `numeric`: counts and sums on the baseline's fine grid, moments, range
 //! - `categorical`: counts of the baseline's levels, and what it never held
 //! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
@@ -15,6 +16,7 @@
 pub mod categorical;
 pub mod coarse;
 pub mod encoding;
+pub mod norm;
 pub mod numeric;
 pub mod quality;
 pub mod sample;
@@ -47,7 +49,9 @@ pub struct FeatureLayout {
     pub kind: Kind,
     /// Whether labels were numbers or booleans in the training data.
     pub plain_numbers: bool,
-    /// The bins.
+    /// Numbers a row of an embedding; 0 for any other kind.
+    pub dimension: usize,
+    /// The bins: of an embedding, of its norm.
     pub bins: Bins,
 }
 
@@ -93,7 +97,7 @@ pub enum Values {
 pub type Columns = [usize];
 
 impl Profile {
-    /// The profile of no rows.
+    /// The profile of no rows, with a sample of at most so many ([`sample::most_rows`]).
     pub fn empty(layout: &Layout, sample_rows: usize) -> Self {
         let features = layout
             .features
@@ -109,7 +113,7 @@ impl Profile {
         Self {
             rows: 0,
             features,
-            sample: Sample::new(sample_rows),
+            sample: Sample::new(sample::most_rows(layout, sample_rows)),
         }
     }
 
@@ -124,6 +128,9 @@ impl Profile {
             feature.quality.add(cells, rows);
             let array = &batch.columns[*column];
             match (&mut feature.values, &layout.bins) {
+                (Values::Numeric(numeric), Bins::Grid(grid)) if layout.dimension > 0 => {
+                    numeric.add(grid, &norm::of_rows(array, rows), cells, rows);
+                }
                 (Values::Numeric(numeric), Bins::Grid(grid)) => {
                     let values = array.as_primitive::<Float64Type>().values();
                     numeric.add(grid, values, cells, rows);

@@ -4,6 +4,9 @@
 //! k of a union is the bottom k of the parts' bottom k. Once k rows are known, a row above the
 //! k-th hash is not even looked at. The hash is keyed; the key is driftd's own constant for now, so what
 //! keeps a sender from placing rows in the sample is only that offsets are not his to choose.
+//!
+//! Embeddings are kept whole: k rows of d numbers are 8 k d bytes. So that this is bounded as well,
+//! wide ones lower k ([`most_rows`]).
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -16,10 +19,23 @@ use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 
 use super::{Columns, Layout};
-use crate::batch::Batch;
+use crate::batch::{Batch, vector_type};
 
 /// Columns that every sample has before its features: hash, partition, offset, row, event time.
 pub const OWN_COLUMNS: usize = 5;
+
+/// Numbers in embeddings that a sample holds at most: 64 MiB.
+const MOST_NUMBERS: usize = 1 << 23;
+
+/// How many rows a sample of this layout holds where so many are asked for.
+pub fn most_rows(layout: &Layout, asked: usize) -> usize {
+    let width: usize = layout
+        .features
+        .iter()
+        .map(|feature| feature.dimension)
+        .sum();
+    asked.min((MOST_NUMBERS / width.max(1)).max(1))
+}
 
 /// The finalising mix of splitmix64: a bijection that spreads neighbouring inputs.
 pub fn mix(mut x: u64) -> u64 {
@@ -213,7 +229,7 @@ impl Sample {
 }
 
 /// The Arrow schema of a sample: hash, partition, offset, row, `event_time` (milliseconds), then
-/// the layout's features as `Float64` or `Utf8`.
+/// the layout's features as `Float64`, `FixedSizeList(Float64)` (embeddings) or `Utf8`.
 pub fn schema(layout: &Layout) -> Schema {
     let mut fields = vec![
         Field::new("__hash", DataType::UInt64, false),
@@ -223,7 +239,9 @@ pub fn schema(layout: &Layout) -> Schema {
         Field::new("__event_time", DataType::Int64, false),
     ];
     for feature in &layout.features {
-        let kind = if feature.kind.is_numeric() {
+        let kind = if feature.dimension > 0 {
+            vector_type(feature.dimension)
+        } else if feature.kind.is_numeric() {
             DataType::Float64
         } else {
             DataType::Utf8

@@ -11,16 +11,20 @@ fn layout() -> Layout {
     let values: Vec<f64> = (0..500).map(|i| f64::from(i) * 0.37 - 50.0).collect();
     let grid = Grid::from_sorted(&values, values[0], values[499]);
     let levels = Levels::new(vec!["a".into(), "b".into()]);
+    let norms: Vec<f64> = (0..300).map(|i| f64::from(i) * 0.5).collect();
+    let norms = Grid::from_sorted(&norms, norms[0], norms[299]);
     let feature = |name: &str, kind, bins| FeatureLayout {
         name: name.into(),
         kind,
         plain_numbers: false,
+        dimension: if kind == Kind::Embedding { 3 } else { 0 },
         bins,
     };
     Layout {
         features: vec![
             feature("x", Kind::Numeric, Bins::Grid(grid)),
             feature("c", Kind::Categorical, Bins::Levels(levels)),
+            feature("e", Kind::Embedding, Bins::Grid(norms)),
         ],
     }
 }
@@ -31,7 +35,11 @@ struct Row {
     offset: i64,
     x: Option<f64>,
     c: Option<String>,
+    e: Vec<f64>,
 }
+
+const SHAPES: [Shape; 3] = [Shape::Number, Shape::Text, Shape::Vector(3)];
+const COLUMNS: [usize; 3] = [0, 1, 2];
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     let x = prop_oneof![
@@ -44,14 +52,21 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
         1 => "[c-z]{1,2}".prop_map(Some),
         1 => Just(None),
     ];
-    prop::collection::vec((0..3i32, x, c), 0..400).prop_map(|rows| {
+    let e = prop_oneof![
+        3 => prop::collection::vec(-90.0..90.0f64, 3),
+        1 => prop::collection::vec(-1.0..1.0f64, 0..5),
+        1 => Just(vec![1e308, 1e308, 0.0]),
+        1 => Just(vec![0.0, f64::NAN, 1.0]),
+    ];
+    prop::collection::vec((0..3i32, x, c, e), 0..400).prop_map(|rows| {
         rows.into_iter()
             .enumerate()
-            .map(|(i, (partition, x, c))| Row {
+            .map(|(i, (partition, x, c, e))| Row {
                 partition,
                 offset: i64::try_from(i).unwrap(),
                 x,
                 c,
+                e,
             })
             .collect()
     })
@@ -61,7 +76,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 fn profile(layout: &Layout, rows: &[Row], k: usize) -> Profile {
     let mut profile = Profile::empty(layout, k);
     for partition in 0..3 {
-        let mut builder = Builder::new(&[Shape::Number, Shape::Text], 8);
+        let mut builder = Builder::new(&SHAPES, 8);
         let mut count = 0;
         for row in rows.iter().filter(|row| row.partition == partition) {
             builder.reserve(count);
@@ -72,12 +87,15 @@ fn profile(layout: &Layout, rows: &[Row], k: usize) -> Profile {
             if let Some(c) = &row.c {
                 builder.text(1, count, c, Cell::Ok);
             }
+            if !row.e.is_empty() {
+                builder.vector(2, count, &row.e);
+            }
             builder.keep(row.offset, None, 1);
             count += 1;
         }
         let batch = builder.finish();
         let selected: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
-        profile.add(layout, &batch, &[0, 1], &selected);
+        profile.add(layout, &batch, &COLUMNS, &selected);
         let event_ms = vec![7; count];
         let from = Provenance {
             partition,
@@ -86,7 +104,7 @@ fn profile(layout: &Layout, rows: &[Row], k: usize) -> Profile {
         };
         profile
             .sample
-            .add(layout, &batch, &[0, 1], &selected, from)
+            .add(layout, &batch, &COLUMNS, &selected, from)
             .unwrap();
     }
     profile
@@ -154,6 +172,7 @@ fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
             offset: i,
             x: Some(i as f64),
             c: None,
+            e: vec![i as f64; 3],
         })
         .collect();
     let mut whole = profile(&layout, &rows, 50);
@@ -170,9 +189,10 @@ fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
         sample: first.sample,
         ..second
     };
-    let mut builder = Builder::new(&[Shape::Number, Shape::Text], 1000);
+    let mut builder = Builder::new(&SHAPES, 1000);
     for row in &rows[1000..] {
         builder.number(0, builder.len(), row.x.unwrap(), Cell::Ok);
+        builder.vector(2, builder.len(), &row.e);
         builder.keep(row.offset, None, 1);
     }
     let batch = builder.finish();
@@ -183,7 +203,7 @@ fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
         event_ms: &[7; 1000],
     };
     rest.sample
-        .add(&layout, &batch, &[0, 1], &selected, from)
+        .add(&layout, &batch, &COLUMNS, &selected, from)
         .unwrap();
     assert!(rest.sample.rows() < 60, "{} rows kept", rest.sample.rows());
     merged.merge(&rest);
@@ -191,4 +211,45 @@ fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
         encode(&mut merged, true).unwrap(),
         encode(&mut whole, true).unwrap()
     );
+}
+
+/// What a window's sample of embeddings holds in memory is counted.
+#[test]
+fn a_sample_of_vectors_is_as_large_as_it_says() {
+    const DIMENSION: usize = 384;
+    let mut layout = layout();
+    layout.features.remove(0);
+    layout.features.remove(0);
+    layout.features[0].dimension = DIMENSION;
+    let mut builder = Builder::new(&[Shape::Vector(DIMENSION)], 100);
+    for row in 0..100 {
+        builder.vector(0, builder.len(), &[0.5; DIMENSION]);
+        builder.keep(row, None, 1);
+    }
+    let batch = builder.finish();
+    let rows: Vec<u32> = (0..100).collect();
+    let mut profile = Profile::empty(&layout, 10);
+    let before = profile.bytes();
+    let event_ms = [7; 100];
+    let from = Provenance {
+        partition: 0,
+        hash: RowHash::new(1, 0),
+        event_ms: &event_ms,
+    };
+    profile.add(&layout, &batch, &[0], &rows);
+    profile
+        .sample
+        .add(&layout, &batch, &[0], &rows, from)
+        .unwrap();
+    profile.sample.settle().unwrap();
+    let held = profile.bytes() - before;
+    let vectors = 10 * DIMENSION * 8;
+    assert!((vectors..vectors + 10_000).contains(&held), "{held} bytes");
+
+    let Values::Numeric(norms) = &profile.features[0].values else {
+        panic!("a grid");
+    };
+    assert_eq!(norms.count(), 100);
+    let norm = 0.5 * (DIMENSION as f64).sqrt();
+    assert!((norms.least - norm).abs() < 1e-14 && (norms.greatest - norm).abs() < 1e-14);
 }

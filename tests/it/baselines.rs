@@ -165,7 +165,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
     assert!(refusal(&request(empty)).contains("no rows"));
 
     let text = write(dir.path(), "notes.txt", "a\n");
-    assert!(refusal(&request(text)).contains(".parquet or .csv"));
+    assert!(refusal(&request(text)).contains("a training file is .parquet, .csv"));
 
     let nothing = dir.path().join("missing.parquet");
     assert!(refusal(&request(nothing)).contains("missing.parquet"));

@@ -11,6 +11,7 @@
 //! - `checkpoints`: the fence around a partition
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
+//! - `embeddings`: a stream of vectors, from the training file to the scores
 //! - `backpressure`: Postgres stands still while messages come
 //! - `bad_input`: what a new user gets wrong, and what comes of it
 
@@ -27,6 +28,7 @@ mod baselines;
 mod checkpoints;
 mod docs;
 mod embedded;
+mod embeddings;
 mod end_to_end;
 mod harness;
 mod jobs;

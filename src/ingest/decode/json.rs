@@ -3,17 +3,14 @@
 //! A message is walked along the plan's trie; what nobody watches is skipped but still checked to
 //! be JSON. A message that breaks costs only itself: its rows are taken back, whatever of them was
 //! written. Nesting is bounded by the parser (200 levels), the number of rows by
-//! [`MAX_ROWS`].
+//! [`Plan::max_rows`].
 
 use jiter::{Jiter, JiterError, JiterErrorType, Peek};
 
 use super::Plan;
 use super::leaf::Leaves;
 use super::shape::Shape;
-use crate::batch::{Builder, Cell};
-
-/// One message never makes more rows than this.
-pub const MAX_ROWS: usize = 10_000;
+use crate::batch::{Builder, Cell, MAX_DIMENSION};
 
 /// Why a payload is not readable.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +26,9 @@ pub enum Error {
     /// A number, a text or a boolean where an object or an array should be.
     #[error("the payload is {0}, not an object or an array")]
     Scalar(&'static str),
-    /// `[*]` over a longer array than [`MAX_ROWS`].
-    #[error("an array of more than {MAX_ROWS} rows")]
-    TooManyRows,
+    /// `[*]` over a longer array than [`Plan::max_rows`].
+    #[error("an array of more than {0} rows")]
+    TooManyRows(usize),
 }
 
 impl From<JiterError> for Error {
@@ -52,6 +49,8 @@ impl From<JiterError> for Error {
 #[derive(Debug, Default)]
 pub struct Decoder {
     tape: Vec<u8>,
+    /// The vector that is being read.
+    numbers: Vec<f64>,
     shape: Option<Shape>,
     /// Messages in a row that were not of the shape.
     misses: u32,
@@ -74,7 +73,7 @@ impl Decoder {
         out.reserve(row);
         if let Some(shape) = &self.shape {
             let mut leaves = Leaves { plan, out, row };
-            if shape.read(payload, &mut leaves) {
+            if shape.read(payload, &mut leaves, &mut self.numbers) {
                 self.misses = 0;
                 return Ok(1);
             }
@@ -90,6 +89,7 @@ impl Decoder {
             plan,
             json,
             out,
+            numbers: &mut self.numbers,
             base,
             row: base,
             rows: None,
@@ -137,6 +137,7 @@ struct Walk<'a, 'j> {
     plan: &'a Plan,
     json: Jiter<'j>,
     out: &'a mut Builder,
+    numbers: &'a mut Vec<f64>,
     base: usize,
     row: usize,
     /// How many rows an array made; `None`: the message is one row.
@@ -164,8 +165,14 @@ impl Walk<'_, '_> {
                 self.object(node)
             }
             Peek::Array if known.each.is_some() || !known.items.is_empty() => {
-                self.absent(node, Cell::WrongType);
-                self.array(node)
+                let start = self.json.current_index();
+                self.array(node)?;
+                if known.longest > 0 {
+                    self.vector_again(node, start)
+                } else {
+                    self.absent(node, Cell::WrongType);
+                    Ok(())
+                }
             }
             _ if known.leaves.is_empty() => Ok(self.json.known_skip(peek)?),
             _ => self.leaf(node, peek),
@@ -208,12 +215,13 @@ impl Walk<'_, '_> {
 
     fn array(&mut self, node: usize) -> Result<(), Error> {
         let known = &self.plan.nodes[node];
+        let most = self.plan.max_rows();
         let mut index = 0;
         let mut item = self.json.known_array()?;
         while let Some(peek) = item {
             if let Some(each) = known.each {
-                if index >= MAX_ROWS {
-                    return Err(Error::TooManyRows);
+                if index >= most {
+                    return Err(Error::TooManyRows(most));
                 }
                 self.row = self.base + index;
                 self.rows = Some(self.rows.unwrap_or(0).max(index + 1));
@@ -263,6 +271,11 @@ impl Walk<'_, '_> {
                 let value = self.json.known_bool(peek)?;
                 self.leaves().boolean(node, value);
             }
+            Peek::Array if self.plan.nodes[node].longest > 0 => {
+                let most = self.plan.nodes[node].longest;
+                let whole = numbers(&mut self.json, most, self.numbers)?;
+                self.vector(node, whole);
+            }
             Peek::Object | Peek::Array => {
                 self.json.known_skip(peek)?;
                 self.absent(node, Cell::WrongType);
@@ -276,6 +289,61 @@ impl Walk<'_, '_> {
         }
         Ok(())
     }
+}
+
+impl Walk<'_, '_> {
+    fn vector(&mut self, node: usize, whole: bool) {
+        let (plan, row) = (self.plan, self.row);
+        let out = &mut *self.out;
+        let numbers = whole.then_some(&self.numbers[..]);
+        Leaves { plan, out, row }.array(node, numbers);
+    }
+
+    /// An array that is a vector for some and holds elements for others, read once more.
+    fn vector_again(&mut self, node: usize, start: usize) -> Result<(), Error> {
+        let text = self.json.slice_to_current(start);
+        let mut json = Jiter::new(text).with_allow_inf_nan();
+        json.peek()?;
+        let whole = numbers(&mut json, self.plan.nodes[node].longest, self.numbers)?;
+        self.vector(node, whole);
+        Ok(())
+    }
+}
+
+/// Reads a text that is one array; whether there are numbers in it and nothing else.
+///
+/// # Errors
+/// The text is not JSON, or no array.
+pub fn vector(text: &[u8], found: &mut Vec<f64>) -> Result<bool, Error> {
+    let mut json = Jiter::new(text).with_allow_inf_nan();
+    match json.peek()? {
+        Peek::Array => {}
+        peek => return Err(Error::Scalar(name(peek))),
+    }
+    let whole = numbers(&mut json, MAX_DIMENSION, found)?;
+    json.finish()?;
+    Ok(whole)
+}
+
+/// A number as a label: `3.0` and `3` are the same.
+pub use super::leaf::label_of_number;
+
+/// Reads an array to its end, with its numbers up to one more than `most`; whether there is nothing
+/// else in it.
+fn numbers(json: &mut Jiter<'_>, most: usize, found: &mut Vec<f64>) -> Result<bool, JiterError> {
+    found.clear();
+    let mut whole = true;
+    let mut item = json.known_array()?;
+    while let Some(peek) = item {
+        if whole && found.len() <= most && peek.is_num() {
+            found.push(json.known_float(peek)?);
+        } else {
+            whole &= peek.is_num();
+            json.known_skip(peek)?;
+        }
+        item = json.array_step()?;
+    }
+    Ok(whole)
 }
 
 fn name(peek: Peek) -> &'static str {
@@ -555,6 +623,164 @@ mod tests {
                 assert_eq!(said(&batch), said(&expected.finish()), "{odd}");
             }
         }
+    }
+
+    /// Arrays as they may stand where a vector of two numbers is expected.
+    const ARRAYS: [&str; 24] = [
+        "[1, 2]",
+        "[ 1.5e3 ,\t-2\n]",
+        "[0.1,0.30000000000000004]",
+        "[1]",
+        "[]",
+        "[ ]",
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "[1, null]",
+        "[1, \"2\"]",
+        "[1, true]",
+        "[[1], 2]",
+        "[1, {}]",
+        "[NaN, 1]",
+        "[Infinity, -Infinity]",
+        "[1, -Infinity]",
+        "[1e999, 1]",
+        "[1e308, 1.7e308]",
+        "[1, 01]",
+        "[1 2]",
+        "[1, 2",
+        "[,1]",
+        "[1,]",
+        "[-, 1]",
+    ];
+
+    fn vectors(batch: &Batch, column: usize) -> Vec<Option<Vec<f64>>> {
+        let lists = batch.columns[column].as_fixed_size_list().iter();
+        let numbers =
+            |list: arrow::array::ArrayRef| list.as_primitive::<Float64Type>().values().to_vec();
+        lists.map(|list| list.map(numbers)).collect()
+    }
+
+    #[test]
+    fn a_vector_is_as_long_as_the_baseline_says_and_all_numbers() {
+        let plan = plan(&[("e", Read::Vector(2)), ("a", Read::Number)]);
+        let sent: Vec<String> = ARRAYS[..18]
+            .iter()
+            .chain(&["null", "7", "\"[1, 2]\"", "true", "{}"])
+            .map(|e| format!("{{\"e\": {e}, \"a\": 1}}"))
+            .chain(["{\"a\": 1}".into(), "{\"e\": [1], \"e\": [3, 4]}".into()])
+            .collect();
+        let sent: Vec<&[u8]> = sent.iter().map(|text| text.as_bytes()).collect();
+        let (batch, errors) = decode(&plan, &sent);
+        assert!(errors.iter().all(Option::is_none), "{errors:?}");
+        use Cell::{Missing, NaN, NegInf, Null, Ok, PosInf, WrongType};
+        let mut expected = vec![Ok; 3];
+        expected.extend([WrongType; 10]);
+        expected.extend([NaN, PosInf, NegInf, PosInf, PosInf, Null]);
+        expected.extend([WrongType; 4]);
+        expected.extend([Missing, Ok]);
+        assert_eq!(batch.cells[0], expected);
+        let found = vectors(&batch, 0);
+        assert_eq!(found[1], Some(vec![1500.0, -2.0]));
+        assert_eq!(found[2], Some(vec![0.1, 0.300_000_000_000_000_04]));
+        assert_eq!(found[24], Some(vec![3.0, 4.0]));
+        assert_eq!(found.iter().flatten().count(), 4);
+    }
+
+    #[test]
+    fn vectors_in_messages_of_a_known_shape_are_read_as_by_the_parser() {
+        let plan = plan(&[
+            ("e", Read::Vector(2)),
+            ("e", Read::Vector(3)),
+            ("n", Read::Number),
+            ("o.f", Read::Vector(1)),
+        ]);
+        let message = |e: &str, f: &str| {
+            format!("{{\"e\": {e}, \"n\": [7, 8], \"o\": {{\"f\":{f}}}, \"s\": [1]}}")
+        };
+        let usual = message("[1, 2]", "[3]");
+        for value in ARRAYS.into_iter().chain(VALUES) {
+            for odd in [message(value, "[3]"), message("[1, 2, 3]", value)] {
+                let sent = [usual.as_bytes(), odd.as_bytes(), usual.as_bytes()];
+                let (batch, errors) = decode(&plan, &sent);
+                let mut expected = Builder::new(&plan.shapes(), 2);
+                let mut refused = Vec::new();
+                for (offset, payload) in (0..).zip(sent) {
+                    let rows = Decoder::default().decode(&plan, payload, &mut expected);
+                    refused.push(rows.as_ref().err().map(ToString::to_string));
+                    if let Ok(rows) = rows {
+                        expected.keep(offset, None, rows);
+                    }
+                }
+                assert_eq!(errors, refused, "{odd}");
+                assert_eq!(said(&batch), said(&expected.finish()), "{odd}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_shape_has_vectors() {
+        let plan = plan(&[("e", Read::Vector(2)), ("t", Read::Time(TimeUnit::Ms))]);
+        let mut builder = Builder::new(&plan.shapes(), 16);
+        let mut decoder = Decoder::default();
+        for payload in [
+            r#"{"e": null, "t": 1}"#,
+            r#"{"e": [1, 2], "t": 1}"#,
+            r#"{"e": [1], "t": 1}"#,
+        ] {
+            decoder
+                .decode(&plan, payload.as_bytes(), &mut builder)
+                .unwrap();
+            builder.keep(0, None, 1);
+        }
+        assert_eq!(decoder.misses, 0, "each was read by its shape");
+        assert_eq!(
+            builder.finish().cells[0],
+            [Cell::Null, Cell::Ok, Cell::WrongType]
+        );
+    }
+
+    #[test]
+    fn a_vector_may_be_of_each_row_or_of_the_message_and_its_items_features() {
+        let plan = plan(&[
+            ("rows[*].e", Read::Vector(2)),
+            ("shared", Read::Vector(2)),
+            ("shared[1]", Read::Number),
+        ]);
+        let sent: [&[u8]; 2] = [
+            br#"{"rows": [{"e": [1, 2]}, {"e": [1]}, {}], "shared": [5, 6]}"#,
+            br#"{"rows": [{"e": [3, 4]}], "shared": [5, 6, 7]}"#,
+        ];
+        let (batch, errors) = decode(&plan, &sent);
+        assert!(errors.iter().all(Option::is_none), "{errors:?}");
+        use Cell::{Missing, Ok, WrongType};
+        assert_eq!(batch.cells[0], [Ok, WrongType, Missing, Ok]);
+        assert_eq!(batch.cells[1], [Ok, Ok, Ok, WrongType]);
+        assert_eq!(vectors(&batch, 1)[2], Some(vec![5.0, 6.0]));
+        assert_eq!(numbers(&batch, 2), [Some(6.0); 4]);
+    }
+
+    /// Rows without a vector take its memory as well, so that one small message could take a lot.
+    #[test]
+    fn wide_vectors_make_fewer_rows_of_a_message() {
+        let plan = plan(&[
+            ("rows[*].e", Read::Vector(16_384)),
+            ("shared", Read::Vector(2)),
+        ]);
+        let message = |rows: usize| format!("{{\"rows\": [{}]}}", vec!["{}"; rows].join(","));
+        let most = plan.max_rows();
+        assert_eq!(most, 1023);
+        assert_eq!(plan.batch_rows(2048), 127);
+        let (batch, errors) = decode(
+            &plan,
+            &[message(most).as_bytes(), message(most + 1).as_bytes()],
+        );
+        assert_eq!(batch.origins.len(), most);
+        assert_eq!(
+            errors[1].as_deref(),
+            Some("an array of more than 1023 rows")
+        );
+        assert_eq!(Plan::default().max_rows(), 10_000);
+        assert_eq!(Plan::default().batch_rows(2048), 2048);
     }
 
     #[test]

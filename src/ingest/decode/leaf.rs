@@ -36,6 +36,18 @@ impl Leaves<'_> {
                 }
                 Read::Time(unit) => self.time(*column, time::of_number(value, *unit)),
                 Read::Seconds(unit) => self.seconds(*column, time::of_number(value, *unit)),
+                Read::Vector(_) => self.out.absent(*column, self.row, Cell::WrongType),
+            }
+        }
+    }
+
+    /// An array, as the numbers that it holds: `None` where it holds anything else. Of one that is
+    /// longer than any vector here, more numbers than fit say enough.
+    pub(super) fn array(&mut self, node: usize, numbers: Option<&[f64]>) {
+        for column in &self.plan.nodes[node].leaves {
+            match (&self.plan.columns[*column], numbers) {
+                (Read::Vector(_), Some(numbers)) => self.out.vector(*column, self.row, numbers),
+                _ => self.out.absent(*column, self.row, Cell::WrongType),
             }
         }
     }
@@ -58,6 +70,7 @@ impl Leaves<'_> {
                 },
                 Read::Time(_) => self.time(*column, time::of_text(text)),
                 Read::Seconds(_) => self.seconds(*column, time::of_text(text)),
+                Read::Vector(_) => self.out.absent(*column, self.row, Cell::WrongType),
             }
         }
     }
@@ -78,7 +91,7 @@ impl Leaves<'_> {
                     self.out
                         .number(*column, self.row, f64::from(u8::from(value)), Cell::Coerced);
                 }
-                Read::Time(_) | Read::Seconds(_) => {
+                Read::Time(_) | Read::Seconds(_) | Read::Vector(_) => {
                     self.out.absent(*column, self.row, Cell::WrongType);
                 }
             }
@@ -101,7 +114,7 @@ impl Leaves<'_> {
 }
 
 /// `3.0` and `3` are the same label; anything else stays as written.
-fn label_of_number(written: &[u8]) -> String {
+pub fn label_of_number(written: &[u8]) -> String {
     let mut json = Jiter::new(written);
     match json.next_number() {
         Ok(NumberAny::Int(NumberInt::Int(int))) => int.to_string(),

@@ -27,6 +27,10 @@ pub enum Read {
     Time(TimeUnit),
     /// A point in time as a feature: seconds since the epoch, as a number.
     Seconds(TimeUnit),
+    /// An array of so many numbers. One of another length, or with anything else in it (a null, a
+    /// number in quotes), is of a wrong type; one with a number that is not finite is as if it were
+    /// that number.
+    Vector(usize),
 }
 
 impl Read {
@@ -36,6 +40,7 @@ impl Read {
             Self::Number | Self::Seconds(_) => Shape::Number,
             Self::Text { .. } => Shape::Text,
             Self::Time(_) => Shape::Time,
+            Self::Vector(dimension) => Shape::Vector(*dimension),
         }
     }
 }
@@ -67,6 +72,8 @@ pub enum Error {
 struct Node {
     /// Columns that take the value found here.
     leaves: Vec<usize>,
+    /// The length of the longest vector among them; 0: none is one.
+    longest: usize,
     /// Children by key, in the order in which paths were added: the order in which messages are
     /// likely to have them.
     keys: Vec<(String, usize)>,
@@ -87,7 +94,14 @@ pub struct Plan {
     /// Columns outside `[*]`, copied to every row of a message with several.
     shared: Vec<usize>,
     each_prefix: Option<(Vec<Step>, String)>,
+    /// Numbers in the vectors of a row.
+    width: usize,
 }
+
+/// One message never makes more rows than this.
+const MAX_ROWS: usize = 10_000;
+/// Nor more than so many numbers in vectors: 128 MiB.
+const MAX_NUMBERS: usize = 1 << 24;
 
 impl Default for Plan {
     fn default() -> Self {
@@ -98,6 +112,7 @@ impl Default for Plan {
             headers: Vec::new(),
             shared: Vec::new(),
             each_prefix: None,
+            width: 0,
         }
     }
 }
@@ -123,7 +138,12 @@ impl Plan {
             }
             Source::Field(path) => {
                 let node = self.grow(path.steps());
-                self.nodes[node].leaves.push(column);
+                let node = &mut self.nodes[node];
+                node.leaves.push(column);
+                if let Read::Vector(dimension) = read {
+                    node.longest = node.longest.max(dimension);
+                    self.width += dimension;
+                }
                 if !path.steps().contains(&Step::Each) {
                     self.shared.push(column);
                 }
@@ -136,6 +156,16 @@ impl Plan {
     /// The shapes of the columns, in order.
     pub fn shapes(&self) -> Vec<Shape> {
         self.columns.iter().map(Read::shape).collect()
+    }
+
+    /// How many rows one message makes at most: vectors take memory also where a row has none.
+    pub fn max_rows(&self) -> usize {
+        MAX_ROWS.min(MAX_NUMBERS / self.width.max(1)).max(1)
+    }
+
+    /// How many of `rows` rows are handed on at a time, so that those with vectors do not pile up.
+    pub fn batch_rows(&self, rows: usize) -> usize {
+        rows.min(MAX_NUMBERS / 8 / self.width.max(1)).max(1)
     }
 
     /// Headers to be read, each with its column.

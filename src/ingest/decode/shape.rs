@@ -6,17 +6,19 @@
 //! a message is JSON, and which value belongs to which key, was settled by the parser when the text
 //! was learned. Anything else (another key, an escape, a nested value where a scalar was) is not
 //! judged here: the parser reads the message from its beginning.
+//!
+//! An array that is a vector to somebody counts as a value: its numbers are read in a row.
 
 use std::ops::Range;
 
 use jiter::{Jiter, Peek};
 
-use super::Plan;
 use super::leaf::Leaves;
+use super::{Node, Plan};
 use crate::batch::Cell;
 
-/// Longer messages are not learned.
-const MAX_BYTES: usize = 1 << 16;
+/// Longer messages are not learned. Embeddings of some thousand numbers are.
+const MAX_BYTES: usize = 1 << 18;
 /// Nor those that are nested deeper.
 const MAX_DEPTH: usize = 32;
 
@@ -38,6 +40,8 @@ struct Value {
     before: Range<usize>,
     /// Its node in the plan, where somebody watches it.
     node: Option<usize>,
+    /// It may be a vector.
+    vector: bool,
 }
 
 impl Shape {
@@ -59,6 +63,7 @@ impl Shape {
             values.push(Value {
                 before: end..place.start,
                 node,
+                vector: node.is_some_and(|node| is_vector(&plan.nodes[node])),
             });
             end = place.end;
         }
@@ -71,13 +76,24 @@ impl Shape {
 
     /// Reads a message of this shape; `false`: it is none, or not for sure, and what was written of
     /// it has to be taken back.
-    pub(super) fn read(&self, payload: &[u8], out: &mut Leaves<'_>) -> bool {
+    pub(super) fn read(
+        &self,
+        payload: &[u8],
+        out: &mut Leaves<'_>,
+        numbers: &mut Vec<f64>,
+    ) -> bool {
         let mut rest = payload;
         for value in &self.values {
             let Some(text) = rest.strip_prefix(&self.text[value.before.clone()]) else {
                 return false;
             };
-            let Some(length) = scalar(text, value.node, out) else {
+            // Apart from the scalars, whose way is to stay as short as it is.
+            let length = if value.vector && text.first() == Some(&b'[') {
+                vector(text, value.node, out, numbers)
+            } else {
+                scalar(text, value.node, out)
+            };
+            let Some(length) = length else {
                 return false;
             };
             rest = &text[length..];
@@ -98,6 +114,7 @@ impl Learn<'_> {
         let known = node.map(|node| &self.plan.nodes[node]);
         let watched = known.filter(|known| !known.leaves.is_empty());
         match peek {
+            Peek::Array if watched.is_some_and(is_vector) => self.known(peek, node),
             Peek::Object | Peek::Array if watched.is_some() || depth >= MAX_DEPTH => None,
             Peek::Object => {
                 let mut key = self.json.known_object().ok()?;
@@ -121,20 +138,27 @@ impl Learn<'_> {
                 }
                 Some(())
             }
-            _ => {
-                let start = self.json.current_index();
-                self.json.known_skip(peek).ok()?;
-                let place = start..self.json.current_index();
-                self.found.push((place, watched.and(node)));
-                Some(())
-            }
+            _ => self.known(peek, watched.and(node)),
         }
     }
+
+    fn known(&mut self, peek: Peek, node: Option<usize>) -> Option<()> {
+        let start = self.json.current_index();
+        self.json.known_skip(peek).ok()?;
+        let place = start..self.json.current_index();
+        self.found.push((place, node));
+        Some(())
+    }
+}
+
+/// Somebody reads it as a vector, and nobody an element of it.
+fn is_vector(node: &Node) -> bool {
+    node.longest > 0 && node.each.is_none() && node.items.is_empty()
 }
 
 /// Reads the scalar that a text begins with and writes it; how long it is. What follows is the
 /// caller's to check: the shape's text never goes on as a scalar could.
-#[inline]
+#[inline(always)]
 fn scalar(text: &[u8], node: Option<usize>, out: &mut Leaves<'_>) -> Option<usize> {
     match text.first()? {
         b'"' => {
@@ -157,6 +181,46 @@ fn scalar(text: &[u8], node: Option<usize>, out: &mut Leaves<'_>) -> Option<usiz
         }
         _ => word(text, node, out),
     }
+}
+
+/// The vector that a text begins with, if it is as long as somebody expects and all of it is plain
+/// numbers.
+#[inline(never)]
+fn vector(
+    text: &[u8],
+    node: Option<usize>,
+    out: &mut Leaves<'_>,
+    numbers: &mut Vec<f64>,
+) -> Option<usize> {
+    let node = node?;
+    let longest = out.plan.nodes[node].longest;
+    numbers.clear();
+    let mut at = space(text, 1);
+    loop {
+        if numbers.len() >= longest || !matches!(text.get(at)?, b'-' | b'0'..=b'9') {
+            return None;
+        }
+        let (value, length) = number(&text[at..])?;
+        numbers.push(value);
+        at = space(text, at + length);
+        match text.get(at)? {
+            b',' => at = space(text, at + 1),
+            b']' => break,
+            _ => return None,
+        }
+    }
+    out.array(node, Some(numbers));
+    Some(at + 1)
+}
+
+/// Where the space ends that begins here or not.
+#[inline]
+fn space(text: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
+        at += 1;
+    }
+    at
 }
 
 /// ASCII that stands for itself within a JSON text.
@@ -190,7 +254,8 @@ const POWERS: [f64; 23] = [
 /// Up to 2^53 the digits make an exact double, and so does the power of ten: one division rounds
 /// once, so the result is the double nearest to what is written. All else goes to the standard
 /// library, which takes longer to come to the same.
-#[inline]
+// Always inline, also where vectors call it: else messages without vectors pay for the second caller.
+#[inline(always)]
 fn number(text: &[u8]) -> Option<(f64, usize)> {
     let start = usize::from(text[0] == b'-');
     let (mut digits, mut at) = digits(text, start, 0);
@@ -229,7 +294,7 @@ fn number(text: &[u8]) -> Option<(f64, usize)> {
 }
 
 /// Adds the digits from a place on to a number; the number (of up to 19 digits) and where they end.
-#[inline]
+#[inline(always)]
 fn digits(text: &[u8], from: usize, mut number: u64) -> (u64, usize) {
     let mut at = from;
     while let Some(digit @ b'0'..=b'9') = text.get(at) {

@@ -344,7 +344,7 @@ fn episodes(windows: &[Window]) -> Vec<Episode> {
 // --- the tests, by their formulas ----------------------------------------------------------------
 
 /// Statistic, p-value, effect.
-type Found = (f64, f64, f64);
+pub(crate) type Found = (f64, f64, f64);
 
 fn numbers(cells: &[&Cell]) -> Vec<f64> {
     let mut values: Vec<f64> = cells
@@ -376,7 +376,7 @@ fn unseen(before: &[&Cell], now: &[&Cell]) -> i64 {
 
 /// Kolmogorov-Smirnov: the greatest distance of the two empirical distribution functions, and the
 /// share of all interleavings of the two sides that come as far apart.
-fn ks(before: &[f64], now: &[f64]) -> Found {
+pub(crate) fn ks(before: &[f64], now: &[f64]) -> Found {
     let (m, n) = (before.len(), now.len());
     let below = |side: &[f64], value: f64| side.partition_point(|other| *other <= value);
     let distance = |value: &f64| (below(before, *value) * n).abs_diff(below(now, *value) * m);
