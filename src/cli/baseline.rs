@@ -197,7 +197,7 @@ pub async fn save(
         let features = windows.features(&baseline.layout);
         (
             windows.counts.len(),
-            learned::calibrate(&features, seed(&baseline.id)),
+            learned::calibrate(&windows.starts_ms(), &features, seed(&baseline.id)),
         )
     });
     let mut transaction = pool.begin().await?;
