@@ -32,10 +32,11 @@ def checks(demo):
     yield "at least one episode", demo["episodes"] >= 1, demo["episodes"]
     first = (demo["first_drift"] or "")[:10]
     yield "the first drift is in April or May", "2013-04-01" <= first <= "2013-05-31", first
-    yield "dest is among the first that moved", "dest" in demo["top_features"], demo["top_features"]
+    # The summer's routes: `distance` shows them first, `dest` a few days later.
+    yield "distance moved first", demo["top_features"][:1] == ["distance"], demo["top_features"]
     yield "chi-square alarms on every baseline day", alarmed["chi2_bonferroni"] == BASELINE_DAYS, alarmed
     yield "so does PSI", alarmed["psi_02"] == BASELINE_DAYS, alarmed
-    yield "learned thresholds on 4 of them at most", alarmed["learned"] <= 4, alarmed
+    yield "learned thresholds on 1 of them at most", alarmed["learned"] <= 1, alarmed
     yield "every job says why, and for what", all(j["reason"] and j["model"] and j["version"] for j in jobs), jobs
     yield "flight-delay is retrained", "flight-delay" in models, sorted(models)
     yield "so is the model with a schedule alone", len(models) >= 2, sorted(models)

@@ -302,18 +302,35 @@ async fn judge_of(
         let layout = plan::select(&name, &input.features, &baseline)?;
         let reference = Reference::new(layout, &baseline.layout, &baseline.profile);
         let judge = Judge::new(reference, calibration, input.judging, &input.window);
-        if let Some((_, thresholds)) = &judge.learned
-            && !thresholds.fast_is_reachable()
-        {
-            tracing::warn!(
-                monitor = %name, model.version = %baseline.version, threshold = thresholds.fast,
-                "the baseline's own windows vary so much that no single window can raise an alarm; \
-                 several in a row can"
-            );
-        }
+        tell_thresholds(&name, &baseline.version, &judge);
         Ok(judge)
     })
     .await?
+}
+
+/// What the learned mode promises, and what it cannot do.
+fn tell_thresholds(monitor: &str, version: &str, judge: &Judge) {
+    let Some((calibration, thresholds)) = &judge.learned else {
+        return;
+    };
+    let delays = [0.2, 0.3, 0.5].map(|shift| {
+        let delay = calibration.delay_of_shift(thresholds, shift);
+        delay.map_or("none".into(), |windows| windows.to_string())
+    });
+    tracing::info!(
+        monitor = %monitor, model.version = %version, baseline.windows = calibration.windows,
+        threshold.fast = thresholds.fast, threshold.slow = thresholds.slow,
+        predicted_false_alarms = thresholds.predicted_per_period,
+        windows_to_see_shift = %delays.join("/"),
+        "learned thresholds; false alarms per period, windows for shifts of 0.2/0.3/0.5 sd"
+    );
+    if !thresholds.fast_is_reachable() {
+        tracing::warn!(
+            monitor = %monitor, model.version = %version, threshold = thresholds.fast,
+            "the baseline's own windows vary so much that no single window can raise an alarm; \
+             several in a row can"
+        );
+    }
 }
 
 /// Who this replica is, for people who look at `partition_progress`.

@@ -213,6 +213,7 @@ async fn merge_and_judge(
         .filter_map(|delta| delta.delta.clone())
         .collect();
     let sample_rows = line.input.sample_rows;
+    let start_ms = claimed.window_start.timestamp_millis();
     let mut next = state.clone();
     let work = tokio::task::spawn_blocking(move || {
         let layout = &judge.reference.layout;
@@ -220,7 +221,7 @@ async fn merge_and_judge(
         for delta in &bytes {
             window.merge(&encoding::decode(delta, layout)?);
         }
-        let judged = judge.judge(&mut window, &mut next);
+        let judged = judge.judge(&mut window, start_ms, &mut next);
         let profile = encoding::encode(&mut window, false)?;
         let rows_reference = i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX);
         Ok((

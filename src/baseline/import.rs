@@ -128,6 +128,11 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// When the windows begin, in order.
+    pub fn starts_ms(&self) -> Vec<i64> {
+        self.counts.keys().copied().collect()
+    }
+
     /// The counts as the learned mode takes them: per feature, over all windows in order.
     pub fn features(&self, layout: &Layout) -> Vec<FeatureWindows> {
         let features = layout.features.iter().enumerate();
@@ -142,6 +147,7 @@ impl Windows {
                 name: feature.name.clone(),
                 counts: counts(i),
                 own: coarse::own(feature),
+                ordered: coarse::ordered(feature),
             })
             .collect()
     }

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::Output;
+use super::{Output, calibration};
 use crate::baseline::Baseline;
 use crate::baseline::import::{self, Imported, Request};
-use crate::decide::learned;
+use crate::decide::learned::{self, Calibration};
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::{Bins, Values};
 use crate::store::baselines::{self, Stored};
@@ -199,7 +199,7 @@ pub async fn save(
         let features = windows.features(&baseline.layout);
         (
             windows.counts.len(),
-            learned::calibrate(&features, seed(&baseline.id)),
+            learned::calibrate(&windows.starts_ms(), &features, seed(&baseline.id)),
         )
     });
     let mut transaction = pool.begin().await?;
@@ -377,11 +377,35 @@ async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<Str
         "time_to": one.time_to, "training_data_digest": one.training_data_digest,
         "training_data_files": one.training_data_files, "created_at": one.created_at,
         "stored_bytes": one.profile.len(), "features": one.features,
+        "calibrations": calibrations(pool, one).await?,
     });
     if output == Output::Json {
         return Ok(format!("{value:#}\n"));
     }
-    Ok(as_text(&value))
+    let learned = value["calibrations"].as_array().into_iter().flatten();
+    let learned: String = learned.map(calibration::as_text).collect();
+    Ok(as_text(&value) + &learned)
+}
+
+/// What was learned from a baseline, per window size.
+async fn calibrations(pool: &PgPool, baseline: &Stored) -> anyhow::Result<Vec<Value>> {
+    let mut described = Vec::new();
+    let listed = baselines::list(pool, Some(&baseline.model)).await?;
+    let listed = listed
+        .iter()
+        .filter(|one| one.baseline_id == baseline.baseline_id);
+    for window_ms in listed.flat_map(|one| one.calibrated_ms.clone()) {
+        let Some(stored) = baselines::calibration(pool, &baseline.baseline_id, window_ms).await?
+        else {
+            continue;
+        };
+        let learned: Calibration =
+            serde_json::from_value(stored).context("a stored calibration")?;
+        // Simulating thresholds takes a while.
+        let work = tokio::task::spawn_blocking(move || calibration::describe(&learned, window_ms));
+        described.push(work.await?);
+    }
+    Ok(described)
 }
 
 /// A baseline for people: what it is, then a line for each feature.

@@ -1,6 +1,7 @@
 //! The commands: one file each.
 
 pub mod baseline;
+mod calibration;
 pub mod check_config;
 pub mod demo;
 pub mod jobs;

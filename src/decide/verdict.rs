@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::episode::{Change, Episode};
-use super::learned::{Alarm, Calibration, FalseAlarmRate, Limbs, Thresholds};
+use super::learned::{
+    Alarm, Calibration, FalseAlarmRate, Limbs, Score as LearnedScore, Sums, Thresholds,
+};
 use crate::compare::window::{Contribution, Reference, Score, unseen};
 use crate::compare::{Answer, Outcome, Reason, Test};
 use crate::monitor::{Judging, Mode};
@@ -64,7 +66,7 @@ pub struct State {
     /// The same sums, but never beyond the threshold and never reset: while one of them stays
     /// above half of it, drift that was alarmed is not over.
     #[serde(default)]
-    evidence: BTreeMap<String, f64>,
+    evidence: BTreeMap<String, Sums>,
     /// An alarm was raised and its drift is not over.
     #[serde(default)]
     holding: bool,
@@ -178,8 +180,8 @@ impl Judge {
         }
     }
 
-    /// Judges a window and moves the state on.
-    pub fn judge(&self, window: &mut Profile, state: &mut State) -> Judged {
+    /// Judges a window that begins at this time, and moves the state on.
+    pub fn judge(&self, window: &mut Profile, start_ms: i64, state: &mut State) -> Judged {
         if window.rows < self.judging.min_rows {
             let calibrated = self.learned.is_some();
             return Judged {
@@ -200,7 +202,15 @@ impl Judge {
         let said = match by_learning {
             Some((calibration, thresholds)) => {
                 scored.iter_mut().for_each(|score| score.drifted = false); // it informs only
-                self.by_learning(calibration, thresholds, window, state, &mut scored)
+                let learned = self.learned_scores(calibration, window, start_ms);
+                self.by_learning(
+                    calibration,
+                    thresholds,
+                    &learned,
+                    window,
+                    state,
+                    &mut scored,
+                )
             }
             None => self.by_limits(&scored),
         };
@@ -295,12 +305,12 @@ impl Judge {
         &self,
         calibration: &Calibration,
         thresholds: &Thresholds,
+        learned: &[Option<LearnedScore>],
         window: &Profile,
         state: &mut State,
         scored: &mut Vec<Scored>,
     ) -> Said {
-        let z = self.z(calibration, window);
-        let alarm = state.limbs.step(calibration, thresholds, &z);
+        let alarm = state.limbs.step(calibration, thresholds, learned);
         let evidence = state.gather(&alarm, thresholds.slow);
         let above = |name: &str| {
             evidence
@@ -315,7 +325,7 @@ impl Judge {
                 continue;
             };
             let feature = &window.features[i];
-            let answer = score.z.map_or(Err(Reason::TooFewRows), |z| {
+            let answer = score.z().map_or(Err(Reason::TooFewRows), |z| {
                 let effect = evidence.get(&score.name).copied().unwrap_or(0.0);
                 Ok(Outcome {
                     statistic: z,
@@ -344,7 +354,7 @@ impl Judge {
         let mut order: Vec<(&str, f64, bool)> = alarm
             .features
             .iter()
-            .map(|f| (&*f.name, moved(&f.name, f.z), drifts(f.over, &f.name)))
+            .map(|f| (&*f.name, moved(&f.name, f.z()), drifts(f.over, &f.name)))
             .collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
         Said {
@@ -372,13 +382,19 @@ impl Judge {
 
     /// The learned score of every feature of the calibration; `None` where the monitor does not
     /// watch it.
-    fn z(&self, calibration: &Calibration, window: &Profile) -> Vec<Option<f64>> {
+    fn learned_scores(
+        &self,
+        calibration: &Calibration,
+        window: &Profile,
+        start_ms: i64,
+    ) -> Vec<Option<LearnedScore>> {
         let features = calibration.features.iter().enumerate();
         features
             .map(|(at, feature)| {
                 let i = self.place(&feature.name)?;
                 let layout = &self.reference.layout.features[i];
-                calibration.z(at, &coarse::of_feature(layout, &window.features[i]))
+                let counts = coarse::of_feature(layout, &window.features[i]);
+                calibration.score(at, start_ms, &counts)
             })
             .collect()
     }
@@ -391,17 +407,25 @@ struct Said {
 }
 
 impl State {
-    /// Adds a window's scores to the evidence. Without an alarm it is the slow limb's sum; an alarm
-    /// resets that one and not this one.
+    /// Adds a window's scores to the evidence; answers each feature's largest sum. Without an alarm
+    /// they are the slow limb's sums; an alarm resets those and not these.
     fn gather(&mut self, alarm: &Alarm, threshold: f64) -> BTreeMap<String, f64> {
         let gathered = alarm.features.iter().map(|feature| {
-            let before = self.evidence.get(&feature.name).copied().unwrap_or(0.0);
-            let now = feature.z.map_or(before, |z| {
-                super::learned::accumulate(before, z).clamp(0.0, threshold)
-            });
+            let before = self
+                .evidence
+                .get(&feature.name)
+                .copied()
+                .unwrap_or_default();
+            let now = feature
+                .score
+                .map_or(before, |score| before.with(score, threshold));
             (feature.name.clone(), now)
         });
         self.evidence = gathered.collect();
-        self.evidence.clone()
+        let largest = self
+            .evidence
+            .iter()
+            .map(|(name, sums)| (name.clone(), sums.largest()));
+        largest.collect()
     }
 }

@@ -39,6 +39,14 @@ pub fn own(layout: &FeatureLayout) -> Vec<bool> {
     }
 }
 
+/// How many of the first bins are in order: those of numbers; 0 for labels.
+pub fn ordered(layout: &FeatureLayout) -> usize {
+    match &layout.bins {
+        Bins::Grid(grid) => grid.deciles.len() + 1,
+        Bins::Levels(_) => 0,
+    }
+}
+
 /// What people call the bins, in the same order.
 pub fn names(layout: &FeatureLayout) -> Vec<String> {
     let mut names = match &layout.bins {

@@ -44,7 +44,7 @@ pub(super) fn baseline_days(made: &Imported) -> anyhow::Result<BaselineDays> {
             by_psi[day] |= psi::counts(&total, counts).is_ok_and(|outcome| outcome.statistic > 0.2);
         }
     }
-    let calibration = learned::calibrate(&features, seed(&made.baseline.id))?;
+    let calibration = learned::calibrate(&windows.starts_ms(), &features, seed(&made.baseline.id))?;
     let rate = FalseAlarmRate {
         max: 1.0,
         windows_per_period: 30.0,

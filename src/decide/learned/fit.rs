@@ -1,73 +1,34 @@
-//! Reference, design effect and tail of one feature, learned from some windows; scores others.
+//! Reference, design effects and histories of one feature, learned from some windows; scores others.
 
 use serde::{Deserialize, Serialize};
 
-use super::FeatureWindows;
-use crate::compare::law::{chi2, normal};
+use super::Score;
+use super::contrast::{self, Directions};
+use super::history::{History, LARGEST_Y, z};
+use super::season::Season;
+use crate::compare::law::chi2;
 
-/// Levels that expect fewer rows per window than this share one bin.
-const SMALL: f64 = 5.0;
-
-/// y is not told apart beyond this.
-const LARGEST_Y: f64 = 400.0;
-
-/// The least mean excess of a tail: smaller ones come from histories of ties.
-const LEAST_EXCESS: f64 = 0.3;
-
-/// Tail probabilities are not told apart below exp of this.
-const LEAST_LN_P: f64 = -60.0;
-
-/// The z of that probability: no z is larger.
-pub const LARGEST_Z: f64 = 10.649_592_384_805_446;
-
-/// Which raw bins share one bin, so that live counts are pooled as the baseline's were. The shared
-/// bin comes last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pooling {
-    /// Number of raw bins.
-    pub bins: usize,
-    /// Raw bins that share one, ascending.
-    pub shared: Vec<usize>,
+/// One window's counts of one feature on its final bins.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    /// When the window begins.
+    pub(super) start_ms: i64,
+    pub(super) counts: Vec<f64>,
 }
 
-impl Pooling {
-    /// By the mean counts over the windows that hold rows.
-    pub(super) fn of(feature: &FeatureWindows) -> Self {
-        let filled: Vec<_> = feature
-            .counts
-            .iter()
-            .filter(|row| row.iter().any(|&c| c > 0))
-            .collect();
-        let mean = |bin: usize| {
-            filled.iter().map(|row| row[bin] as f64).sum::<f64>() / (filled.len().max(1) as f64)
-        };
-        let small = |&bin: &usize| !feature.own[bin] && mean(bin) < SMALL;
-        let bins = feature.own.len();
-        Self {
-            bins,
-            shared: (0..bins).filter(small).collect(),
-        }
+impl Row {
+    fn rows(&self) -> f64 {
+        self.counts.iter().sum()
     }
+}
 
-    /// Counts on the final bins; `None` if these are not counts of this feature's bins.
-    pub fn apply(&self, counts: &[u64]) -> Option<Vec<f64>> {
-        if counts.len() != self.bins {
-            return None;
-        }
-        let mut shared = 0.0;
-        let mut pooled = Vec::with_capacity(counts.len());
-        for (bin, &count) in counts.iter().enumerate() {
-            if self.shared.binary_search(&bin).is_ok() {
-                shared += count as f64;
-            } else {
-                pooled.push(count as f64);
-            }
-        }
-        if !self.shared.is_empty() {
-            pooled.push(shared);
-        }
-        Some(pooled)
-    }
+/// How a feature's windows are looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    /// How many of the first bins are in order.
+    pub(super) ordered: usize,
+    /// What its shares follow.
+    pub(super) season: Season,
 }
 
 /// What the windows of a fit say of one feature.
@@ -75,215 +36,371 @@ impl Pooling {
 pub(super) struct Fit {
     /// Windows with rows in the fit.
     pub(super) windows: usize,
-    /// Expected share of each final bin.
+    /// Expected share of each final bin, over all seasons.
     pub(super) p: Vec<f64>,
-    /// Design effect per further row of a window.
+    /// Design effect per further row of a window, of the chi-square.
     pub(super) rho: f64,
-    /// Scores of the fit's windows, ascending.
-    pub(super) y: Vec<f64>,
-    /// Their 80 % quantile.
-    pub(super) u: f64,
-    /// Mean excess over it.
-    pub(super) s: f64,
+    /// Of the windows' scores.
+    #[serde(flatten)]
+    pub(super) history: History,
     /// The one bin that holds every row of the fit, if there is one.
     pub(super) constant: Option<usize>,
+    /// What the contrasts of its windows say; none in calibrations that an earlier driftd stored,
+    /// nor without an order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) location: Option<Contrast>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spread: Option<Contrast>,
+    /// The directions that go with `p`.
+    #[serde(default)]
+    directions: Directions,
+    /// What the shares follow.
+    #[serde(default)]
+    pub(super) season: Season,
+    /// Shares per value of the season; empty without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) seasonal: Vec<Shares>,
+}
+
+/// A contrast with what its values over the fit's windows say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Contrast {
+    /// Design effect per further row.
+    pub(super) rho: f64,
+    #[serde(flatten)]
+    pub(super) history: History,
+}
+
+/// Expected shares of one value of the season.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shares {
+    windows: usize,
+    /// How much of `p` comes from its own windows; the rest from all.
+    own: f64,
+    p: Vec<f64>,
+    directions: Directions,
+}
+
+/// A window beside what is expected of it.
+struct Held<'a> {
+    row: &'a [f64],
+    rows: f64,
+    p: &'a [f64],
+    directions: &'a Directions,
+    /// What the noise of the shares does to a squared deviation.
+    correction: f64,
 }
 
 impl Fit {
-    /// From pooled counts; windows without rows are ignored.
-    pub(super) fn of<'a>(windows: impl Iterator<Item = &'a Vec<f64>>) -> Option<Self> {
-        let rows: Vec<&Vec<f64>> = windows
-            .filter(|row| row.iter().sum::<f64>() > 0.0)
-            .collect();
+    /// Windows without rows are ignored; `None` with fewer than two others.
+    pub(super) fn of<'a>(windows: impl Iterator<Item = &'a Row>, view: View) -> Option<Self> {
+        let rows: Vec<&Row> = windows.filter(|row| row.rows() > 0.0).collect();
         let first = rows.first()?;
         if rows.len() < 2 {
             return None;
         }
-        let mut totals = vec![0.0; first.len()];
-        rows.iter()
-            .for_each(|row| totals.iter_mut().zip(*row).for_each(|(sum, c)| *sum += c));
-        let (total, bins) = (totals.iter().sum::<f64>(), totals.len() as f64);
-        let p = totals
-            .iter()
-            .map(|c| (c + 0.5) / (total + 0.5 * bins))
-            .collect();
+        let totals = totals(rows.iter().copied(), first.counts.len());
+        let total: f64 = totals.iter().sum();
+        let p = shares(&totals);
+        let directions = Directions::of(&p, view.ordered);
         let mut fit = Self {
             windows: rows.len(),
-            p,
             rho: 0.0,
-            y: Vec::new(),
-            u: 0.0,
-            s: LEAST_EXCESS,
+            history: History::of(Vec::new()),
             constant: totals.iter().position(|&c| c >= total),
+            location: directions.location.as_ref().map(|_| Contrast::unlearned()),
+            spread: directions.spread.as_ref().map(|_| Contrast::unlearned()),
+            directions,
+            season: view.season,
+            seasonal: Vec::new(),
+            p,
         };
-        fit.learn_spread(&rows);
-        fit.learn_tail(&rows);
+        fit.seasonal = fit.seasonal(&rows, total / rows.len() as f64, view.ordered);
+        let held: Vec<Held<'_>> = rows.iter().map(|row| fit.hold(row, true)).collect();
+        let rho = fit.design_effect_of_rest(&held);
+        let location = fit
+            .location
+            .as_ref()
+            .map(|_| Contrast::learned(&held, Direction::Location));
+        let spread = fit
+            .spread
+            .as_ref()
+            .map(|_| Contrast::learned(&held, Direction::Spread));
+        (fit.rho, fit.location, fit.spread) = (rho, location, spread);
+        let scores = rows.iter().map(|row| fit.y(&fit.hold(row, true))).collect();
+        fit.history = History::of(scores);
         Some(fit)
     }
 
-    fn learn_spread(&mut self, rows: &[&Vec<f64>]) {
-        let dof = self.dof();
-        if dof <= 0.0 {
-            return;
+    /// The shares of each value of the season, drawn to those of all windows as if one window
+    /// more had been seen with them.
+    fn seasonal(&self, rows: &[&Row], mean_rows: f64, ordered: usize) -> Vec<Shares> {
+        if self.season == Season::None {
+            return Vec::new();
         }
-        let correction = self.within();
-        let excess: f64 = rows
-            .iter()
-            .map(|row| self.x2(row) * correction / dof - 1.0)
-            .sum();
-        let further: f64 = rows.iter().map(|row| row.iter().sum::<f64>() - 1.0).sum();
-        self.rho = if further > 0.0 {
-            (excess / further).max(0.0)
-        } else {
-            0.0
+        let occurrences = self.season.occurrences(rows.iter().map(|row| row.start_ms));
+        let shares = |(value, &windows): (usize, &usize)| {
+            let these = rows
+                .iter()
+                .copied()
+                .filter(|row| self.season.at(row.start_ms) == value);
+            let totals = totals(these, self.p.len());
+            let seen: f64 = totals.iter().sum();
+            let p = totals.iter().zip(&self.p);
+            let p = p.map(|(c, p)| (c + mean_rows * p) / (seen + mean_rows));
+            let p: Vec<f64> = p.collect();
+            Shares {
+                windows,
+                own: seen / (seen + mean_rows),
+                directions: Directions::of(&p, ordered),
+                p,
+            }
         };
+        occurrences.iter().enumerate().map(shares).collect()
     }
 
-    fn learn_tail(&mut self, rows: &[&Vec<f64>]) {
-        let correction = self.within();
-        self.y = rows.iter().map(|row| self.y_of(row, correction)).collect();
-        self.y.sort_by(f64::total_cmp);
-        let tail = Tail::of(&self.y);
-        self.u = tail.start;
-        self.s = tail.mean_excess.unwrap_or(0.0).max(LEAST_EXCESS);
-    }
-
-    fn dof(&self) -> f64 {
-        self.p.len() as f64 - 1.0
+    /// What is known of the season's value at that time, if windows of it were seen.
+    fn seasonal_at(&self, start_ms: i64) -> Option<&Shares> {
+        let shares = self.seasonal.get(self.season.at(start_ms))?;
+        (shares.windows > 0).then_some(shares)
     }
 
     /// Windows of the fit are nearer to its shares than others are.
-    fn within(&self) -> f64 {
-        1.0 / (1.0 - 1.0 / self.windows as f64)
+    fn hold<'a>(&'a self, row: &'a Row, within: bool) -> Held<'a> {
+        let all = 1.0 / self.windows as f64;
+        let seasonal = self.seasonal_at(row.start_ms);
+        let (own, each) = seasonal.map_or((0.0, 0.0), |s| (s.own, 1.0 / s.windows as f64));
+        let (p, directions) =
+            seasonal.map_or((&self.p, &self.directions), |s| (&s.p, &s.directions));
+        let noise = own * own * each + (1.0 - own * own) * all;
+        let leverage = own * each + (1.0 - own) * all;
+        let variance = if within {
+            1.0 - 2.0 * leverage + noise
+        } else {
+            1.0 + noise
+        };
+        Held {
+            row: &row.counts,
+            rows: row.rows(),
+            p,
+            directions,
+            correction: 1.0 / variance,
+        }
     }
 
-    fn beside(&self) -> f64 {
-        1.0 / (1.0 + 1.0 / self.windows as f64)
+    fn design_effect_of_rest(&self, held: &[Held<'_>]) -> f64 {
+        let dof = self.dof();
+        if dof <= 0.0 {
+            return 0.0;
+        }
+        let excess = |held: &Held<'_>| self.rest(held) / dof - 1.0;
+        design_effect(held.iter().map(|held| (excess(held), held.rows)))
     }
 
-    fn x2(&self, row: &[f64]) -> f64 {
-        let rows: f64 = row.iter().sum();
-        let terms = row
+    fn contrasts(&self) -> impl Iterator<Item = (&Contrast, Direction)> {
+        let location = self.location.iter().map(|c| (c, Direction::Location));
+        let spread = self.spread.iter().map(|c| (c, Direction::Spread));
+        location.chain(spread)
+    }
+
+    /// Degrees of freedom of what the contrasts leave.
+    fn dof(&self) -> f64 {
+        self.p.len() as f64 - 1.0 - self.contrasts().count() as f64
+    }
+
+    /// Chi-square less the squares of the contrasts.
+    fn rest(&self, held: &Held<'_>) -> f64 {
+        let raw = self.contrasts().filter_map(|(_, along)| held.along(along));
+        let squares: f64 = raw.map(|(value, _)| value * value).sum();
+        ((held.x2() - squares) * held.correction).max(0.0)
+    }
+
+    /// The largest of what the contrasts and the rest say, each as -ln p.
+    fn y(&self, held: &Held<'_>) -> f64 {
+        let spread = 1.0 + (held.rows - 1.0) * self.rho;
+        let rest = (-chi2::ln_sf(self.rest(held) / spread, self.dof())).min(LARGEST_Y);
+        let values = self
+            .contrasts()
+            .filter_map(|(contrast, along)| contrast.value(held, along));
+        values.map(y_of).fold(rest, f64::max)
+    }
+
+    /// Score of a window that is not in the fit; `None` without rows.
+    pub(super) fn score(&self, row: &Row) -> Option<Score> {
+        let rows = row.rows();
+        if rows <= 0.0 || row.counts.len() != self.p.len() {
+            return None;
+        }
+        if self.constant.is_some_and(|bin| row.counts[bin] >= rows) {
+            return Some(Score {
+                z: 0.0,
+                location: None,
+            });
+        }
+        let held = self.hold(row, false);
+        let location = self.location.as_ref().and_then(|contrast| {
+            let value = contrast.value(&held, Direction::Location)?;
+            let two_sided = contrast.history.ln_p(y_of(value));
+            Some(z(two_sided - std::f64::consts::LN_2).copysign(value))
+        });
+        Some(Score {
+            z: z(self.history.ln_p(self.y(&held))),
+            location,
+        })
+    }
+
+    /// A window like the expected one, of so many rows, but for a shift of its numbers by so many
+    /// standard deviations; `None` where bins are not in order.
+    pub(super) fn shifted(&self, rows: f64, deviations: f64) -> Option<Row> {
+        self.location.as_ref()?;
+        let expected = self.seasonal_at(0).map_or(&self.p, |shares| &shares.p);
+        let ordered = self.directions.location.as_ref()?.bins();
+        let mut p = contrast::shifted(expected.get(..ordered)?, deviations);
+        p.extend(&expected[ordered..]);
+        let counts = p.iter().map(|share| rows * share).collect();
+        Some(Row {
+            start_ms: 0,
+            counts,
+        })
+    }
+
+    /// Mean logarithm of the chance of a row of this window.
+    pub(super) fn ln_likelihood(&self, row: &Row) -> f64 {
+        let held = self.hold(row, false);
+        let terms = held.row.iter().zip(held.p);
+        terms.map(|(c, p)| c * p.ln()).sum::<f64>() / held.rows.max(1.0)
+    }
+}
+
+impl Held<'_> {
+    fn x2(&self) -> f64 {
+        let terms = self
+            .row
             .iter()
-            .zip(&self.p)
-            .map(|(c, p)| (c - rows * p).powi(2) / (rows * p));
+            .zip(self.p)
+            .map(|(c, p)| (c - self.rows * p).powi(2) / (self.rows * p));
         terms.sum()
     }
 
-    fn y_of(&self, row: &[f64], correction: f64) -> f64 {
-        let rows: f64 = row.iter().sum();
-        let spread = 1.0 + (rows - 1.0) * self.rho;
-        (-chi2::ln_sf(self.x2(row) * correction / spread, self.dof())).min(LARGEST_Y)
-    }
-
-    /// z of a window that is not in the fit; `None` without rows.
-    pub(super) fn z(&self, row: &[f64]) -> Option<f64> {
-        let rows: f64 = row.iter().sum();
-        if rows <= 0.0 || row.len() != self.p.len() {
-            return None;
-        }
-        if self.constant.is_some_and(|bin| row[bin] >= rows) {
-            return Some(0.0);
-        }
-        let y = self.y_of(row, self.beside());
-        let ln_p = if y > self.u {
-            0.2_f64.ln() - (y - self.u) / self.s
-        } else {
-            let rank = self.y.partition_point(|&seen| seen <= y) as f64;
-            (1.0 - rank / (self.windows as f64 + 1.0))
-                .clamp(1e-6, 1.0 - 1e-6)
-                .ln()
+    /// A contrast before the design effect, with the rows that it rests on.
+    fn along(&self, direction: Direction) -> Option<(f64, f64)> {
+        let weights = match direction {
+            Direction::Location => self.directions.location.as_ref()?,
+            Direction::Spread => self.directions.spread.as_ref()?,
         };
-        Some(normal::upper_quantile(ln_p.max(LEAST_LN_P)).max(-4.0))
+        weights.of(self.row, self.p)
     }
 }
 
-/// The upper fifth of some values: where it starts and how far it reaches.
-pub(super) struct Tail {
-    pub(super) start: f64,
-    /// `None` if no value is above the start.
-    pub(super) mean_excess: Option<f64>,
+#[derive(Debug, Clone, Copy)]
+enum Direction {
+    Location,
+    Spread,
 }
 
-impl Tail {
-    /// Of ascending values; the quantile is interpolated as numpy's default does.
-    pub(super) fn of(sorted: &[f64]) -> Self {
-        let place = 0.8 * (sorted.len() as f64 - 1.0).max(0.0);
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 <= place < len"
-        )]
-        let at = place.floor() as usize;
-        let value = |i: usize| sorted.get(i).or(sorted.last()).copied().unwrap_or(0.0);
-        let start = interpolate(value(at), value(at + 1), place - place.floor());
-        let above = sorted.iter().filter(|&&y| y > start);
-        let (count, sum) = above.fold((0.0, 0.0), |(count, sum), y| (count + 1.0, sum + y - start));
+impl Contrast {
+    fn unlearned() -> Self {
         Self {
-            start,
-            mean_excess: (count > 0.0).then(|| sum / count),
+            rho: 0.0,
+            history: History::of(Vec::new()),
         }
     }
+
+    fn learned(held: &[Held<'_>], along: Direction) -> Self {
+        let excess = |held: &Held<'_>| {
+            let (value, rows) = held.along(along)?;
+            Some((value * value * held.correction - 1.0, rows))
+        };
+        let mut learned = Self::unlearned();
+        learned.rho = design_effect(held.iter().filter_map(excess));
+        let values = held.iter().filter_map(|held| learned.value(held, along));
+        learned.history = History::of(values.map(y_of).collect());
+        learned
+    }
+
+    /// The contrast in standard deviations of windows.
+    fn value(&self, held: &Held<'_>, along: Direction) -> Option<f64> {
+        let (value, rows) = held.along(along)?;
+        Some(value * (held.correction / (1.0 + (rows - 1.0) * self.rho)).sqrt())
+    }
 }
 
-/// From whichever end is nearer, so that equal ends give exactly that value.
-fn interpolate(low: f64, high: f64, share: f64) -> f64 {
-    if share < 0.5 {
-        low + (high - low) * share
+/// -ln p of a contrast, both sides.
+fn y_of(value: f64) -> f64 {
+    (-chi2::ln_sf(value * value, 1.0)).min(LARGEST_Y)
+}
+
+/// What makes the mean excess of squared deviations over windows 0.
+fn design_effect(excess_and_rows: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (excess, further) = excess_and_rows.fold((0.0, 0.0), |(excess, further), (e, rows)| {
+        (excess + e, further + rows - 1.0)
+    });
+    if further > 0.0 {
+        (excess / further).max(0.0)
     } else {
-        high - (high - low) * (1.0 - share)
+        0.0
     }
+}
+
+fn totals<'a>(rows: impl Iterator<Item = &'a Row>, bins: usize) -> Vec<f64> {
+    let mut totals = vec![0.0; bins];
+    rows.for_each(|row| {
+        totals
+            .iter_mut()
+            .zip(&row.counts)
+            .for_each(|(sum, c)| *sum += c)
+    });
+    totals
+}
+
+/// With half a row more in each bin.
+fn shares(totals: &[f64]) -> Vec<f64> {
+    let all = totals.iter().sum::<f64>() + 0.5 * totals.len() as f64;
+    totals.iter().map(|c| (c + 0.5) / all).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn largest_z_is_the_quantile_of_the_least_probability() {
-        assert!((normal::upper_quantile(LEAST_LN_P) - LARGEST_Z).abs() < 1e-12);
+    const PLAIN: View = View {
+        ordered: 0,
+        season: Season::None,
+    };
+
+    fn rows<const B: usize>(counts: &[[f64; B]]) -> Vec<Row> {
+        let row = |counts: &[f64; B]| Row {
+            start_ms: 0,
+            counts: counts.to_vec(),
+        };
+        counts.iter().map(row).collect()
     }
 
-    #[test]
-    fn small_levels_share_the_last_bin_and_own_bins_do_not() {
-        let feature = FeatureWindows {
-            name: "level".into(),
-            counts: vec![vec![90, 4, 5, 3, 0, 0], vec![80, 4, 5, 3, 0, 1], vec![0; 6]],
-            own: vec![false, false, false, false, true, true],
-        };
-        let pooling = Pooling::of(&feature);
-        assert_eq!(pooling.shared, [1, 3]);
-        assert_eq!(
-            pooling.apply(&[1, 2, 3, 4, 5, 6]),
-            Some(vec![1.0, 3.0, 5.0, 6.0, 6.0])
-        );
-        assert_eq!(pooling.apply(&[1, 2, 3]), None);
+    fn score(fit: &Fit, counts: &[f64]) -> Option<Score> {
+        fit.score(&Row {
+            start_ms: 0,
+            counts: counts.to_vec(),
+        })
     }
 
     #[test]
     fn a_constant_feature_is_quiet_until_it_is_not() {
-        let windows = vec![vec![1000.0, 0.0, 0.0]; 40];
-        let fit = Fit::of(windows.iter()).unwrap();
-        assert_eq!(fit.z(&[800.0, 0.0, 0.0]), Some(0.0));
-        assert!(fit.z(&[700.0, 0.0, 100.0]).unwrap() > 10.0);
-        assert_eq!(fit.z(&[0.0, 0.0, 0.0]), None);
+        let fit = Fit::of(rows(&[[1000.0, 0.0, 0.0]; 40]).iter(), PLAIN).unwrap();
+        assert!(score(&fit, &[800.0, 0.0, 0.0]).unwrap().z.abs() < 1e-300);
+        assert!(score(&fit, &[700.0, 0.0, 100.0]).unwrap().z > 10.0);
+        assert_eq!(score(&fit, &[0.0, 0.0, 0.0]), None);
     }
 
     #[test]
     fn one_bin_and_one_row_windows_give_numbers() {
-        let fit = Fit::of(vec![vec![3.0]; 30].iter()).unwrap();
-        assert_eq!(fit.z(&[5.0]), Some(0.0));
-        let rows = [vec![1.0, 0.0], vec![0.0, 1.0]];
-        let fit = Fit::of(rows.iter().cycle().take(40)).unwrap();
-        assert!(fit.rho.abs() < 1e-15 && fit.z(&[1.0, 0.0]).unwrap().is_finite());
-        assert!(Fit::of([vec![0.0, 0.0], vec![1.0, 2.0]].iter()).is_none());
-    }
-
-    #[test]
-    fn quantile_and_excess() {
-        let tail = Tail::of(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        assert!((tail.start - 5.0).abs() < 1e-15 && tail.mean_excess == Some(1.0));
-        assert!(Tail::of(&[2.0; 9]).mean_excess.is_none());
-        assert!(Tail::of(&[]).start.abs() < 1e-300);
+        let fit = Fit::of(rows(&[[3.0]; 30]).iter(), PLAIN).unwrap();
+        assert!(score(&fit, &[5.0]).unwrap().z.abs() < 1e-300);
+        let fit = Fit::of(
+            rows(&[[1.0, 0.0], [0.0, 1.0]]).iter().cycle().take(40),
+            PLAIN,
+        )
+        .unwrap();
+        assert!(fit.rho.abs() < 1e-15 && score(&fit, &[1.0, 0.0]).unwrap().z.is_finite());
+        assert!(Fit::of(rows(&[[0.0, 0.0], [1.0, 2.0]]).iter(), PLAIN).is_none());
     }
 }
