@@ -30,7 +30,8 @@ impl Levels {
         &self.names
     }
 
-    fn get(&self, name: &str) -> Option<usize> {
+    /// The position of a level.
+    pub fn get(&self, name: &str) -> Option<usize> {
         self.index.get(name).copied()
     }
 }

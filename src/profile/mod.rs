@@ -170,6 +170,16 @@ impl Profile {
     }
 }
 
+impl Feature {
+    /// Values that the baseline never held: unseen levels, numbers out of its range.
+    pub fn unseen(&self) -> u64 {
+        match &self.values {
+            Values::Numeric(numeric) => numeric.out_of_range(),
+            Values::Categorical(categorical) => categorical.unseen,
+        }
+    }
+}
+
 impl Values {
     fn bytes(&self) -> usize {
         match self {

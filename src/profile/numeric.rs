@@ -245,7 +245,8 @@ impl Numeric {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds other values of the same grid.
+    pub fn merge(&mut self, other: &Self) {
         for (mine, other) in self.counts.iter_mut().zip(&other.counts) {
             *mine += other;
         }

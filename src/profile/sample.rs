@@ -71,6 +71,8 @@ pub struct Sample {
     chunks: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
+    /// Whether `chunks` is one chunk of at most k rows in hash order.
+    settled: bool,
     /// The k least hashes so far, also of rows that earlier stretches have saved already.
     least: BinaryHeap<u64>,
 }
@@ -94,6 +96,7 @@ impl Sample {
             chunks: Vec::new(),
             rows: 0,
             bytes: 0,
+            settled: false,
             least: BinaryHeap::new(),
         }
     }
@@ -148,6 +151,7 @@ impl Sample {
     }
 
     fn push(&mut self, chunk: RecordBatch) {
+        self.settled = false;
         self.rows += chunk.num_rows();
         self.bytes += chunk.get_array_memory_size();
         self.chunks.push(chunk);
@@ -181,6 +185,9 @@ impl Sample {
         let Some(first) = self.chunks.first() else {
             return Ok(None);
         };
+        if self.settled {
+            return Ok(self.chunks.first());
+        }
         let all = concat_batches(&first.schema(), &self.chunks)?;
         let keys: Vec<SortColumn> = all.columns()[..4]
             .iter()
@@ -195,6 +202,7 @@ impl Sample {
         self.rows = 0;
         self.bytes = 0;
         self.push(settled);
+        self.settled = true;
         Ok(self.chunks.first())
     }
 
@@ -206,6 +214,7 @@ impl Sample {
             chunks: std::mem::take(&mut self.chunks),
             rows: self.rows,
             bytes: self.bytes,
+            settled: std::mem::take(&mut self.settled),
             least: BinaryHeap::new(),
         };
         self.rows = 0;
