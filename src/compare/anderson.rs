@@ -18,7 +18,9 @@
 //! ([`super::law::quadratic`]) at `1 + sigma_inf * statistic`, but never below 0.25 on the near side
 //! nor above 0.001 on the far one. It falls throughout and contradicts scipy nowhere.
 //!
-//! **Assumes** independent rows; ties are provided for. Infinities are values like any other.
+//! **Assumes** independent rows. The statistic provides for ties; its law, here as in scipy, is that without
+//! them, so that on features of few values p is too small far out: with Poisson counts of mean 1, 10,000
+//! rows against 1,000, it was under 0.0008 in 4 windows of 500 without drift. Infinities are values like any other.
 //!
 //! **Small samples**: sigma needs four rows on both sides together ([`Reason::TooFewRows`]); far tails
 //! of a dozen rows are those of the limiting law, and smaller than any order of rows can have. Two

@@ -18,7 +18,7 @@
 //! **Edges**: one bin on both sides: statistic 0, p 1 (scipy divides 0 by 0). **Assumes** independent
 //! rows. **Not for** comparing features by the plain V, which depends on the sizes of both sides.
 
-use super::chi2::{expected, pearson};
+use super::chi2::{expected, pearson, with_chance};
 use super::table::{Table, expected_root};
 use super::{Answer, Outcome};
 
@@ -32,7 +32,7 @@ pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
     let rows = table.n + table.m;
     Ok(Outcome {
         statistic: (pearson(&table) / rows).min(1.0).sqrt(),
-        p_value: Some(table.p_value(pearson)),
+        p_value: Some(table.p_value(with_chance)),
         expected: Some(expected_root(expected(&table) / rows, 1.0 / rows).min(1.0)),
         effect: balanced(&table),
         error_bound: None,

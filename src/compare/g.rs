@@ -7,9 +7,8 @@
 //! `scipy.stats.chi2_contingency(lambda_="log-likelihood", correction=False)`. Each cell adds its
 //! deviance `o ln(o/e) + e - o`, whose linear terms cancel over the table.
 //!
-//! **p-value**: chi-square with K - 1 degrees of freedom where every cell expects 5 rows or more, which
-//! is scipy's p. Else by the gamma law with G's own mean and variance over random deals (`table`),
-//! small bins regrouped where there are fewer than 20 bins.
+//! **p-value**: as that of the chi-square test ([`super::chi2`]): scipy's where its law holds, else
+//! by the gamma law with G's own mean and variance over random deals (`table`).
 //!
 //! **Expectation**: of G over random deals of the pooled rows (`table`). **Effect**: balanced V without
 //! bias (`cramers_v`).
@@ -20,7 +19,6 @@
 //! anything that `chi2` is not for.
 
 use super::cramers_v::balanced;
-use super::law::chi2;
 use super::law::deviance::deviance;
 use super::table::{Moments, Table};
 use super::{Answer, Outcome};
@@ -35,11 +33,7 @@ pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
     let (statistic, chance) = with_chance(&table);
     Ok(Outcome {
         statistic,
-        p_value: Some(if table.is_sparse() {
-            table.matched(with_chance)
-        } else {
-            chi2::sf(statistic, table.size() - 1.0)
-        }),
+        p_value: Some(table.p_value(with_chance)),
         expected: Some(chance.mean),
         effect: balanced(&table),
         error_bound: None,

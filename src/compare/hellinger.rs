@@ -17,8 +17,8 @@
 //! **Small samples**: as `js`. **Assumes** independent rows. **Not for** rare levels that matter: the
 //! root gives a level that appears from nothing much weight, by chance as well as by drift.
 
-use super::table::{Moments, Table, expected_root};
-use super::{Answer, Outcome};
+use super::Answer;
+use super::table::{Moments, Table};
 
 /// `H^2 = LEADING sum (p - q)^2 / s + ...` around equal shares s.
 const LEADING: f64 = 0.125;
@@ -29,15 +29,7 @@ const LEADING: f64 = 0.125;
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
 /// [`super::Reason::TooFewRows`].
 pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
-    let (value, Moments { mean, .. }) = square(&table);
-    Ok(Outcome {
-        statistic: value.sqrt(),
-        p_value: Some(table.matched(square)),
-        expected: Some(expected_root(mean, LEADING * table.noise())),
-        effect: (value - mean).max(0.0).sqrt(),
-        error_bound: None,
-    })
+    Ok(Table::new(reference, window)?.root(square, LEADING))
 }
 
 fn square(table: &Table) -> (f64, Moments) {

@@ -22,9 +22,9 @@
 
 use std::f64::consts::LN_2;
 
+use super::Answer;
 use super::law::deviance::deviance;
-use super::table::{Moments, Table, expected_root};
-use super::{Answer, Outcome};
+use super::table::{Moments, Table};
 
 /// `JSD = LEADING sum (p - q)^2 / s + ...` around equal shares s.
 const LEADING: f64 = 1.0 / (8.0 * LN_2);
@@ -35,15 +35,7 @@ const LEADING: f64 = 1.0 / (8.0 * LN_2);
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
 /// [`super::Reason::TooFewRows`].
 pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
-    let (value, Moments { mean, .. }) = divergence(&table);
-    Ok(Outcome {
-        statistic: value.sqrt(),
-        p_value: Some(table.matched(divergence)),
-        expected: Some(expected_root(mean, LEADING * table.noise())),
-        effect: (value - mean).max(0.0).sqrt(),
-        error_bound: None,
-    })
+    Ok(Table::new(reference, window)?.root(divergence, LEADING))
 }
 
 /// In bits.

@@ -13,21 +13,29 @@
 //! `2 unit^2 (1 - sum s^2)`, s the pooled shares, for bins that move together: with it, it is exact
 //! for dense bins, few or many. Tables of fewer than 20 bins, some of them small, are regrouped first.
 //!
+//! **Which law** (`p_value`): chi-square's, as scipy has it, unless some cell expects fewer than 5 rows
+//! and mean or variance of the statistic over random deals show that it does not hold: by more than a
+//! tenth of the mean, or a quarter of the variance. Then the matched one.
+//!
 //! **Regrouping**: chi-square laws need about 5 expected rows in each cell. Bins that expect fewer
 //! on the smaller side join one pool, smallest first, until the pool reaches 5 and no small bin is
-//! left. If two bins remain and one still expects fewer than 5, p is Fisher's exact one. What the
+//! left. If two bins remain, or are all there are, and one expects fewer than 5, p is Fisher's exact one. What the
 //! rare levels do among themselves is then not tested; p is never that of a law that does not hold.
 
 use statrs::function::erf::erfc;
 
 use super::law::split::Split;
 use super::law::{chi2, fisher};
-use super::{Reason, occupied, totals};
+use super::{Outcome, Reason, occupied, totals};
 
 /// Expected counts under this are pooled.
 const SMALL: f64 = 5.0;
 /// From this expected count on, both sides, the leading term is enough.
 const DENSE: f64 = 200.0;
+/// Chi-square's law is taken for a statistic whose mean and variance over random deals exceed its own
+/// by no more than these factors.
+const NEAR_MEAN: f64 = 1.1;
+const NEAR_VARIANCE: f64 = 1.25;
 /// From this number of bins on a sum over small bins is smooth enough for its gamma law.
 const MANY: f64 = 20.0;
 /// Above this shape the gamma law is the normal one.
@@ -138,7 +146,7 @@ impl Table {
         total * (self.n.min(self.m) / (self.n + self.m))
     }
 
-    /// Whether some cell expects fewer than 5 rows, so that scipy's p would not be right.
+    /// Whether some cell expects fewer than 5 rows.
     pub(super) fn is_sparse(&self) -> bool {
         self.bins
             .first()
@@ -165,16 +173,22 @@ impl Table {
         Self { bins, ..*self }
     }
 
-    /// p of a statistic that follows chi-square with one degree of freedom less than there are bins
-    /// when all counts are large: of the table as it stands, or regrouped where it is sparse.
-    pub(super) fn p_value(&self, statistic: impl Fn(&Self) -> f64) -> f64 {
-        if !self.is_sparse() {
-            return chi2::sf(statistic(self), self.size() - 1.0);
+    /// p of a sum over bins that follows chi-square with one degree of freedom less than there are
+    /// bins when all counts are large. Chi-square's where mean and variance are nearly its own, else
+    /// [`Table::matched`].
+    pub(super) fn p_value(&self, sum: impl Fn(&Self) -> (f64, Moments)) -> f64 {
+        if let Some(p) = self.exact() {
+            return p;
         }
-        let table = self.regrouped();
-        table
-            .exact()
-            .unwrap_or_else(|| chi2::sf(statistic(&table), table.size() - 1.0))
+        let (value, moments) = sum(self);
+        let freedom = self.size() - 1.0;
+        let alike = moments.mean <= freedom * NEAR_MEAN
+            && moments.variance <= 2.0 * freedom * NEAR_VARIANCE;
+        if alike || !self.is_sparse() {
+            chi2::sf(value, freedom)
+        } else {
+            self.matched(sum)
+        }
     }
 
     /// p of a sum over bins by the gamma law that has its mean and variance. Tables with few and
@@ -189,6 +203,19 @@ impl Table {
         }
         let table = self.regrouped();
         table.exact().unwrap_or_else(|| tail(&table))
+    }
+
+    /// The root of a sum over bins: a distance, with what chance alone gives of it. `leading` as in
+    /// [`Table::moments`].
+    pub(super) fn root(&self, sum: impl Fn(&Self) -> (f64, Moments), leading: f64) -> Outcome {
+        let (value, Moments { mean, .. }) = sum(self);
+        Outcome {
+            statistic: value.sqrt(),
+            expected: Some(expected_root(mean, leading * self.noise())),
+            effect: (value - mean).max(0.0).sqrt(),
+            p_value: Some(self.matched(sum)),
+            error_bound: None,
+        }
     }
 
     /// Fisher's p of two bins of which one is small.
