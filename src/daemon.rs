@@ -300,7 +300,12 @@ async fn judge_of(
     // Sorting a large baseline and simulating thresholds take a while.
     tokio::task::spawn_blocking(move || {
         let layout = plan::select(&name, &input.features, &baseline)?;
-        let reference = Reference::new(layout, &baseline.layout, &baseline.profile);
+        let tests = input.judging.tests();
+        let window_rows = calibration
+            .as_ref()
+            .map_or_else(Vec::new, |one| one.rows().to_vec());
+        let (all, profile) = (&baseline.layout, &baseline.profile);
+        let reference = Reference::new(layout, all, profile, tests, window_rows);
         let judge = Judge::new(reference, calibration, input.judging, &input.window);
         tell_thresholds(&name, &baseline.version, &judge);
         Ok(judge)

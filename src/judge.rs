@@ -15,13 +15,14 @@ use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::compare::attribution::Contribution;
 use crate::decide::episode::Change;
 use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
 use crate::monitor::{Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::Trigger;
 use crate::store::episodes::{self, Subject};
-use crate::store::windows::{self, Claimed, DeltaRow, Ripeness, ScoreRow, Window};
+use crate::store::windows::{self, Claimed, ContributionRow, DeltaRow, Ripeness, ScoreRow, Window};
 use crate::store::{self, outbox};
 use crate::telemetry::metrics;
 
@@ -304,6 +305,7 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
             p_adjusted: scored.p_adjusted,
             effect: answer.ok().map(|outcome| outcome.effect),
             threshold: scored.threshold,
+            threshold_slow: scored.threshold_slow,
             threshold_origin: scored.threshold_origin.to_owned(),
             error_bound: answer.ok().and_then(|outcome| outcome.error_bound),
             rows_reference: outcome.rows_reference,
@@ -311,10 +313,21 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
             unseen: i64::try_from(scored.unseen).unwrap_or(i64::MAX),
             drifted: scored.drifted,
             reason: answer.err().map(|reason| reason.as_str().to_owned()),
-            contributions: json!(scored.contributions),
+            expected: answer.ok().and_then(|outcome| outcome.expected),
+            decides: scored.decides,
+            contributions: scored.contributions.iter().map(contribution_row).collect(),
         }
     };
     outcome.judged.scores.iter().map(row).collect()
+}
+
+fn contribution_row(one: &Contribution) -> ContributionRow {
+    ContributionRow {
+        bin: one.bin.replace('\0', "\u{fffd}"), // a label may hold what Postgres does not
+        reference_share: one.reference_share,
+        window_share: one.window_share,
+        contribution: one.contribution,
+    }
 }
 
 /// What the verdict does to the alert, and the alert to the model.
@@ -367,6 +380,7 @@ async fn alert(
     let detail = json!({
         "drifted_share": judged.drifted_share(),
         "drifted": judged.drifted,
+        "joint": judged.joint,
         "top_features": window.top_features,
     });
     episodes::note(connection, episode_id, kind, window.window_start, &detail).await?;
@@ -423,6 +437,7 @@ async fn ask_for_retraining(
             "window_end": window.window_end,
             "drifted_share": judged.drifted_share(),
             "drifted": judged.drifted,
+            "joint": judged.joint,
             "top_features": window.top_features,
         }),
         training_data: json!({

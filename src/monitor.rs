@@ -9,6 +9,7 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Test;
+use crate::compare::adjust::Adjustment;
 use crate::window;
 
 /// One monitor as the settings define it.
@@ -137,8 +138,10 @@ pub struct Judging {
     /// Tests computed and stored for every feature, with the limits that decide in `thresholds`
     /// mode.
     pub tests: Vec<Limit>,
-    /// Family-wise handling of p-values over the features of a window.
+    /// A p-value speaks for drift at or below this, once it is adjusted.
     pub alpha: f64,
+    /// How p-values are adjusted over the features and tests of a window.
+    pub adjustment: Adjustment,
     /// Windows with fewer rows get the verdict `too_few_rows`.
     pub min_rows: u64,
     /// Share of tested features that has to drift before the window counts as drifted, in
@@ -146,6 +149,13 @@ pub struct Judging {
     pub min_share: f64,
     /// How verdicts become an episode.
     pub alert: AlertPolicy,
+}
+
+impl Judging {
+    /// The tests that are computed.
+    pub fn tests(&self) -> Vec<Test> {
+        self.tests.iter().map(|limit| limit.test).collect()
+    }
 }
 
 /// Which rule decides over a window.
@@ -177,6 +187,36 @@ pub struct Limit {
     /// The effect above which the test speaks for drift (each test's docs say what its effect
     /// is). For tests without p-value the effect alone decides.
     pub effect: f64,
+    /// Whether it decides over the window; if not, it is computed and stored only.
+    pub decides: bool,
+}
+
+impl Limit {
+    /// The limit that a test has where the user names none. The reasons: `docs/statistics.md`.
+    pub fn usual(test: Test) -> Self {
+        let effect = match test {
+            Test::NullRate
+            | Test::MissingRate
+            | Test::TypeErrors
+            | Test::UnseenRate
+            | Test::OutOfRange => 0.005,
+            Test::Mmd | Test::PcaReconstruction => 0.05,
+            Test::Psi
+            | Test::Kl
+            | Test::Js
+            | Test::Hellinger
+            | Test::Wasserstein
+            | Test::WassersteinNormed
+            | Test::DomainClassifier => 0.1,
+            Test::RowVolume => 0.69, // half as many, or twice as many
+            _ => 0.02,
+        };
+        Self {
+            test,
+            effect,
+            decides: true,
+        }
+    }
 }
 
 /// k-of-n and hysteresis of an alert episode.

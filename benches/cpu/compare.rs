@@ -1,136 +1,206 @@
-//! The tests: windows of 1,000 and of 10,000 rows against a baseline of 100,000.
+//! The tests: a window of 100,000 rows against a baseline of 100,000, each test on one feature, and
+//! the usual ones on 50 numbers and 10 labels together, beside sorting the same columns.
 
-use std::sync::Arc;
-
-use driftd::compare::wasserstein::BinSum;
+use driftd::batch::{Batch, Builder, Cell, Shape};
 use driftd::compare::window::Reference;
-use driftd::compare::{Test, chi2, js, ks, psi, rates, wasserstein};
-use driftd::profile::sample::{OWN_COLUMNS, RowHash};
-use driftd::profile::{Bins, Profile, Values, coarse};
-use driftd::window::open::OpenWindows;
+use driftd::compare::{Scope, Test};
+use driftd::monitor::Kind;
+use driftd::profile::sample::{Provenance, RowHash};
+use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 
-use arrow::array::AsArray;
-use arrow::datatypes::Float64Type;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
 
-use crate::measure::{Cost, Table, repeat};
-use crate::profile::rows;
-use crate::records;
+use crate::measure::{Cost, Table, bound, repeat, repeat_with};
 
-/// The features that the tests on one feature are run on: a number, a label.
-const NUMBER: usize = 0;
-const LABEL: usize = 24;
+const ROWS: u32 = 100_000;
+const COUNT: usize = ROWS as usize;
+const NUMBERS: usize = 50;
+/// Levels of the labels.
+const LABELS: [usize; 10] = [2, 2, 3, 5, 10, 20, 50, 100, 200, 1_000];
+/// What the bound of the whole window is about.
+const USUAL: [Test; 5] = [Test::Ks, Test::Psi, Test::Js, Test::Wasserstein, Test::Chi2];
+/// Seconds of CPU that they may take together, moments and counts included.
+const BOUND_SECONDS: f64 = 0.2;
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    let baseline = Arc::new(records::baseline()?);
-    let layout = (*baseline.layout).clone();
-    let reference = Reference::new(layout, &baseline.layout, &baseline.profile);
-    for size in [1_000, 10_000] {
-        let mut window = window(&baseline, size)?;
-        on_one_feature(&reference, &baseline.profile, &mut window, size)?;
-        let tests: Vec<Test> = Test::ALL
-            .into_iter()
-            .filter(|test| *test != Test::Learned)
-            .collect();
-        let copy = repeat(1, || window.clone());
-        let title = format!("compare: a window of {size} rows, all tests of 25 features");
-        let table = Table::new(&title, "window", "a copy of its profile", copy);
-        table.line(
-            "exact, on all rows",
-            repeat(1, || reference.compare(&mut window, &tests)),
-        );
-        window.rows += 1; // as if the sample had not held all of them
-        table.line(
-            "on the fine grid",
-            repeat(1, || reference.compare(&mut window, &tests)),
-        );
+    let (reference, baseline) = side(NUMBERS, &LABELS, 1);
+    let layout = layout(NUMBERS, &LABELS, &reference);
+    let baseline = profile(&layout, &baseline, COUNT)?;
+    let reference = against(&layout, &baseline, &USUAL);
+    let (columns, batch) = side(NUMBERS, &LABELS, 2);
+    whole_window(&reference, &columns, &batch)?;
+    for (kind, numbers, labels) in [
+        ("a number", 1, vec![]),
+        ("a label of 50 levels", 0, vec![50]),
+    ] {
+        one_feature(kind, numbers, &labels)?;
     }
     Ok(())
 }
 
-fn window(baseline: &Arc<driftd::baseline::Baseline>, size: usize) -> anyhow::Result<Profile> {
-    let settings = records::settings("localhost:9092", "postgres://localhost/d", size)?;
-    let plan = records::topic_plan(&settings.monitors[0], 1, baseline)?;
-    let monitor = &plan.monitors[0];
-    let rows = rows(&plan, size);
-    let mut windows = OpenWindows::default();
-    windows.add(monitor, &rows, &rows.event_ms[0], 0, RowHash::new(7, 0))?;
-    Ok(windows.cut(monitor).swap_remove(0).profile)
-}
-
-fn on_one_feature(
-    reference: &Reference,
-    all: &Profile,
-    window: &mut Profile,
-    size: usize,
-) -> anyhow::Result<()> {
-    let sorted = sorted(&mut all.clone())?;
-    let values = self::sorted(window)?;
-    let limit = repeat(1, || {
-        sorted.iter().sum::<f64>() + values.iter().sum::<f64>()
-    });
-    let title = format!("compare: {size} rows against {}, one feature", sorted.len());
-    let table = Table::new(&title, "test", "sum of all values", limit);
-    let line = |name: &str, cost: Cost| table.line(name, cost);
-    line("ks, exact", repeat(1, || ks::exact(&sorted, &values)));
-    line(
-        "wasserstein, exact",
-        repeat(1, || wasserstein::exact(&sorted, &values, 1.0)),
+fn whole_window(reference: &Reference, columns: &[Vec<f64>], batch: &Batch) -> anyhow::Result<()> {
+    let sort = sorting(columns);
+    let table = Table::new(
+        "compare: a window of 100,000 rows, 50 numbers and 10 labels",
+        "window",
+        "sorting its 50 columns of numbers",
+        sort,
     );
-    let number = &reference.layout.features[NUMBER];
-    if let (Values::Numeric(left), Values::Numeric(right), Bins::Grid(grid)) = (
-        &reference.profile.features[NUMBER].values,
-        &window.features[NUMBER].values,
-        &number.bins,
-    ) {
-        let (range, sums) = (
-            (left.least, left.greatest),
-            |n: &driftd::profile::Numeric| {
-                let bins = n.counts.iter().zip(&n.sums);
-                let sum = |(count, sum): (&u64, &i128)| BinSum {
-                    count: *count,
-                    sum: grid.value_of(*sum),
-                };
-                bins.map(sum).collect::<Vec<_>>()
-            },
-        );
-        line(
-            "ks, on the grid",
-            repeat(1, || ks::grid(&left.counts, &right.counts)),
-        );
-        line(
-            "wasserstein, on the grid",
-            repeat(1, || {
-                wasserstein::grid(&grid.cuts, &sums(left), &sums(right), range, 1.0)
-            }),
-        );
-    }
-    on_counts(reference, window, size, &table);
+    let counted = repeat(1, || counts(&reference.layout, batch));
+    table.line("counts and moments of all columns", counted);
+    let sampled = profile(&reference.layout, batch, COUNT)?;
+    let exact = repeat_with(
+        1,
+        || sampled.clone(),
+        |mut window| reference.compare(&mut window),
+    );
+    table.line("ks, psi, js, wasserstein, chi2, on all rows", exact);
+    let mut on_grid = profile(&reference.layout, batch, 10_000)?;
+    let grid = repeat(1, || reference.compare(&mut on_grid));
+    table.line("the same on the fine grid", grid);
+    let together = Cost {
+        least: counted.least + exact.least,
+        median: counted.median + exact.median,
+    };
+    table.line("counts, moments and the five tests on all rows", together);
+    let seconds = together.median / 1e9;
+    bound(
+        &format!("all of it in {BOUND_SECONDS} s of CPU"),
+        seconds,
+        seconds <= BOUND_SECONDS,
+    );
     Ok(())
 }
 
-fn on_counts(reference: &Reference, window: &Profile, size: usize, table: &Table) {
-    for (name, at) in [("a number", NUMBER), ("a label", LABEL)] {
-        let layout = &reference.layout.features[at];
-        let left = coarse::of_feature(layout, &reference.profile.features[at]);
-        let right = coarse::of_feature(layout, &window.features[at]);
-        let line = |test: &str, cost: Cost| table.line(&format!("{test}, {name}"), cost);
-        line("psi", repeat(1, || psi::counts(&left, &right)));
-        line("js", repeat(1, || js::counts(&left, &right)));
-        line("chi2", repeat(1, || chi2::homogeneity(&left, &right)));
+fn one_feature(kind: &str, numbers: usize, labels: &[usize]) -> anyhow::Result<()> {
+    let (columns, batch) = side(numbers, labels, 3);
+    let layout = layout(numbers, labels, &columns);
+    let baseline = profile(&layout, &batch, COUNT)?;
+    let (columns, batch) = side(numbers, labels, 4);
+    let mut window = profile(&layout, &batch, COUNT)?;
+    let mut on_grid = profile(&layout, &batch, 1_000)?;
+    let title = format!("compare: {ROWS} rows against {ROWS}, {kind}; sorting the window included");
+    let table = Table::new(&title, "test", "sorting the values", sorting(&columns));
+    let tests = Test::ALL.iter().filter(|test| {
+        let one = match test.scope() {
+            Scope::Numeric => numbers > 0,
+            Scope::Categorical => numbers == 0,
+            scope => scope == Scope::Feature,
+        };
+        one || (numbers > 0 && test.scope() == Scope::Joint)
+    });
+    for test in tests {
+        let reference = against(&layout, &baseline, &[*test]);
+        table.line(test.as_str(), repeat(1, || reference.compare(&mut window)));
+        if test.scope() == Scope::Numeric {
+            let cost = repeat(1, || reference.compare(&mut on_grid));
+            table.line(&format!("{test}, on the grid"), cost);
+        }
     }
-    let n = size as u64;
-    let nulls = repeat(1, || rates::null_rate(1_000, 100_000, n / 90, n));
-    table.line("null_rate", nulls);
-    let unseen = repeat(1, || rates::unseen_rate(10, 100_000, n / 900, n));
-    table.line("unseen_rate", unseen);
+    Ok(())
 }
 
-fn sorted(profile: &mut Profile) -> anyhow::Result<Vec<f64>> {
-    let Some(sample) = profile.sample.settle()? else {
-        anyhow::bail!("no sample");
+fn against(layout: &Layout, baseline: &Profile, tests: &[Test]) -> Reference {
+    Reference::new(layout.clone(), layout, baseline, tests.to_vec(), Vec::new())
+}
+
+fn sorting(columns: &[Vec<f64>]) -> Cost {
+    repeat_with(
+        1,
+        || columns.to_vec(),
+        |mut columns| {
+            for column in &mut columns {
+                column.sort_unstable_by(f64::total_cmp);
+            }
+            columns
+        },
+    )
+}
+
+/// Numbers column by column (for sorting), and everything as a batch.
+fn side(numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec<f64>>, Batch) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let columns: Vec<Vec<f64>> = (0..numbers)
+        .map(|_| {
+            (0..ROWS)
+                .map(|_| StandardNormal.sample(&mut random))
+                .collect()
+        })
+        .collect();
+    let shape = |i: usize| {
+        if i < numbers {
+            Shape::Number
+        } else {
+            Shape::Text
+        }
     };
-    let column = sample.column(OWN_COLUMNS + NUMBER);
-    let mut values = column.as_primitive::<Float64Type>().values().to_vec();
-    values.sort_by(f64::total_cmp);
-    Ok(values)
+    let shapes: Vec<Shape> = (0..numbers + labels.len()).map(shape).collect();
+    let mut builder = Builder::new(&shapes, COUNT);
+    for (i, column) in columns.iter().enumerate() {
+        for (row, value) in column.iter().enumerate() {
+            builder.number(i, row, *value, Cell::Ok);
+        }
+    }
+    for (i, levels) in labels.iter().enumerate() {
+        for row in 0..COUNT {
+            let level = random.random_range(0..*levels);
+            builder.text(numbers + i, row, &level.to_string(), Cell::Ok);
+        }
+    }
+    for row in 0..ROWS {
+        builder.keep(i64::from(row), None, 1);
+    }
+    (columns, builder.finish())
+}
+
+fn layout(numbers: usize, labels: &[usize], columns: &[Vec<f64>]) -> Layout {
+    let feature = |name: String, kind: Kind, bins: Bins| FeatureLayout {
+        name,
+        kind,
+        plain_numbers: false,
+        dimension: 0,
+        bins,
+    };
+    let numeric = columns.iter().take(numbers).enumerate().map(|(i, values)| {
+        let mut sorted = values.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let grid = Grid::from_sorted(&sorted, sorted[0], sorted[COUNT - 1]);
+        feature(format!("n{i}"), Kind::Numeric, Bins::Grid(grid))
+    });
+    let categorical = labels.iter().enumerate().map(|(i, levels)| {
+        let names = (0..*levels).map(|level| level.to_string()).collect();
+        feature(
+            format!("c{i}"),
+            Kind::Categorical,
+            Bins::Levels(Levels::new(names)),
+        )
+    });
+    Layout {
+        features: numeric.chain(categorical).collect(),
+    }
+}
+
+fn counts(layout: &Layout, batch: &Batch) -> Profile {
+    let places: Vec<usize> = (0..layout.features.len()).collect();
+    let all: Vec<u32> = (0..ROWS).collect();
+    let mut profile = Profile::empty(layout, 0);
+    profile.add(layout, batch, &places, &all);
+    profile
+}
+
+fn profile(layout: &Layout, batch: &Batch, sample_rows: usize) -> anyhow::Result<Profile> {
+    let mut profile = counts(layout, batch);
+    let places: Vec<usize> = (0..layout.features.len()).collect();
+    let all: Vec<u32> = (0..ROWS).collect();
+    let from = Provenance {
+        partition: 0,
+        hash: RowHash::new(7, 0),
+        event_ms: &vec![0; COUNT],
+    };
+    profile.sample = driftd::profile::Sample::new(sample_rows);
+    profile.sample.add(layout, batch, &places, &all, from)?;
+    profile.sample.settle()?;
+    Ok(profile)
 }

@@ -8,6 +8,7 @@ use super::import::{Error, Request};
 use super::kinds::{self, Column, Texts};
 use super::read::Files;
 use crate::batch::MAX_DIMENSION;
+use crate::decide::verdict::{JOINT, ROWS};
 use crate::monitor::Kind;
 
 /// Where the column with the event time is, if one is named.
@@ -75,7 +76,7 @@ fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error>
         .keys()
         .find(|name| files.schema().index_of(name).is_err())
     {
-        return Err(no_column(files, name, "--kind"));
+        return Err(no_column(files, name, "named with a kind"));
     }
     let mut found = Vec::new();
     for (index, field) in files.schema().fields().iter().enumerate() {
@@ -85,6 +86,7 @@ fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error>
         if !wanted || request.exclude.contains(name) || is_time {
             continue;
         }
+        check_name(name, files)?;
         let inferred = kinds::of_type(field.data_type()).map_err(|detail| Error::Column {
             column: name.clone(),
             detail,
@@ -108,6 +110,22 @@ fn candidates(request: &Request, files: &Files) -> Result<Vec<Candidate>, Error>
         return Err(Error::NoFeatures(names(files)));
     }
     Ok(found)
+}
+
+/// A feature's name is its own, and none that driftd itself writes beside features.
+fn check_name(name: &str, files: &Files) -> Result<(), Error> {
+    let fields = files.schema().fields().iter();
+    let detail = if fields.filter(|field| field.name() == name).count() > 1 {
+        "there are two columns of this name"
+    } else if [JOINT, ROWS].contains(&name) {
+        "driftd needs this name itself; rename it or leave it out with --exclude"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Column {
+        column: name.into(),
+        detail: detail.into(),
+    })
 }
 
 /// Texts are looked at in all rows before their column's kind is settled.

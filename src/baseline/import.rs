@@ -15,8 +15,8 @@ use arrow::util::display::array_value_to_string;
 use super::columns;
 use super::kinds::{self, Column, Overrides};
 use super::read::{self, Files};
-use super::{Baseline, Origin, SAMPLE_ROWS};
-use crate::batch::{Batch, Builder, Shape};
+use super::{Baseline, Origin};
+use crate::batch::{Batch, Builder, Cell, Shape};
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash, most_rows};
@@ -25,8 +25,8 @@ use crate::profile::{coarse, norm};
 
 /// A baseline is cut into at most so many windows.
 const MAX_WINDOWS: usize = 50_000;
-/// Keys the choice of the sample.
-const HASH_KEY: u64 = 0x6472_6966_7464; // fixed: the same files always give the same baseline
+/// Key of the row sample's hash.
+pub(super) const HASH_KEY: u64 = 0x6472_6966_7464; // fixed: the same files always give the same baseline
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ pub struct Request {
     pub kinds: Overrides,
     /// A column with more levels than this is no category.
     pub max_levels: usize,
+    /// Rows that are kept as they are.
+    pub sample_rows: usize,
 }
 
 /// Why no baseline comes out.
@@ -165,7 +167,7 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
     let files = Files::open(request.files.clone())?;
     let time_index = columns::time_index(request, &files)?;
     let columns = columns::choose(request, &files, &mut progress)?;
-    let survey = survey(&files, &columns, request.max_levels, &mut progress)?;
+    let survey = survey(&files, &columns, request, &mut progress)?;
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
     }
@@ -213,6 +215,8 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
 struct Survey {
     rows: u64,
     ranges: Vec<(f64, f64)>,
+    /// Values that are not what their column is.
+    unreadable: Vec<u64>,
     levels: Vec<HashMap<String, u64>>,
     max_levels: usize,
     sample: Sample,
@@ -221,7 +225,7 @@ struct Survey {
 fn survey(
     files: &Files,
     columns: &[Column],
-    max_levels: usize,
+    request: &Request,
     progress: &mut impl FnMut(u64),
 ) -> Result<Survey, Error> {
     // The sample needs names and kinds only; the bins come from it.
@@ -232,9 +236,10 @@ fn survey(
     let mut survey = Survey {
         rows: 0,
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
+        unreadable: vec![0; columns.len()],
         levels: vec![HashMap::new(); columns.len()],
-        max_levels,
-        sample: Sample::new(most_rows(&layout, SAMPLE_ROWS)),
+        max_levels: request.max_levels,
+        sample: Sample::new(most_rows(&layout, request.sample_rows)),
     };
     files.for_each(|batch| {
         progress(batch.num_rows() as u64);
@@ -255,6 +260,10 @@ impl Survey {
         self.rows += batch.num_rows() as u64;
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {
+                let wrong = rows.cells[i]
+                    .iter()
+                    .filter(|cell| **cell == Cell::WrongType);
+                self.unreadable[i] += wrong.count() as u64;
                 let (least, greatest) = &mut self.ranges[i];
                 for value in norm::numbers(&rows.columns[i]).iter().flatten() {
                     *least = least.min(value);
@@ -293,8 +302,8 @@ impl Survey {
         if levels.len() > self.max_levels {
             let detail = format!(
                 "more than {} levels (limits.max_levels): is it an identifier? Leave it out with --exclude {}, \
-                 or say --kind {}=numeric",
-                self.max_levels, column.name, column.name
+                 or read it as numbers",
+                self.max_levels, column.name
             );
             return Err(Error::Column {
                 column: column.name.clone(),
@@ -307,14 +316,17 @@ impl Survey {
     /// A kind that the user names and that no value is of is a mistake, not a feature that is
     /// always absent.
     fn check_named_kinds(&self, columns: &[Column], named: &Overrides) -> Result<(), Error> {
-        let mut ranges = columns.iter().zip(&self.ranges);
-        let wrong = ranges.find(|(column, (least, greatest))| {
-            named.contains_key(&column.name) && column.kind.is_numeric() && least > greatest
+        let mut ranges = columns.iter().zip(&self.ranges).zip(&self.unreadable);
+        let wrong = ranges.find(|((column, (least, greatest)), unreadable)| {
+            named.contains_key(&column.name)
+                && column.kind.is_numeric()
+                && least > greatest
+                && **unreadable > 0
         });
-        wrong.map_or(Ok(()), |(column, _)| {
+        wrong.map_or(Ok(()), |((column, _), _)| {
             Err(Error::Column {
                 column: column.name.clone(),
-                detail: "not one of its values is of the kind that --kind names".into(),
+                detail: "not one of its values is of the kind that is named for it".into(),
             })
         })
     }

@@ -38,7 +38,7 @@ pub struct Column {
 pub fn of_type(data_type: &DataType) -> Result<Option<Kind>, String> {
     match data_type {
         DataType::Boolean => Ok(Some(Kind::Boolean)),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(None),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Ok(None),
         DataType::Dictionary(_, values) => match of_type(values)? {
             Some(Kind::Numeric) => Ok(Some(Kind::Numeric)),
             _ => Ok(Some(Kind::Categorical)),
@@ -65,6 +65,9 @@ pub fn check(data_type: &DataType, kind: Kind) -> Result<(), String> {
     let is_list = of_type(data_type)? == Some(Kind::Embedding);
     if is_list && kind != Kind::Embedding {
         return Err("lists of numbers are an embedding and cannot be of another kind".into());
+    }
+    if kind == Kind::Numeric && of_type(data_type)? == Some(Kind::Timestamp) {
+        return Err("times are no plain numbers; leave their kind as timestamp".into());
     }
     if kind == Kind::Embedding && !is_list && !holds_texts(data_type) {
         return Err(format!(
@@ -113,15 +116,21 @@ impl Texts {
         Ok(())
     }
 
-    /// Numbers only, booleans only, else labels.
+    /// Numbers but for one value in ten at most, booleans only, else labels. What is no number in a
+    /// column of numbers is counted as of a wrong type, not taken as a reason for another kind.
     pub fn kind(self) -> Kind {
-        if self.values > 0 && self.numbers == self.values {
+        if self.numbers > 0 && self.numbers >= self.values - self.values / 10 {
             Kind::Numeric
         } else if self.values > 0 && self.booleans == self.values {
             Kind::Boolean
         } else {
             Kind::Categorical
         }
+    }
+
+    /// Whether there are values and none of them is a number.
+    pub fn are_labels(self) -> bool {
+        self.values > 0 && self.numbers == 0
     }
 }
 
@@ -257,9 +266,8 @@ fn write_labels(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<()
     let floats = array.data_type().is_floating();
     let texts = cast(array, &DataType::Utf8)?;
     let texts = texts.as_string::<i32>();
-    let empty_is_null = is_text(array.data_type());
     for row in 0..texts.len() {
-        if texts.is_null(row) || (empty_is_null && texts.value(row).is_empty()) {
+        if texts.is_null(row) {
             out.absent(column, row, Cell::Null);
         } else if floats {
             let label = json::label_of_number(texts.value(row).as_bytes());

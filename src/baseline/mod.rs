@@ -3,10 +3,12 @@
 //! - `read`: training files as batches, in bounded memory; `ndjson`: those of one JSON object a line
 //! - `columns`: which of their columns become features; `kinds`: what each column is
 //! - `import`: two passes over the files make a baseline
+//! - `current`: files as one window of a baseline, for `driftd check`
 //!
 //! A baseline is immutable and named by the digest of its content.
 
 mod columns;
+pub mod current;
 pub mod import;
 pub mod kinds;
 pub mod ndjson;

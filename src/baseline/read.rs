@@ -2,7 +2,7 @@
 //!
 //! - Parquet (`.parquet`, `.pq`)
 //! - CSV (`.csv`) with a header line
-//! - NDJSON (`.ndjson`, `.jsonl`, `.json`): one JSON object a line, see [`ndjson`](super::ndjson)
+//! - NDJSON (`.ndjson`, `.jsonl`, `.json`): one JSON object a line, see `baseline::ndjson`
 //! - Arrow IPC (`.arrow`, `.feather`, `.ipc`), its file and its stream format
 //!
 //! What is wrong inside a file is said with its place: the line where the format has lines, else
@@ -21,6 +21,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use regex::Regex;
 use sha2::{Digest, Sha256};
 
 use super::ndjson;
@@ -65,7 +66,7 @@ pub enum Error {
         detail: String,
     },
     /// No rows at all.
-    #[error("{}: no rows; a baseline needs training data", .0.display())]
+    #[error("{}: no rows", .0.display())]
     Empty(PathBuf),
     /// No files.
     #[error("no training files given")]
@@ -340,9 +341,11 @@ fn in_parts(batch: Result<RecordBatch, ArrowError>) -> Vec<Result<RecordBatch, A
     }
 }
 
-/// CSV columns come as texts: what they are is decided over all rows, not over the first.
+/// CSV columns come as texts: what they are is decided over all rows, not over the first. An empty
+/// field is null, since CSV knows no other.
 fn csv_batches(file: File) -> Result<(SchemaRef, Batches), ArrowError> {
     let mut reader = BufReader::new(file);
+    let empty = Regex::new("^$").map_err(|error| ArrowError::CsvError(error.to_string()))?;
     let format = csv::reader::Format::default().with_header(true);
     let (header, _) = format.infer_schema(&mut reader, Some(1))?;
     reader.rewind()?;
@@ -354,6 +357,7 @@ fn csv_batches(file: File) -> Result<(SchemaRef, Batches), ArrowError> {
     let schema = Arc::new(Schema::new(fields));
     let reader = csv::ReaderBuilder::new(Arc::clone(&schema))
         .with_header(true)
+        .with_null_regex(empty)
         .with_batch_size(BATCH_ROWS)
         .build_buffered(reader)?;
     Ok((schema, Box::new(reader)))

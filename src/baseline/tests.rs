@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::SAMPLE_ROWS;
 use super::import::{self, Imported, Request};
 use crate::monitor::{Kind, TimeUnit};
 
@@ -29,6 +30,7 @@ fn csv(content: &str) -> Csv {
             exclude: Vec::new(),
             kinds: Default::default(),
             max_levels: 1000,
+            sample_rows: SAMPLE_ROWS,
         },
         _dir: dir,
     }
@@ -95,10 +97,7 @@ fn a_broken_row_is_named_once() {
 fn files_without_rows_are_named() {
     for content in ["", HEADER] {
         let told = csv(content).refused();
-        assert!(
-            told.ends_with("train.csv: no rows; a baseline needs training data"),
-            "{told}"
-        );
+        assert!(told.ends_with("train.csv: no rows"), "{told}");
     }
     let mut gone = csv(HEADER);
     gone.request.files = vec![PathBuf::from("gone.csv")];

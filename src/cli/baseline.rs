@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::{Output, calibration};
-use crate::baseline::Baseline;
 use crate::baseline::import::{self, Imported, Request};
+use crate::baseline::{Baseline, SAMPLE_ROWS};
 use crate::decide::learned::{self, Calibration};
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::{Bins, Values};
@@ -135,6 +135,7 @@ async fn run_import(
         exclude: import.exclude,
         kinds: import.kinds.into_iter().collect(),
         max_levels,
+        sample_rows: SAMPLE_ROWS,
     };
     let bar = progress_bar();
     let made = {
@@ -363,21 +364,25 @@ fn duration(ms: i64) -> String {
     humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string()
 }
 
+/// The one baseline whose id starts so.
+pub(super) async fn find(pool: &PgPool, prefix: &str) -> anyhow::Result<Stored> {
+    let mut found = baselines::find(pool, prefix).await?;
+    match (found.pop(), found.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => bail!("no baseline starts with `{prefix}`; see `driftd baseline list`"),
+        _ => bail!("more than one baseline starts with `{prefix}`; give more of it"),
+    }
+}
+
 async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<String> {
-    let found = baselines::find(pool, prefix).await?;
-    let [one] = &found[..] else {
-        if found.is_empty() {
-            bail!("no baseline starts with `{prefix}`; see `driftd baseline list`");
-        }
-        bail!("more than one baseline starts with `{prefix}`; give more of it");
-    };
+    let one = find(pool, prefix).await?;
     let value = json!({
         "baseline_id": one.baseline_id, "model": one.model, "version": one.version,
         "rows": one.rows, "time_column": one.time_column, "time_from": one.time_from,
         "time_to": one.time_to, "training_data_digest": one.training_data_digest,
         "training_data_files": one.training_data_files, "created_at": one.created_at,
         "stored_bytes": one.profile.len(), "features": one.features,
-        "calibrations": calibrations(pool, one).await?,
+        "calibrations": calibrations(pool, &one).await?,
     });
     if output == Output::Json {
         return Ok(format!("{value:#}\n"));

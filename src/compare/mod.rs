@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod adjust;
 pub mod anderson;
+pub mod attribution;
 #[cfg(test)]
 mod chance;
 pub mod chi2;
@@ -38,6 +39,7 @@ pub mod cramers_v;
 pub mod cvm;
 pub mod energy;
 pub mod epps_singleton;
+mod feature;
 pub mod fisher;
 pub mod g;
 #[cfg(test)]

@@ -1,13 +1,19 @@
-//! One window against the baseline: every configured test of every feature.
-//!
-//! Where the row samples of both sides hold all of their rows, tests on values are exact; else they
-//! run on the fine grid of the full data, with a bound on the error beside the statistic.
+//! One window against the baseline: every test that was asked for, of every feature that it makes
+//! sense of, of all features together, and of the window as a whole.
 
-use super::wasserstein::BinSum;
-use super::{Answer, Reason, Scope, Test, adjust, chi2, js, ks, psi, rates, unseen, wasserstein};
+use std::collections::HashMap;
+
+use arrow::array::{AsArray, RecordBatch};
+
+use super::attribution::{self, Contribution};
+use super::feature::{self, Sampled, Side};
+use super::multivariate::{JointContribution, JointReference, Rows};
+use super::{Answer, Reason, Scope, Test, row_volume};
 use crate::profile::sample::OWN_COLUMNS;
-use crate::profile::{Bins, Feature, FeatureLayout, Grid, Layout, Numeric, Profile, Values};
-use crate::profile::{coarse, norm};
+use crate::profile::{Bins, FeatureLayout, Layout, Profile, Values, norm};
+
+/// Rows of either side that tests of many features are handed at most; each takes what it needs.
+const JOINT_ROWS: usize = 20_000;
 
 /// What windows are compared with: a baseline, made ready once.
 #[derive(Debug)]
@@ -16,37 +22,39 @@ pub struct Reference {
     pub layout: Layout,
     /// Their profile.
     pub profile: Profile,
-    /// Sorted values per numeric feature, if the sample holds all rows.
-    sorted: Option<Vec<Vec<f64>>>,
+    /// What is computed of every window.
+    tests: Vec<Test>,
+    /// Rows of each of the baseline's own windows, where it was cut into windows.
+    window_rows: Vec<u64>,
+    sampled: Vec<Sampled>,
+    /// Standard deviations of its numbers.
+    scales: Vec<f64>,
+    joint: Result<JointReference, Reason>,
 }
 
-/// What a test says of a feature.
+/// What a test says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// Position of the feature in the layout.
-    pub feature: usize,
+    /// Position of the feature in the layout; `None` for a test of many features or of the window.
+    pub feature: Option<usize>,
     /// The test.
     pub test: Test,
     /// Its answer.
     pub answer: Answer,
-    /// The p-value adjusted over the features of the window, where there is one.
-    pub p_adjusted: Option<f64>,
-}
-
-/// A bin or level with its shares on both sides.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Contribution {
-    /// What people call it.
-    pub bin: String,
-    /// Its share of the baseline.
-    pub reference_share: f64,
-    /// Its share of the window.
-    pub window_share: f64,
+    /// The features, or pairs of them, that a test of many features tells the sides apart by.
+    pub apart: Vec<Contribution>,
 }
 
 impl Reference {
-    /// Makes the watched features of a baseline ready. `all` is the baseline's own layout.
-    pub fn new(layout: Layout, all: &Layout, profile: &Profile) -> Self {
+    /// Makes the watched features of a baseline ready for these tests. `all` is the baseline's own
+    /// layout, `window_rows` are the rows of each of its own windows, where it was cut into windows.
+    pub fn new(
+        layout: Layout,
+        all: &Layout,
+        profile: &Profile,
+        tests: Vec<Test>,
+        window_rows: Vec<u64>,
+    ) -> Self {
         let place = |name: &str| all.features.iter().position(|feature| feature.name == name);
         let places: Vec<usize> = layout
             .features
@@ -58,203 +66,183 @@ impl Reference {
             .iter()
             .map(|at| profile.features[*at].clone())
             .collect();
-        let sorted = sorted_values(&layout, &mut profile, |i| places[i]);
+        let columns: Vec<usize> = places.iter().map(|at| OWN_COLUMNS + at).collect();
+        let sample = profile.sample.settle().ok().flatten().cloned();
+        profile.features = features;
+        let sampled = sampled(&layout, &profile, sample.as_ref(), &columns, true);
+        let rows = of_sample(sample.as_ref(), &columns, JOINT_ROWS);
+        let joint = rows.map(|rows| JointReference::fit(&rows, &tests));
+        let features = layout.features.iter().enumerate();
+        let scales = features.map(|(i, layout)| side(&profile, &sampled, i).deviation(layout));
         Self {
+            scales: scales.collect(),
             layout,
-            profile: Profile {
-                features,
-                ..profile
-            },
-            sorted,
+            profile,
+            tests,
+            window_rows,
+            sampled,
+            joint,
         }
     }
 
-    /// All configured tests of all features, p-values adjusted over the features (Benjamini and
-    /// Hochberg), test by test.
-    pub fn compare(&self, window: &mut Profile, tests: &[Test]) -> Vec<Score> {
-        let values = sorted_values(&self.layout, window, |i| i);
+    /// The answers of all tests, feature by feature, then those of many features together and of the
+    /// window as a whole.
+    pub fn compare(&self, window: &mut Profile) -> Vec<Score> {
+        let columns: Vec<usize> = (OWN_COLUMNS..).take(self.layout.features.len()).collect();
+        let sample = window.sample.settle().ok().flatten().cloned();
+        let tests = &self.tests;
+        let sort = tests.iter().any(|test| feature::reads_rows(*test));
+        let sampled = sampled(&self.layout, window, sample.as_ref(), &columns, sort);
         let mut scores = Vec::new();
-        for test in tests {
-            let fits: Vec<usize> = (0..self.layout.features.len())
-                .filter(|i| self.is_for(*i, *test))
-                .collect();
-            let answers: Vec<Answer> = fits
-                .iter()
-                .map(|i| self.answer(*i, *test, window, values.as_deref()))
-                .collect();
-            let raw: Vec<Option<f64>> = answers
-                .iter()
-                .map(|answer| answer.ok().and_then(|outcome| outcome.p_value))
-                .collect();
-            let adjusted = adjust::benjamini_hochberg(&raw);
-            for ((feature, answer), p_adjusted) in fits.into_iter().zip(answers).zip(adjusted) {
+        for (i, layout) in self.layout.features.iter().enumerate() {
+            let (left, right) = (self.side(i), side(window, &sampled, i));
+            for test in tests.iter().filter(|test| feature::is_for(**test, layout)) {
                 scores.push(Score {
-                    feature,
+                    feature: Some(i),
                     test: *test,
-                    answer,
-                    p_adjusted,
+                    answer: feature::answer(*test, layout, self.scales[i], left, right),
+                    apart: Vec::new(),
                 });
             }
         }
+        let of = |scope: Scope| tests.iter().filter(move |test| test.scope() == scope);
+        if of(Scope::Joint).next().is_some() {
+            let rows = of_sample(sample.as_ref(), &columns, JOINT_ROWS);
+            scores.extend(of(Scope::Joint).map(|test| self.joint(*test, window.rows, &rows)));
+        }
+        scores.extend(of(Scope::Window).map(|test| Score {
+            feature: None,
+            test: *test,
+            answer: row_volume::against(window.rows, &self.window_rows),
+            apart: Vec::new(),
+        }));
         scores
     }
 
-    /// The bins whose share has changed most, at most `n`, largest change first.
-    pub fn contributions(&self, i: usize, window: &Profile, n: usize) -> Vec<Contribution> {
-        let layout = &self.layout.features[i];
-        let reference = coarse::of_feature(layout, &self.profile.features[i]);
-        let counts = coarse::of_feature(layout, &window.features[i]);
-        let share = |counts: &[u64], bin: usize| {
-            counts[bin] as f64 / (counts.iter().sum::<u64>().max(1)) as f64
+    fn joint(&self, test: Test, rows: u64, window: &Result<Rows, Reason>) -> Score {
+        let (answer, apart) = match (&self.joint, window) {
+            (Ok(_), Err(Reason::NoSample)) if rows == 0 => (Err(Reason::TooFewRows), Vec::new()),
+            (Ok(reference), Ok(window)) => reference.compare(test, window),
+            (Err(reason), _) | (_, Err(reason)) => (Err(*reason), Vec::new()),
         };
-        let mut all: Vec<Contribution> = coarse::names(layout)
-            .into_iter()
-            .enumerate()
-            .filter(|(bin, _)| *bin < counts.len() && *bin < reference.len())
-            .map(|(bin, name)| Contribution {
-                bin: name,
-                reference_share: share(&reference, bin),
-                window_share: share(&counts, bin),
-            })
-            .collect();
-        let change = |c: &Contribution| (c.window_share - c.reference_share).abs();
-        all.sort_by(|a, b| change(b).total_cmp(&change(a)));
-        all.truncate(n);
-        all.retain(|contribution| change(contribution) > 0.0);
-        all
-    }
-
-    fn is_for(&self, i: usize, test: Test) -> bool {
-        let numeric = self.layout.features[i].kind.is_numeric();
-        match test.scope() {
-            Scope::Numeric => numeric,
-            Scope::Categorical => !numeric,
-            Scope::Feature => true,
-            Scope::Joint | Scope::Window | Scope::History => false,
+        Score {
+            feature: None,
+            test,
+            answer,
+            apart: apart.iter().map(|one| self.named(one)).collect(),
         }
     }
 
-    fn answer(
+    fn named(&self, one: &JointContribution) -> Contribution {
+        let name = |i: usize| self.layout.features[i].name.as_str();
+        Contribution {
+            bin: match one.with {
+                Some(with) => format!("{} × {}", name(one.feature), name(with)),
+                None => name(one.feature).to_owned(),
+            },
+            reference_share: None,
+            window_share: None,
+            contribution: one.weight,
+        }
+    }
+
+    /// The bins or levels that contribute most to a test of a feature, at most `most`.
+    pub fn contributions(
         &self,
-        i: usize,
         test: Test,
+        i: usize,
         window: &Profile,
-        values: Option<&[Vec<f64>]>,
-    ) -> Answer {
+        most: usize,
+    ) -> Vec<Contribution> {
         let layout = &self.layout.features[i];
-        let (reference, feature) = (&self.profile.features[i], &window.features[i]);
-        let exact = self
-            .sorted
-            .as_ref()
-            .zip(values)
-            .map(|(r, w)| (&r[i][..], &w[i][..]));
-        match test {
-            Test::Psi => psi::counts(
-                &values_only(layout, reference),
-                &values_only(layout, feature),
-            ),
-            Test::Js => js::counts(
-                &values_only(layout, reference),
-                &values_only(layout, feature),
-            ),
-            Test::Chi2 => chi2::homogeneity(
-                &values_only(layout, reference),
-                &values_only(layout, feature),
-            ),
-            Test::NullRate => rates::null_rate(
-                reference.quality.absent(),
-                self.profile.rows,
-                feature.quality.absent(),
-                window.rows,
-            ),
-            Test::UnseenRate => on_levels(reference, feature),
-            Test::Ks | Test::Wasserstein => on_numbers(test, layout, reference, feature, exact),
-            _ => Err(Reason::NoReference),
-        }
+        let (reference, window) = (
+            attribution::Side::of(&self.profile, i),
+            attribution::Side::of(window, i),
+        );
+        attribution::of_feature(test, layout, reference, window, most)
+    }
+
+    fn side(&self, i: usize) -> Side<'_> {
+        side(&self.profile, &self.sampled, i)
     }
 }
 
-fn on_levels(reference: &Feature, feature: &Feature) -> Answer {
-    let (Values::Categorical(baseline), Values::Categorical(window)) =
-        (&reference.values, &feature.values)
-    else {
-        return Err(Reason::DifferentBins);
-    };
-    let strangers: Vec<u64> = window.strangers.iter().map(|(_, _, rows)| rows).collect();
-    unseen::levels(&baseline.counts, &window.counts, &strangers, window.unseen)
-}
-
-fn on_numbers(
-    test: Test,
-    layout: &FeatureLayout,
-    reference: &Feature,
-    feature: &Feature,
-    exact: Option<(&[f64], &[f64])>,
-) -> Answer {
-    let (Values::Numeric(baseline), Values::Numeric(window), Bins::Grid(grid)) =
-        (&reference.values, &feature.values, &layout.bins)
-    else {
-        return Err(Reason::DifferentBins);
-    };
-    let scale = baseline.deviation(grid).unwrap_or(0.0);
-    match (test, exact) {
-        (Test::Ks, Some((reference, window))) => ks::exact(reference, window),
-        (Test::Ks, None) => ks::grid(&baseline.counts, &window.counts),
-        (_, Some((reference, window))) => wasserstein::exact(reference, window, scale),
-        (_, None) => {
-            let range = (
-                baseline.least.min(window.least),
-                baseline.greatest.max(window.greatest),
-            );
-            let (left, right) = (bin_sums(grid, baseline), bin_sums(grid, window));
-            wasserstein::grid(&grid.cuts, &left, &right, range, scale)
-        }
+fn side<'a>(profile: &'a Profile, sampled: &'a [Sampled], i: usize) -> Side<'a> {
+    Side {
+        feature: &profile.features[i],
+        rows: profile.rows,
+        sampled: &sampled[i],
     }
 }
 
-fn bin_sums(grid: &Grid, numeric: &Numeric) -> Vec<BinSum> {
-    let bins = numeric.counts.iter().zip(&numeric.sums);
-    bins.map(|(count, sum)| BinSum {
-        count: *count,
-        sum: grid.value_of(*sum),
-    })
-    .collect()
-}
-
-/// The coarse counts without the bin for absent values, which have a test of their own.
-fn values_only(layout: &FeatureLayout, feature: &Feature) -> Vec<u64> {
-    let mut counts = coarse::of_feature(layout, feature);
-    counts.pop();
-    counts
-}
-
-/// Values that the baseline never held: unseen labels, numbers out of its range.
-pub fn unseen(feature: &Feature) -> u64 {
-    match &feature.values {
-        Values::Numeric(numeric) => numeric.out_of_range(),
-        Values::Categorical(categorical) => categorical.unseen,
-    }
-}
-
-/// The sorted values of every numeric feature (of embeddings, the norms), if the sample holds all rows.
-fn sorted_values(
+/// What the sample holds of every feature; `columns` says where. Numbers only where they are asked
+/// for: sorting them is most of the work.
+fn sampled(
     layout: &Layout,
-    profile: &mut Profile,
-    place: impl Fn(usize) -> usize,
-) -> Option<Vec<Vec<f64>>> {
-    let rows = profile.rows;
-    let batch = profile.sample.settle().ok()??;
-    if batch.num_rows() as u64 != rows {
+    profile: &Profile,
+    sample: Option<&RecordBatch>,
+    columns: &[usize],
+    sort: bool,
+) -> Vec<Sampled> {
+    let complete = sample.map_or(0, RecordBatch::num_rows) as u64 == profile.rows;
+    let features = layout.features.iter().zip(columns).enumerate();
+    features
+        .map(|(i, (layout, column))| match sample {
+            Some(sample) if !layout.kind.is_numeric() && complete => Sampled {
+                strangers: strangers(layout, &profile.features[i].values, sample, *column),
+                complete,
+                ..Sampled::default()
+            },
+            Some(sample) if layout.kind.is_numeric() && sort => {
+                let values = norm::numbers(sample.column(*column));
+                let mut sorted: Vec<f64> = values.iter().flatten().collect();
+                radsort::sort(&mut sorted); // by digits: half the time of comparing
+                Sampled {
+                    sorted,
+                    complete,
+                    strangers: None,
+                }
+            }
+            _ => Sampled {
+                complete,
+                ..Sampled::default()
+            },
+        })
+        .collect()
+}
+
+/// The first rows of a sample, with its features in the order of `columns`.
+fn of_sample(sample: Option<&RecordBatch>, columns: &[usize], most: usize) -> Result<Rows, Reason> {
+    let Some(sample) = sample else {
+        return Err(Reason::NoSample);
+    };
+    let own: Vec<usize> = (0..OWN_COLUMNS).chain(columns.iter().copied()).collect();
+    let sample = sample.project(&own).map_err(|_| Reason::DifferentBins)?;
+    Rows::from_sample(&sample, most)
+}
+
+/// Rows per label that the baseline never held, from a sample of all rows. Only where the profile
+/// has not all of them itself.
+fn strangers(
+    layout: &FeatureLayout,
+    values: &Values,
+    sample: &RecordBatch,
+    column: usize,
+) -> Option<Vec<u64>> {
+    let (Values::Categorical(values), Bins::Levels(levels)) = (values, &layout.bins) else {
+        return None;
+    };
+    let kept: u64 = values.strangers.iter().map(|(_, _, rows)| rows).sum();
+    if kept == values.unseen {
         return None;
     }
-    let sorted = layout.features.iter().enumerate().map(|(i, feature)| {
-        if !feature.kind.is_numeric() {
-            return Vec::new();
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    for label in sample.column(column).as_string::<i32>().iter().flatten() {
+        if levels.get(label).is_none() {
+            *counts.entry(label).or_default() += 1;
         }
-        let numbers = norm::numbers(batch.column(OWN_COLUMNS + place(i)));
-        let mut values: Vec<f64> = numbers.iter().flatten().collect();
-        values.sort_by(f64::total_cmp);
-        values
-    });
-    Some(sorted.collect())
+    }
+    let mut counts: Vec<u64> = counts.into_values().collect();
+    counts.sort_unstable();
+    Some(counts)
 }

@@ -2,4 +2,5 @@
 
 pub mod episode;
 pub mod learned;
+mod limits;
 pub mod verdict;

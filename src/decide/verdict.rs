@@ -10,11 +10,11 @@ use super::episode::{Change, Episode};
 use super::learned::{
     Alarm, Calibration, FalseAlarmRate, Limbs, Score as LearnedScore, Sums, Thresholds,
 };
-use crate::compare::window::{Contribution, Reference, Score, unseen};
+use crate::compare::attribution::Contribution;
+use crate::compare::window::Reference;
 use crate::compare::{Answer, Outcome, Reason, Test};
 use crate::monitor::{Judging, Mode};
-use crate::profile::Profile;
-use crate::profile::coarse;
+use crate::profile::{Profile, coarse};
 use crate::window::Spec;
 
 /// What driftd says of a window.
@@ -54,7 +54,8 @@ pub struct Judge {
     /// What was learned from the baseline's own windows, with the thresholds that follow from the
     /// false alarms the user allows.
     pub learned: Option<(Calibration, Thresholds)>,
-    judging: Judging,
+    /// How.
+    pub judging: Judging,
 }
 
 /// What is carried from window to window.
@@ -89,8 +90,12 @@ pub struct Scored {
     pub answer: Answer,
     /// Adjusted over the features of the window.
     pub p_adjusted: Option<f64>,
-    /// The limit.
+    /// The limit; `None` where the test informs only.
     pub threshold: Option<f64>,
+    /// What the effect is capped at, in the test `learned`.
+    pub threshold_slow: Option<f64>,
+    /// Whether the test decides over the window or informs only.
+    pub decides: bool,
     /// Where it comes from: `settings` or `learned`.
     pub threshold_origin: &'static str,
     /// Rows with a value absent.
@@ -116,6 +121,8 @@ pub struct Judged {
     pub features: usize,
     /// Features that drifted, worst first.
     pub drifted: Vec<String>,
+    /// Whether a test of many features together speaks for drift.
+    pub joint: bool,
     /// The features that moved most, drifted or not, worst first, with their scores.
     pub top: Vec<(String, f64)>,
     /// All scores.
@@ -145,6 +152,7 @@ impl Judged {
             calibrated: false,
             features: 0,
             drifted: Vec::new(),
+            joint: false,
             top: Vec::new(),
             scores: Vec::new(),
             change: Change::None,
@@ -153,9 +161,13 @@ impl Judged {
 }
 
 /// How many features a window names as those that moved most.
-const TOP: usize = 5;
+pub(super) const TOP: usize = 5;
 /// How many bins a score names.
-const CONTRIBUTIONS: usize = 5;
+const CONTRIBUTIONS: usize = 10;
+/// Stands where a test of many features together has no one feature's name.
+pub const JOINT: &str = "(joint)";
+/// Stands where a test of the number of rows has no feature's name.
+pub const ROWS: &str = "(rows)";
 
 impl Judge {
     /// Makes ready what does not change from window to window.
@@ -189,19 +201,14 @@ impl Judge {
                 ..Judged::unsaid(Verdict::TooFewRows)
             };
         }
-        let tests: Vec<Test> = self.judging.tests.iter().map(|limit| limit.test).collect();
-        let scores = self.reference.compare(window, &tests);
+        let scores = self.reference.compare(window);
         let by_learning = match self.judging.mode {
             Mode::Thresholds => None,
             Mode::Auto | Mode::Learned => self.learned.as_ref(),
         };
-        let mut scored: Vec<Scored> = scores
-            .into_iter()
-            .map(|score| self.held_against_limits(score, window))
-            .collect();
+        let mut scored = self.held_against_limits(scores, window, by_learning.is_none());
         let said = match by_learning {
             Some((calibration, thresholds)) => {
-                scored.iter_mut().for_each(|score| score.drifted = false); // it informs only
                 let learned = self.learned_scores(calibration, window, start_ms);
                 self.by_learning(
                     calibration,
@@ -214,6 +221,7 @@ impl Judge {
             }
             None => self.by_limits(&scored),
         };
+        self.attribute(&mut scored, window);
         let mode = if by_learning.is_some() {
             "learned"
         } else {
@@ -222,6 +230,7 @@ impl Judge {
         let Said {
             drifted_window,
             drifted,
+            joint,
             top,
         } = said;
         let change = state.episode.step(self.judging.alert, drifted_window);
@@ -235,69 +244,24 @@ impl Judge {
             calibrated: self.learned.is_some(),
             features: self.reference.layout.features.len(),
             drifted,
+            joint,
             top,
             scores: scored,
             change,
         }
     }
 
-    fn held_against_limits(&self, score: Score, window: &Profile) -> Scored {
-        let limit = self
-            .judging
-            .tests
-            .iter()
-            .find(|limit| limit.test == score.test);
-        let limit = limit.map_or(f64::INFINITY, |limit| limit.effect);
-        let significant = match (&score.answer, score.p_adjusted) {
-            (Err(_), _) => false,
-            (Ok(_), None) => true, // a distance without a law: its effect alone speaks
-            (Ok(_), Some(p)) => p <= self.judging.alpha,
-        };
-        let over = score.answer.is_ok_and(|outcome| outcome.effect > limit);
-        let feature = &window.features[score.feature];
-        Scored {
-            feature: self.reference.layout.features[score.feature].name.clone(),
-            test: score.test,
-            answer: score.answer,
-            p_adjusted: score.p_adjusted,
-            threshold: Some(limit),
-            threshold_origin: "settings",
-            nulls: feature.quality.absent(),
-            unseen: unseen(feature),
-            drifted: significant && over,
-            contributions: self
-                .reference
-                .contributions(score.feature, window, CONTRIBUTIONS),
-        }
-    }
-
-    /// Any test of a feature over its limit makes the feature drift; the share of such features
-    /// decides over the window.
-    fn by_limits(&self, scored: &[Scored]) -> Said {
-        let mut worst: BTreeMap<&str, (f64, bool)> = BTreeMap::new();
+    /// Says of every score that speaks for drift where it comes from.
+    fn attribute(&self, scored: &mut [Scored], window: &Profile) {
         for score in scored {
-            let (ratio, drifted) = worst.entry(&score.feature).or_default();
-            if let (Ok(outcome), Some(limit)) = (&score.answer, score.threshold) {
-                *ratio = ratio.max(outcome.effect / limit);
+            if !score.drifted {
+                score.contributions.clear();
+            } else if let Some(i) = self.place(&score.feature) {
+                let (test, most) = (score.test, CONTRIBUTIONS);
+                score.contributions = self.reference.contributions(test, i, window, most);
+            } else {
+                score.contributions.truncate(CONTRIBUTIONS);
             }
-            *drifted |= score.drifted;
-        }
-        let mut order: Vec<(&str, (f64, bool))> = worst.into_iter().collect();
-        order.sort_by(|a, b| b.1.1.cmp(&a.1.1).then(b.1.0.total_cmp(&a.1.0)));
-        let drifted: Vec<String> = order
-            .iter()
-            .filter(|(_, (_, drifted))| *drifted)
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
-        let share = drifted.len() as f64 / self.reference.layout.features.len().max(1) as f64;
-        let top = order
-            .iter()
-            .take(TOP)
-            .map(|(name, (ratio, _))| ((*name).to_owned(), *ratio));
-        Said {
-            drifted_window: !drifted.is_empty() && share >= self.judging.min_share,
-            top: top.collect(),
-            drifted,
         }
     }
 
@@ -321,32 +285,13 @@ impl Judge {
         state.holding = raised || (state.holding && alarm.features.iter().any(|f| above(&f.name)));
         let drifts = |over: bool, name: &str| state.holding && (over || above(name));
         for score in &alarm.features {
-            let Some(i) = self.place(&score.name) else {
+            let (name, over) = (&score.name, drifts(score.over, &score.name));
+            let Some(i) = self.place(name) else {
                 continue;
             };
-            let feature = &window.features[i];
-            let answer = score.z().map_or(Err(Reason::TooFewRows), |z| {
-                let effect = evidence.get(&score.name).copied().unwrap_or(0.0);
-                Ok(Outcome {
-                    statistic: z,
-                    p_value: None,
-                    expected: None,
-                    effect,
-                    error_bound: None,
-                })
-            });
-            scored.push(Scored {
-                feature: score.name.clone(),
-                test: Test::Learned,
-                answer,
-                p_adjusted: None,
-                threshold: Some(thresholds.fast),
-                threshold_origin: "learned",
-                nulls: feature.quality.absent(),
-                unseen: unseen(feature),
-                drifted: drifts(score.over, &score.name),
-                contributions: self.reference.contributions(i, window, CONTRIBUTIONS),
-            });
+            let gathered = evidence.get(name).copied().unwrap_or(0.0);
+            let row = self.learned_row(i, score.z(), gathered, thresholds, over, window);
+            scored.push(row);
         }
         let moved = |name: &str, z: Option<f64>| {
             evidence.get(name).copied().unwrap_or(0.0) + z.unwrap_or(0.0).max(0.0) * 1e-3
@@ -359,6 +304,7 @@ impl Judge {
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
         Said {
             drifted_window: state.holding,
+            joint: false,
             drifted: order
                 .iter()
                 .filter(|f| f.2)
@@ -369,6 +315,39 @@ impl Judge {
                 .take(TOP)
                 .map(|f| (f.0.to_owned(), f.1))
                 .collect(),
+        }
+    }
+
+    fn learned_row(
+        &self,
+        i: usize,
+        z: Option<f64>,
+        gathered: f64,
+        thresholds: &Thresholds,
+        drifted: bool,
+        window: &Profile,
+    ) -> Scored {
+        let outcome = |z| Outcome {
+            statistic: z,
+            p_value: None,
+            expected: None,
+            effect: gathered,
+            error_bound: None,
+        };
+        let feature = &window.features[i];
+        Scored {
+            feature: self.reference.layout.features[i].name.clone(),
+            test: Test::Learned,
+            answer: z.map(outcome).ok_or(Reason::TooFewRows),
+            p_adjusted: None,
+            threshold: Some(thresholds.fast),
+            threshold_slow: Some(thresholds.slow),
+            decides: true,
+            threshold_origin: "learned",
+            nulls: feature.quality.absent(),
+            unseen: feature.unseen(),
+            drifted,
+            contributions: Vec::new(),
         }
     }
 
@@ -400,10 +379,12 @@ impl Judge {
     }
 }
 
-struct Said {
-    drifted_window: bool,
-    drifted: Vec<String>,
-    top: Vec<(String, f64)>,
+/// What one way of deciding says of a window.
+pub(super) struct Said {
+    pub(super) drifted_window: bool,
+    pub(super) drifted: Vec<String>,
+    pub(super) joint: bool,
+    pub(super) top: Vec<(String, f64)>,
 }
 
 impl State {

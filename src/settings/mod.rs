@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::monitor::Monitor;
+use crate::monitor::{Judging, Monitor};
 
 pub use layers::Override;
 pub use problem::{Error, Problem};
@@ -52,6 +52,15 @@ pub struct Settings {
     /// What is allowed but probably not meant; to be logged at the start.
     pub warnings: Vec<String>,
     effective: toml::Table,
+}
+
+/// How windows are judged where a monitor says nothing of its own; what `driftd check` needs.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// `[defaults]`.
+    pub judging: Judging,
+    /// `limits.max_levels`.
+    pub max_levels: usize,
 }
 
 /// How to reach Kafka.
@@ -208,27 +217,8 @@ impl Settings {
     where
         E: IntoIterator<Item = (String, String)>,
     {
-        let file = match &options.file {
-            None => None,
-            Some(path) => {
-                let shown = path.display().to_string();
-                match std::fs::read_to_string(path) {
-                    Ok(text) => Some((shown, text)),
-                    Err(source) => {
-                        return Err(Error::Unreadable {
-                            path: shown,
-                            source,
-                        });
-                    }
-                }
-            }
-        };
-        let env = options.env.into_iter().collect();
-        Self::from_layers(
-            file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())),
-            &env,
-            &options.flags,
-        )
+        let (table, problems) = read(options)?;
+        check::check(table, problems)
     }
 
     /// Settings from the text of a file alone, without environment: for the demo and for tests.
@@ -236,24 +226,7 @@ impl Settings {
     /// # Errors
     /// With every problem when anything is wrong.
     pub fn from_toml(text: &str) -> Result<Self, Error> {
-        Self::from_layers(Some(("settings", text)), &BTreeMap::new(), &[])
-    }
-
-    fn from_layers(
-        file: Option<(&str, &str)>,
-        env: &BTreeMap<String, String>,
-        flags: &[Override],
-    ) -> Result<Self, Error> {
-        let mut problems = Vec::new();
-        let mut table = file::parse(DEFAULT, None).map_err(Error::Wrong)?;
-        if let Some((path, text)) = file {
-            let mut layer = file::parse(text, Some(path)).map_err(Error::Wrong)?;
-            interpolate::interpolate(&mut layer, env, &mut problems);
-            layers::flatten_properties(&mut layer);
-            layers::merge(&mut table, layer);
-        }
-        layers::merge(&mut table, layers::environment(env, &mut problems));
-        layers::merge(&mut table, layers::flags(flags, &mut problems));
+        let (table, problems) = layered(Some(("settings", text)), &BTreeMap::new(), &[])?;
         check::check(table, problems)
     }
 
@@ -261,6 +234,66 @@ impl Settings {
     pub fn redacted(&self) -> &toml::Table {
         &self.effective
     }
+}
+
+impl Defaults {
+    /// Reads all layers and checks what `[defaults]` says of judging, and nothing else.
+    ///
+    /// # Errors
+    /// When the file cannot be read, and with every problem when anything is wrong.
+    pub fn load<E>(options: LoadOptions<E>) -> Result<Self, Error>
+    where
+        E: IntoIterator<Item = (String, String)>,
+    {
+        let (table, problems) = read(options)?;
+        check::defaults(&table, problems)
+    }
+}
+
+/// All layers, one over the other.
+fn read<E>(options: LoadOptions<E>) -> Result<(file::Table, Vec<Problem>), Error>
+where
+    E: IntoIterator<Item = (String, String)>,
+{
+    let file = match &options.file {
+        None => None,
+        Some(path) => {
+            let shown = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(text) => Some((shown, text)),
+                Err(source) => {
+                    return Err(Error::Unreadable {
+                        path: shown,
+                        source,
+                    });
+                }
+            }
+        }
+    };
+    let env = options.env.into_iter().collect();
+    layered(
+        file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())),
+        &env,
+        &options.flags,
+    )
+}
+
+fn layered(
+    file: Option<(&str, &str)>,
+    env: &BTreeMap<String, String>,
+    flags: &[Override],
+) -> Result<(file::Table, Vec<Problem>), Error> {
+    let mut problems = Vec::new();
+    let mut table = file::parse(DEFAULT, None).map_err(Error::Wrong)?;
+    if let Some((path, text)) = file {
+        let mut layer = file::parse(text, Some(path)).map_err(Error::Wrong)?;
+        interpolate::interpolate(&mut layer, env, &mut problems);
+        layers::flatten_properties(&mut layer);
+        layers::merge(&mut table, layer);
+    }
+    layers::merge(&mut table, layers::environment(env, &mut problems));
+    layers::merge(&mut table, layers::flags(flags, &mut problems));
+    Ok((table, problems))
 }
 
 #[cfg(test)]

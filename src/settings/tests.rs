@@ -1,6 +1,7 @@
 use super::*;
 use crate::compare::Test;
-use crate::monitor::{Features, Mode, OnGap, TimeUnit, VersionSource};
+use crate::compare::adjust::Adjustment;
+use crate::monitor::{Features, Limit, Mode, OnGap, TimeUnit, VersionSource};
 
 const LEAST: &str = "kafka.brokers = 'k:9092'\npostgres.url = 'postgres://u@h/d'\n";
 const MONITOR: &str = "[[monitors]]\nname = 'm'\ntopic = 't'\nmodel = 'x'\nversion = '1'\n";
@@ -20,7 +21,8 @@ fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Sett
         value: (*value).to_owned(),
     };
     let flags: Vec<_> = flags.iter().map(flag).collect();
-    Settings::from_layers(Some(("driftd.toml", file)), &env, &flags)
+    let (table, problems) = layered(Some(("driftd.toml", file)), &env, &flags)?;
+    check::check(table, problems)
 }
 
 /// The problems as the user reads them.
@@ -87,7 +89,7 @@ fn the_least_is_filled_with_defaults() {
         (86_400_000, 86_400_000)
     );
     assert_eq!(input.judging.mode, Mode::Auto);
-    assert_eq!(input.judging.tests.len(), 7);
+    assert_eq!(input.judging.tests.len(), 11);
     assert_eq!(input.on_gap, OnGap::Stop);
     assert!(monitor.retraining.on_drift && monitor.retraining.schedule.is_none());
     assert!(settings.warnings.is_empty());
@@ -102,7 +104,7 @@ fn default_effects_stand_in_the_default_file() {
         .judging
         .tests
     {
-        let effect = check::default_effect(limit.test);
+        let effect = Limit::usual(limit.test).effect;
         assert!((limit.effect - effect).abs() < 1e-12, "{:?}", limit.test);
     }
 }
@@ -112,7 +114,8 @@ fn a_monitor_says_it_all() {
     let settings = with(
         "[[monitors]]\nname = 'm'\ntopic = 't'\nmodel = 'x'\nversion = { header = 'v' }\n\
          timestamp = { path = 'ts', unit = 's' }\nfeatures = ['a', { name = 'b', path = 'c[1]' }]\n\
-         window = { size = '1d', every = '6h' }\ntests = { psi = { effect = 0.3 }, ks = {} }\n\
+         window = { size = '1d', every = '6h' }\ntests = { psi = { effect = 0.3 }, ks = {}, js = { decides = false } }\n\
+         adjustment = 'holm'\n\
          retraining = { schedule = '0 3 * * 1', time_zone = 'Europe/Berlin', parameters = { a = [1, 2.5] } }\n",
     )
     .unwrap();
@@ -132,9 +135,15 @@ fn a_monitor_says_it_all() {
         .judging
         .tests
         .iter()
-        .map(|l| (l.test, l.effect))
+        .map(|l| (l.test, l.effect, l.decides))
         .collect();
-    assert_eq!(tests, [(Test::Ks, 0.1), (Test::Psi, 0.3)]);
+    let expected = [
+        (Test::Js, 0.1, false),
+        (Test::Ks, 0.02, true),
+        (Test::Psi, 0.3, true),
+    ];
+    assert_eq!(tests, expected);
+    assert_eq!(input.judging.adjustment, Adjustment::Holm);
     let schedule = monitor.retraining.schedule.as_ref().unwrap();
     assert_eq!(schedule.time_zone, chrono_tz::Europe::Berlin);
     assert_eq!(

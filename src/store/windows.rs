@@ -108,6 +108,8 @@ pub struct ScoreRow {
     pub effect: Option<f64>,
     /// Its limit.
     pub threshold: Option<f64>,
+    /// What `effect` of the test `learned` is capped at.
+    pub threshold_slow: Option<f64>,
     /// Where the limit comes from.
     pub threshold_origin: String,
     /// Bound on the error of the statistic; none: exact.
@@ -122,8 +124,25 @@ pub struct ScoreRow {
     pub drifted: bool,
     /// Why there is no number.
     pub reason: Option<String>,
-    /// The bins or levels that contribute most.
-    pub contributions: Value,
+    /// What chance alone gives of the statistic, where that is known.
+    pub expected: Option<f64>,
+    /// Whether it decides over the window or informs only.
+    pub decides: bool,
+    /// The bins or levels that contribute most, first the one that does most.
+    pub contributions: Vec<ContributionRow>,
+}
+
+/// What a bin, level or pair of features contributes to a score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContributionRow {
+    /// What people call it.
+    pub bin: String,
+    /// Its share of the baseline's rows.
+    pub reference_share: Option<f64>,
+    /// Its share of the window's rows.
+    pub window_share: Option<f64>,
+    /// Its share of the score.
+    pub contribution: f64,
 }
 
 /// Claims the next ripe window of some line, if there is one and nobody else has its line.
@@ -228,6 +247,7 @@ pub async fn save(
 ) -> Result<()> {
     insert(connection, window).await?;
     insert_scores(connection, window, scores).await?;
+    insert_contributions(connection, window, scores).await?;
     if let Some(profile) = profile {
         insert_profile(connection, window, profile).await?;
     }
@@ -275,24 +295,28 @@ async fn insert(connection: &mut PgConnection, window: &Window) -> Result<()> {
     Ok(())
 }
 
+/// The columns of rows, as `unnest` takes them.
+fn column<R, T>(rows: &[R], of: impl Fn(&R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
 async fn insert_scores(
     connection: &mut PgConnection,
     window: &Window,
     scores: &[ScoreRow],
 ) -> Result<()> {
-    fn column<T>(scores: &[ScoreRow], of: impl Fn(&ScoreRow) -> T) -> Vec<T> {
-        scores.iter().map(of).collect()
-    }
     sqlx::query!(
         r#"-- store the scores of a window
         insert into driftd.drift_scores (monitor_id, version, segment, window_start, feature, test,
             statistic, p_value, p_adjusted, effect, threshold, threshold_origin, error_bound,
-            rows_window, rows_reference, nulls, unseen, drifted, reason, contributions)
-        select $1, $2, 'all', $3, f, t, s, p, a, e, l, o, b, $4, r, n, u, d, w, c
+            rows_window, rows_reference, nulls, unseen, drifted, reason, expected, decides,
+            threshold_slow)
+        select $1, $2, 'all', $3, f, t, s, p, a, e, l, o, b, $4, r, n, u, d, w, x, c, h
         from unnest($5::text[], $6::text[], $7::float8[], $8::float8[], $9::float8[],
             $10::float8[], $11::float8[], $12::text[], $13::float8[], $14::bigint[],
-            $15::bigint[], $16::bigint[], $17::bool[], $18::text[], $19::jsonb[])
-            as x (f, t, s, p, a, e, l, o, b, r, n, u, d, w, c)"#,
+            $15::bigint[], $16::bigint[], $17::bool[], $18::text[], $19::float8[], $20::bool[],
+            $21::float8[])
+            as y (f, t, s, p, a, e, l, o, b, r, n, u, d, w, x, c, h)"#,
         window.monitor_id,
         window.version,
         window.window_start,
@@ -311,11 +335,50 @@ async fn insert_scores(
         &column(scores, |score| score.unseen),
         &column(scores, |score| score.drifted),
         &column(scores, |score| score.reason.clone()) as &[Option<String>],
-        &column(scores, |score| score.contributions.clone()),
+        &column(scores, |score| score.expected) as &[Option<f64>],
+        &column(scores, |score| score.decides),
+        &column(scores, |score| score.threshold_slow) as &[Option<f64>],
     )
     .execute(connection)
     .await
     .map_err(Error::doing("store the scores of a window"))?;
+    Ok(())
+}
+
+async fn insert_contributions(
+    connection: &mut PgConnection,
+    window: &Window,
+    scores: &[ScoreRow],
+) -> Result<()> {
+    let ranked = scores.iter().flat_map(|score| {
+        let bins = (1_i32..).zip(&score.contributions);
+        bins.map(move |(rank, bin)| (score, rank, bin))
+    });
+    let rows: Vec<(&ScoreRow, i32, &ContributionRow)> = ranked.collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- store what contributes to the scores of a window
+        insert into driftd.drift_contributions (monitor_id, version, window_start, feature, test,
+            rank, bin, reference_share, window_share, contribution)
+        select $1, $2, $3, f, t, r, b, p, q, c
+        from unnest($4::text[], $5::text[], $6::int[], $7::text[], $8::float8[], $9::float8[],
+            $10::float8[]) as y (f, t, r, b, p, q, c)"#,
+        window.monitor_id,
+        window.version,
+        window.window_start,
+        &column(&rows, |(score, _, _)| score.feature.clone()),
+        &column(&rows, |(score, _, _)| score.test.clone()),
+        &column(&rows, |(_, rank, _)| *rank),
+        &column(&rows, |(_, _, row)| row.bin.clone()),
+        &column(&rows, |(_, _, row)| row.reference_share) as &[Option<f64>],
+        &column(&rows, |(_, _, row)| row.window_share) as &[Option<f64>],
+        &column(&rows, |(_, _, row)| row.contribution),
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("store what contributes to the scores"))?;
     Ok(())
 }
 

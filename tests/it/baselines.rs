@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use driftd::baseline::Baseline;
 use driftd::baseline::import::{Imported, Request, import};
+use driftd::baseline::{Baseline, SAMPLE_ROWS};
 use driftd::cli::baseline::save;
 use driftd::monitor::{Kind, TimeUnit};
 use driftd::profile::{Bins, Values};
@@ -24,6 +24,7 @@ fn request(file: PathBuf) -> Request {
         exclude: Vec::new(),
         kinds: [].into(),
         max_levels: 1000,
+        sample_rows: SAMPLE_ROWS,
     }
 }
 

@@ -20,14 +20,18 @@ select 1, '1', now() - d * interval '1 day', now() - (d - 1) * interval '1 day',
        case when d < 3 then 'drifted' else 'stable' end::driftd.verdict, 'learned', true, 2, 1, 0.5
 from generate_series(1, 5) d;
 insert into driftd.drift_scores
-    (monitor_id, version, segment, window_start, feature, test, statistic, effect, threshold,
-     rows_window, rows_reference, nulls, unseen, drifted, reason, contributions)
+    (monitor_id, version, segment, window_start, feature, test, statistic, expected, effect, threshold,
+     rows_window, rows_reference, nulls, unseen, drifted, reason)
 select w.monitor_id, w.version, w.segment, w.window_start, f.feature, t.test,
-       case when t.test = 'psi' then 0.3 end, case when t.test = 'psi' then 0.3 end, 0.2, 100, 1000,
+       case when t.test = 'psi' then 0.3 end, case when t.test = 'psi' then 0.05 end,
+       case when t.test = 'psi' then 0.25 end, 0.2, 100, 1000,
        0, 0, w.verdict = 'drifted' and t.test = 'psi',
-       case when t.test <> 'psi' then 'no_variance' end,
-       '[{"bin": "AA", "reference_share": 0.1, "window_share": 0.3}]'
+       case when t.test <> 'psi' then 'no_variance' end
 from driftd.windows w, (values ('dep_delay'), ('carrier')) f (feature), (values ('psi'), ('ks')) t (test);
+insert into driftd.drift_contributions
+    (monitor_id, version, window_start, feature, test, rank, bin, reference_share, window_share, contribution)
+select monitor_id, version, window_start, feature, test, 1, 'AA', 0.1, 0.3, 0.8
+from driftd.drift_scores where drifted;
 insert into driftd.alert_episodes
     (monitor_id, monitor, model, version, state, severity, first_window, fired_window, last_window,
      drifted_windows)

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Output, baseline, run};
+use crate::baseline::SAMPLE_ROWS;
 use crate::baseline::import::{self, Imported, Request};
 use crate::embedded::broker::Broker;
 use crate::embedded::postgres::{self, Postgres};
@@ -157,6 +158,7 @@ async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
         exclude: Vec::new(),
         kinds: Default::default(),
         max_levels: 1000,
+        sample_rows: SAMPLE_ROWS,
     };
     Ok(tokio::task::spawn_blocking(move || import::import(&request, |_| {})).await??)
 }

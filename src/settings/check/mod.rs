@@ -13,15 +13,12 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tracing_subscriber::EnvFilter;
 
-#[cfg(test)]
-pub(super) use policies::default_effect;
-
 use super::field::Field;
 use super::file::{Origin, Table};
 use super::problem::{Error, Problem, in_order};
 use super::read::{Notes, Section};
 use super::secret::{REDACTED, not_a_flag, redacted, secret, without_password};
-use super::{Checkpoint, Limits, Log, LogFormat, Postgres, Service, Settings};
+use super::{Checkpoint, Defaults, Limits, Log, LogFormat, Postgres, Service, Settings};
 
 const SECOND_MS: i64 = 1_000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
@@ -38,6 +35,25 @@ pub(super) fn check(mut table: Table, problems: Vec<Problem>) -> Result<Settings
     in_order(&mut problems);
     match settings {
         Some(settings) if problems.is_empty() => Ok(settings),
+        _ => Err(Error::Wrong(problems)),
+    }
+}
+
+/// What `[defaults]` says of judging, or all that is wrong with it.
+pub(super) fn defaults(table: &Table, problems: Vec<Problem>) -> Result<Defaults, Error> {
+    let notes = Notes::new(problems);
+    let root = Section::root(table, &notes);
+    let judging = root.must("defaults", SECTION, |f| {
+        section(f, monitors::default_judging)
+    });
+    let limits = root.must("limits", SECTION, |f| section(f, limits));
+    let mut problems = notes.into_problems();
+    in_order(&mut problems);
+    match (judging, limits) {
+        (Some(judging), Some(limits)) if problems.is_empty() => Ok(Defaults {
+            judging,
+            max_levels: limits.max_levels,
+        }),
         _ => Err(Error::Wrong(problems)),
     }
 }

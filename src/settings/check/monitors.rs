@@ -1,6 +1,6 @@
 //! `[[monitors]]` and `[defaults]`, which every monitor starts from.
 
-use crate::monitor::{Input, Monitor, OnGap, Retraining, VersionSource};
+use crate::monitor::{Input, Judging, Monitor, OnGap, Retraining, VersionSource};
 use crate::settings::field::Field;
 use crate::settings::file::{Node, Table, Value};
 use crate::settings::layers::merge;
@@ -10,7 +10,7 @@ use super::{policies, rows, section};
 
 /// Keys that say something about rows: a monitor without any of them and without a topic is
 /// periodic only.
-const OF_ROWS: [&str; 17] = [
+const OF_ROWS: [&str; 18] = [
     "topic",
     "version",
     "timestamp",
@@ -22,6 +22,7 @@ const OF_ROWS: [&str; 17] = [
     "guard",
     "tests",
     "alpha",
+    "adjustment",
     "min_rows",
     "min_share",
     "alert",
@@ -254,6 +255,11 @@ fn input(section: &Section<'_>) -> Option<(Input, Retraining)> {
         },
         retraining,
     ))
+}
+
+/// How windows are judged where a monitor says nothing of its own.
+pub(super) fn default_judging(section: &Section<'_>) -> Option<Judging> {
+    shared(section).map(|shared| shared.input.judging)
 }
 
 fn shared(section: &Section<'_>) -> Option<Shared> {

@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 use croner::Cron;
 
 use crate::compare::Test;
+use crate::compare::adjust::Adjustment;
 use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit, Mode, Retraining, Schedule};
 use crate::settings::field::Field;
 use crate::settings::file::{Node, Value};
@@ -16,24 +17,10 @@ use crate::window::Spec;
 
 use super::{DAY_MS, MINUTE_MS, YEAR_MS, duration, section};
 
-const TESTS: [(&str, Test); 7] = [
-    ("ks", Test::Ks),
-    ("chi2", Test::Chi2),
-    ("psi", Test::Psi),
-    ("js", Test::Js),
-    ("wasserstein", Test::Wasserstein),
-    ("null_rate", Test::NullRate),
-    ("unseen_rate", Test::UnseenRate),
-];
-
-/// The effects of `config/default.toml`; a test compares the two.
-pub(in crate::settings) fn default_effect(test: Test) -> f64 {
-    match test {
-        Test::Psi => 0.2,
-        Test::NullRate => 0.05,
-        Test::UnseenRate => 0.01,
-        _ => 0.1,
-    }
+/// Every test but the one that is a mode.
+fn known() -> Vec<&'static str> {
+    let tests = Test::ALL.iter().filter(|test| **test != Test::Learned);
+    tests.map(|test| test.as_str()).collect()
 }
 
 /// Everything that says how a window is judged.
@@ -51,6 +38,9 @@ pub(super) fn judging(s: &Section<'_>, window: Option<&Spec>) -> Option<Judging>
     let guard = s.must("guard", "expected a number", |f| f.number(0.1..=100.0));
     let tests = s.must("tests", "expected a list", tests);
     let alpha = s.must("alpha", "expected a number", |f| f.number(1e-9..=0.5));
+    let adjustment = s.must("adjustment", "expected an adjustment", |f| {
+        f.choice(&Adjustment::ALL.map(|adjustment| (adjustment.as_str(), adjustment)))
+    });
     let min_rows = s.must("min_rows", "expected a number", |f| {
         f.integer(1..=1_000_000_000)
     });
@@ -62,6 +52,7 @@ pub(super) fn judging(s: &Section<'_>, window: Option<&Spec>) -> Option<Judging>
         guard: guard?,
         tests: tests?,
         alpha: alpha?,
+        adjustment: adjustment?,
         min_rows: min_rows?,
         min_share: min_share?,
         alert: alert?,
@@ -97,15 +88,9 @@ fn false_alarms(field: &Field<'_>, window: Option<&Spec>) -> Option<FalseAlarms>
 /// `["ks", "psi"]` with the default limits, or `{ psi = { effect = 0.25 } }`.
 fn tests(field: &Field<'_>) -> Option<Vec<Limit>> {
     const RIGHT: &str = "expected names of tests such as [\"ks\", \"psi\"], or limits such as \
-                         { psi = { effect = 0.25 } }";
+                         { psi = { effect = 0.25 }, ks = { decides = false } }";
     let limits: Vec<Option<Limit>> = if let Some(names) = field.as_list() {
-        let named = |f: &Field<'_>| {
-            let test = test(f.as_text().unwrap_or_default(), f)?;
-            Some(Limit {
-                test,
-                effect: default_effect(test),
-            })
-        };
+        let named = |f: &Field<'_>| test(f.as_text().unwrap_or_default(), f).map(Limit::usual);
         names.iter().map(named).collect()
     } else if field.is_table() {
         let section = field.section()?;
@@ -131,12 +116,9 @@ fn tests(field: &Field<'_>) -> Option<Vec<Limit>> {
 }
 
 fn test(name: &str, field: &Field<'_>) -> Option<Test> {
-    let test = TESTS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, test)| *test);
+    let known = known();
+    let test = name.parse().ok().filter(|_: &Test| known.contains(&name));
     if test.is_none() {
-        let known: Vec<&str> = TESTS.iter().map(|(known, _)| *known).collect();
         let right = match (name, nearest(name, known.iter().copied())) {
             ("learned", _) => "set mode = \"learned\"; it is no test of its own".into(),
             (_, Some(meant)) => format!("did you mean {meant}? Known are {}", known.join(", ")),
@@ -150,13 +132,19 @@ fn test(name: &str, field: &Field<'_>) -> Option<Test> {
 fn limit(name: &str, field: &Field<'_>) -> Option<Limit> {
     let test = test(name, field)?;
     section(field, |s| {
+        let usual = Limit::usual(test);
         let effect = match s.has("effect") {
             true => s.may("effect", |f| f.number(0.0..=1e6)),
-            false => Some(default_effect(test)),
+            false => Some(usual.effect),
+        };
+        let decides = match s.has("decides") {
+            true => s.may("decides", Field::boolean),
+            false => Some(usual.decides),
         };
         Some(Limit {
             test,
             effect: effect?,
+            decides: decides?,
         })
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use driftd::compare::adjust::Adjustment;
 use driftd::monitor::{
     AlertPolicy, FalseAlarms, Features, Input, Judging, Mode, Monitor, OnGap, Retraining, Schedule,
     TimeUnit, Timestamp, VersionSource,
@@ -60,6 +61,7 @@ pub(crate) fn streaming(name: &str) -> Monitor {
             guard: 2.0,
             tests: Vec::new(),
             alpha: 0.05,
+            adjustment: Adjustment::BenjaminiHochberg,
             min_rows: 100,
             min_share: 0.0,
             alert: AlertPolicy {

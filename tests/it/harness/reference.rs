@@ -4,7 +4,7 @@
 //! Where the daemon keeps counts on bins, this keeps every value; where it merges stretches, this
 //! walks each partition from its first message to its last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::DateTime;
 use serde_json::Value;
@@ -26,8 +26,9 @@ pub(crate) const FEATURES: [(&str, bool); 4] = [
 pub(crate) const MIN_ROWS: i64 = 100;
 pub(crate) const ALPHA: f64 = 0.05;
 pub(crate) const RESOLVE_AFTER: usize = 3;
-/// The tests and their limits on the effect.
-pub(crate) const LIMITS: [(&str, f64); 3] = [("ks", 0.1), ("null_rate", 0.05), ("psi", 0.2)];
+/// The tests and their limits on the effect; chi-square informs only, and its p-value, whose law
+/// depends on how rare the rarest label is, is checked elsewhere.
+pub(crate) const LIMITS: [(&str, f64); 3] = [("chi2", 0.1), ("ks", 0.1), ("null_rate", 0.05)];
 
 /// A value as the tests see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,13 +58,20 @@ pub(crate) struct Score {
     pub(crate) feature: &'static str,
     pub(crate) test: &'static str,
     pub(crate) statistic: f64,
-    pub(crate) p_value: f64,
-    pub(crate) p_adjusted: f64,
+    /// None where neither side has a row that counts: nothing could have come out otherwise.
+    pub(crate) p_value: Option<f64>,
+    pub(crate) p_adjusted: Option<f64>,
     pub(crate) effect: f64,
     pub(crate) threshold: f64,
     pub(crate) nulls: i64,
     pub(crate) unseen: i64,
     pub(crate) drifted: bool,
+}
+
+impl Score {
+    pub(crate) fn decides(&self) -> bool {
+        self.test != "chi2"
+    }
 }
 
 /// A row of `alert_episodes`, with times as window starts.
@@ -262,24 +270,24 @@ fn judge(start_ms: i64, gathered: &Gathered, baseline: &[Vec<Cell>]) -> Window {
 }
 
 fn scores(baseline: &[Vec<Cell>], rows: &[Vec<Cell>]) -> Vec<Score> {
-    let mut scores = Vec::new();
+    let mut family = Vec::new();
     for (test, limit) in LIMITS {
-        let mut family = Vec::new();
         for (at, (feature, number)) in FEATURES.into_iter().enumerate() {
             let before: Vec<&Cell> = baseline.iter().map(|row| &row[at]).collect();
             let now: Vec<&Cell> = rows.iter().map(|row| &row[at]).collect();
             let found = match test {
                 "ks" if !number => continue,
+                "chi2" if number => continue,
                 "ks" => ks(&numbers(&before), &numbers(&now)),
                 "null_rate" => null_rate(&before, &now),
-                _ => psi(&before, &now),
+                _ => chi2(&before, &now),
             };
             family.push(Score {
                 feature,
                 test,
                 statistic: found.0,
                 p_value: found.1,
-                p_adjusted: f64::NAN,
+                p_adjusted: None,
                 effect: found.2,
                 threshold: limit,
                 nulls: absent(&now),
@@ -287,27 +295,45 @@ fn scores(baseline: &[Vec<Cell>], rows: &[Vec<Cell>]) -> Vec<Score> {
                 drifted: false,
             });
         }
-        adjust(&mut family);
-        for score in &mut family {
-            score.drifted = score.p_adjusted < ALPHA && score.effect > score.threshold;
-        }
-        scores.extend(family);
     }
-    scores.sort_by_key(|score| (score.feature, score.test));
-    scores
+    adjust(&mut family);
+    for score in family.iter_mut().filter(|score| score.decides()) {
+        let significant = score.p_adjusted.is_none_or(|p| p <= ALPHA);
+        score.drifted = significant && score.effect > score.threshold;
+    }
+    family.sort_by_key(|score| (score.feature, score.test));
+    family
 }
 
-/// Benjamini-Hochberg over the features of one test.
+/// Simes over the tests of a feature, then Holm over the features; the other tests of a feature
+/// follow at Bonferroni's factor.
 fn adjust(family: &mut [Score]) {
-    let p_values: Vec<f64> = family.iter().map(|score| score.p_value).collect();
-    let tests = p_values.len() as f64;
-    let candidate = |p: f64| {
-        let rank = p_values.iter().filter(|other| **other <= p).count();
-        p * tests / rank as f64
-    };
-    for score in family {
-        let above = p_values.iter().filter(|p| **p >= score.p_value);
-        score.p_adjusted = above.map(|p| candidate(*p)).fold(1.0, f64::min);
+    let mut firsts: Vec<(&str, f64)> = Vec::new();
+    for (feature, _) in FEATURES {
+        let mut own: Vec<&mut Score> = family.iter_mut().filter(|s| s.feature == feature).collect();
+        own.retain(|score| score.p_value.is_some());
+        own.sort_by(|a, b| b.p_value.unwrap().total_cmp(&a.p_value.unwrap()));
+        let count = own.len();
+        let mut least = 1.0_f64;
+        for (above, score) in own.iter_mut().enumerate() {
+            least = least.min(score.p_value.unwrap() * count as f64 / (count - above) as f64);
+            score.p_adjusted = Some(least);
+        }
+        if count > 0 {
+            firsts.push((feature, least));
+        }
+    }
+    firsts.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let (count, mut so_far) = (firsts.len(), 0.0_f64);
+    for (rank, (feature, first)) in firsts.iter().enumerate() {
+        so_far = so_far.max((first * (count - rank) as f64).min(1.0));
+        for score in family.iter_mut().filter(|score| score.feature == *feature) {
+            let follow = |p: f64| (p * count as f64).min(1.0).max(so_far);
+            score.p_adjusted = score.p_adjusted.map(|p| match p <= *first {
+                true => so_far,
+                false => follow(p),
+            });
+        }
     }
 }
 
@@ -344,7 +370,7 @@ fn episodes(windows: &[Window]) -> Vec<Episode> {
 // --- the tests, by their formulas ----------------------------------------------------------------
 
 /// Statistic, p-value, effect.
-pub(crate) type Found = (f64, f64, f64);
+pub(crate) type Found = (f64, Option<f64>, f64);
 
 fn numbers(cells: &[&Cell]) -> Vec<f64> {
     let mut values: Vec<f64> = cells
@@ -396,88 +422,41 @@ pub(crate) fn ks(before: &[f64], now: &[f64]) -> Found {
         }
     }
     let statistic = greatest as f64 / (m * n) as f64;
-    (statistic, row[n], statistic)
+    (statistic, Some(row[n]), statistic)
 }
 
-/// PSI on the baseline's deciles or levels, over the rows that have a value.
-fn psi(before: &[&Cell], now: &[&Cell]) -> Found {
-    let bins = Bins::of(before);
-    let present = |cells: &[&Cell]| cells.len() as f64 - absent(cells) as f64;
-    let (old, new) = (bins.count(before), bins.count(now));
-    let used: Vec<(f64, f64)> = old
-        .iter()
-        .zip(&new)
-        .map(|(a, b)| (*a as f64, *b as f64))
-        .filter(|(a, b)| a + b > 0.0)
-        .collect();
-    let (n, m, size) = (present(before), present(now), used.len() as f64);
-    let mut statistic = 0.0;
-    for (a, b) in used {
-        let p = (a + 0.5) / (n + size / 2.0);
-        let q = (b + 0.5) / (m + size / 2.0);
-        statistic += (q - p) * (q / p).ln();
-    }
-    let noise = 1.0 / n + 1.0 / m;
-    let p_value = ChiSquared::new(size - 1.0).unwrap().sf(statistic / noise);
-    let effect = (statistic - (size - 1.0) * noise).max(0.0);
-    (statistic, p_value, effect)
-}
-
-enum Bins {
-    Deciles(Vec<f64>),
-    Levels(Vec<String>),
-}
-
-impl Bins {
-    fn of(before: &[&Cell]) -> Self {
-        let values = numbers(before);
-        if values.is_empty() {
-            let mut levels: Vec<String> = before
-                .iter()
-                .filter_map(|cell| match cell {
-                    Cell::Label(label) => Some(label.clone()),
-                    _ => None,
-                })
-                .collect();
-            levels.sort();
-            levels.dedup();
-            return Self::Levels(levels);
-        }
-        let mut deciles: Vec<f64> = (1..10).map(|tenth| decile(&values, tenth)).collect();
-        deciles.dedup();
-        Self::Deciles(deciles)
-    }
-
-    /// The last bin is for labels that are new.
-    fn count(&self, cells: &[&Cell]) -> Vec<u64> {
-        let size = match self {
-            Self::Deciles(deciles) => deciles.len() + 1,
-            Self::Levels(levels) => levels.len() + 1,
-        };
-        let mut counts = vec![0; size];
+/// Chi-square of the labels, over the rows that have one; each label of either side is a level. The
+/// effect is V of both sides at equal weight, less what it is over all deals of the pooled rows.
+fn chi2(before: &[&Cell], now: &[&Cell]) -> Found {
+    let labels = |cells: &[&Cell]| {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
         for cell in cells {
-            let bin = match (self, cell) {
-                (Self::Deciles(cuts), Cell::Number(v)) => cuts.iter().filter(|c| **c <= *v).count(),
-                (Self::Levels(levels), Cell::Label(label)) => {
-                    let found = levels.iter().position(|level| level == label);
-                    found.unwrap_or(levels.len())
-                }
-                _ => continue,
-            };
-            counts[bin] += 1;
+            if let Cell::Label(label) = cell {
+                *counts.entry(label.clone()).or_default() += 1;
+            }
         }
         counts
+    };
+    let (old, new) = (labels(before), labels(now));
+    let (n, m): (u64, u64) = (old.values().sum(), new.values().sum());
+    let levels: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let (mut statistic, mut apart, mut chance) = (0.0, 0.0, 0.0);
+    for level in &levels {
+        let count = |side: &BTreeMap<String, u64>| side.get(*level).copied().unwrap_or(0);
+        let (a, b) = (count(&old), count(&new));
+        let total = a + b;
+        let gap = |b: u64| {
+            let (p, q) = ((total - b) as f64 / n as f64, b as f64 / m as f64);
+            ((p - q).powi(2), (p - q).powi(2) / (p + q) / 2.0)
+        };
+        let all = ln_binomial(n + m, m);
+        let deal = |b| (ln_binomial(total, b) + ln_binomial(n + m - total, m - b) - all).exp();
+        let deals = total.saturating_sub(n)..=total.min(m);
+        statistic += gap(b).0 * n as f64 * m as f64 / total as f64;
+        apart += gap(b).1;
+        chance += deals.map(|b| deal(b) * gap(b).1).sum::<f64>();
     }
-}
-
-/// Linear between order statistics, as numpy does by default.
-fn decile(sorted: &[f64], tenth: usize) -> f64 {
-    let place = tenth * (sorted.len() - 1);
-    let (at, rest) = (place / 10, place % 10);
-    if rest == 0 {
-        return sorted[at];
-    }
-    sorted[at] + (sorted[at + 1] - sorted[at]) * rest as f64 / 10.0
+    (statistic, None, (apart - chance).max(0.0).sqrt())
 }
 
 /// The share of rows without a value. p by chi-square where every cell of the table may expect
@@ -487,6 +466,9 @@ fn null_rate(before: &[&Cell], now: &[&Cell]) -> Found {
     let [old, new] = [before, now].map(|side| absent(side).unsigned_abs());
     let (rate, rate_before) = (new as f64 / m as f64, old as f64 / n as f64);
     let effect = (rate - rate_before).abs();
+    if old + new == 0 || old + new == n + m {
+        return (rate, None, effect);
+    }
     let observed = [old, new, n - old, m - new].map(|count| count as f64);
     let share = (observed[0] + observed[1]) / (n + m) as f64;
     let expected = [share, share, 1.0 - share, 1.0 - share];
@@ -496,11 +478,15 @@ fn null_rate(before: &[&Cell], now: &[&Cell]) -> Found {
         .map(|(share, rows)| share * rows as f64)
         .collect();
     if expected.iter().any(|cell| *cell < 5.0) {
-        return (rate, fisher(old, n, new, m), effect);
+        return (rate, Some(fisher(old, n, new, m)), effect);
     }
     let cells = observed.iter().zip(expected);
     let statistic: f64 = cells.map(|(o, e)| (o - e).powi(2) / e).sum();
-    (rate, ChiSquared::new(1.0).unwrap().sf(statistic), effect)
+    (
+        rate,
+        Some(ChiSquared::new(1.0).unwrap().sf(statistic)),
+        effect,
+    )
 }
 
 /// All tables with the same margins that are no likelier than this one.

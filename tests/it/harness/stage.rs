@@ -238,7 +238,10 @@ fn settings(knobs: &Knobs, postgres_url: &str) -> String {
         idle_after,
     } = knobs;
     let features: Vec<&str> = FEATURES.iter().map(|(name, _)| *name).collect();
-    let limits = LIMITS.map(|(test, effect)| format!("{test} = {{ effect = {effect:?} }}"));
+    let limits = LIMITS.map(|(test, effect)| {
+        let decides = test != "chi2";
+        format!("{test} = {{ effect = {effect:?}, decides = {decides} }}")
+    });
     let limits = limits.join("\n");
     format!(
         r#"

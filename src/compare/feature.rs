@@ -1,0 +1,284 @@
+//! The tests of one feature: which function answers, on rows or on bins.
+//!
+//! Where the row samples of both sides hold all of their rows, tests on values run on the rows; else
+//! on the fine grid of the full data, with a bound on the error beside the statistic where there is
+//! a proof of one. Epps-Singleton has no form on bins: beyond the sample it runs on the sample.
+
+use super::wasserstein::BinSum;
+use super::welch_t::Moments;
+use super::{
+    Answer, Reason, Scope, Test, anderson, chi2, cramers_v, cvm, energy, epps_singleton, fisher, g,
+    hellinger, js, kl, ks, kuiper, linf, mann_whitney, out_of_range, psi, rates, tv, unseen,
+    wasserstein, welch_t,
+};
+use crate::profile::coarse;
+use crate::profile::{Bins, Categorical, Feature, FeatureLayout, Grid, Numeric, Values};
+
+/// One side of a feature.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side<'a> {
+    /// Its profile.
+    pub(super) feature: &'a Feature,
+    /// Rows, absent values included.
+    pub(super) rows: u64,
+    /// What the row sample holds of it.
+    pub(super) sampled: &'a Sampled,
+}
+
+impl Side<'_> {
+    /// Standard deviation (divisor n) of a numeric feature: of all rows where the sample has them,
+    /// else from the sums of the grid; 0 without values.
+    pub(super) fn deviation(&self, layout: &FeatureLayout) -> f64 {
+        match (&self.feature.values, &layout.bins) {
+            (Values::Numeric(_), _) if self.sampled.complete => deviation(&self.sampled.sorted),
+            (Values::Numeric(values), Bins::Grid(grid)) => values.deviation(grid).unwrap_or(0.0),
+            _ => 0.0,
+        }
+    }
+}
+
+/// Around a middle value, so that an offset of 1e9 costs no digits; in units of a power of two, so
+/// that squares of 1e308 stay finite and no digit changes.
+fn deviation(sorted: &[f64]) -> f64 {
+    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else {
+        return 0.0;
+    };
+    let largest = first.abs().max(last.abs());
+    let unit = match largest {
+        huge if huge > 1e150 => 2.0_f64.powi(-600),
+        tiny if tiny < 1e-150 => 2.0_f64.powi(600),
+        _ => 1.0,
+    };
+    let n = sorted.len() as f64;
+    let middle = sorted[sorted.len() / 2] * unit;
+    let offset = sorted
+        .iter()
+        .map(|value| value * unit - middle)
+        .sum::<f64>()
+        / n;
+    let squares = sorted
+        .iter()
+        .map(|value| (value * unit - middle - offset).powi(2));
+    (squares.sum::<f64>() / n).sqrt() / unit
+}
+
+/// What a row sample holds of one feature.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Sampled {
+    /// The values of a numeric feature, ascending.
+    pub(super) sorted: Vec<f64>,
+    /// Whether those are all values there are.
+    pub(super) complete: bool,
+    /// Rows per label that the baseline never held, where the sample has them all.
+    pub(super) strangers: Option<Vec<u64>>,
+}
+
+/// Whether a test makes sense of a feature.
+pub(super) fn is_for(test: Test, layout: &FeatureLayout) -> bool {
+    let numeric = layout.kind.is_numeric();
+    match test.scope() {
+        Scope::Numeric => numeric,
+        Scope::Categorical => !numeric,
+        Scope::Feature => true,
+        Scope::Joint | Scope::Window | Scope::History => false,
+    }
+}
+
+/// Whether a test reads the sorted values of the sample where it may.
+pub(super) fn reads_rows(test: Test) -> bool {
+    test.scope() == Scope::Numeric && test != Test::OutOfRange
+}
+
+/// What a test says of a feature; `scale` is the reference's standard deviation.
+pub(super) fn answer(
+    test: Test,
+    layout: &FeatureLayout,
+    scale: f64,
+    reference: Side<'_>,
+    window: Side<'_>,
+) -> Answer {
+    match test.scope() {
+        Scope::Numeric => on_numbers(test, layout, scale, reference, window),
+        _ => match test {
+            Test::NullRate | Test::MissingRate | Test::TypeErrors => {
+                on_quality(test, reference, window)
+            }
+            Test::UnseenRate => unseen_levels(reference, window),
+            _ => {
+                let (left, right) = bins(layout, reference, window);
+                on_bins(test, &left, &right)
+            }
+        },
+    }
+}
+
+fn on_bins(test: Test, reference: &[u64], window: &[u64]) -> Answer {
+    match test {
+        Test::Psi => psi::counts(reference, window),
+        Test::Js => js::counts(reference, window),
+        Test::Kl => kl::counts(reference, window),
+        Test::Hellinger => hellinger::counts(reference, window),
+        Test::Tv => tv::counts(reference, window),
+        Test::Linf => linf::counts(reference, window),
+        Test::Chi2 => chi2::homogeneity(reference, window),
+        Test::Chi2Yates => chi2::yates(reference, window),
+        Test::G => g::homogeneity(reference, window),
+        Test::Fisher => fisher::two_levels(reference, window),
+        Test::CramersV => cramers_v::counts(reference, window),
+        _ => Err(Reason::DifferentBins),
+    }
+}
+
+/// The coarse counts of both sides without the bin for absent values, which have tests of their
+/// own. Labels that the baseline never held have a bin each: in one bin, which the data would have
+/// chosen, they would be found too often.
+fn bins(layout: &FeatureLayout, reference: Side<'_>, window: Side<'_>) -> (Vec<u64>, Vec<u64>) {
+    let values_only = |side: Side<'_>| {
+        let mut counts = coarse::of_feature(layout, side.feature);
+        counts.pop();
+        counts
+    };
+    let (mut left, mut right) = (values_only(reference), values_only(window));
+    if let Values::Categorical(values) = &window.feature.values {
+        right.pop();
+        right.extend(unseen::bins(
+            &strangers(values, window.sampled),
+            values.unseen,
+        ));
+        left.pop();
+        left.resize(right.len(), 0);
+    }
+    (left, right)
+}
+
+fn strangers(values: &Categorical, sampled: &Sampled) -> Vec<u64> {
+    match &sampled.strangers {
+        Some(all) => all.clone(),
+        None => values.strangers.iter().map(|(_, _, rows)| rows).collect(),
+    }
+}
+
+fn unseen_levels(reference: Side<'_>, window: Side<'_>) -> Answer {
+    let (Values::Categorical(left), Values::Categorical(right)) =
+        (&reference.feature.values, &window.feature.values)
+    else {
+        return Err(Reason::DifferentBins);
+    };
+    let strangers = strangers(right, window.sampled);
+    unseen::levels(&left.counts, &right.counts, &strangers, right.unseen)
+}
+
+fn on_quality(test: Test, reference: Side<'_>, window: Side<'_>) -> Answer {
+    let (left, right) = (&reference.feature.quality, &window.feature.quality);
+    let (n, m) = (reference.rows, window.rows);
+    match test {
+        Test::MissingRate => rates::missing_rate(left.missing, n, right.missing, m),
+        Test::TypeErrors => rates::type_errors(left.wrong_type, n, right.wrong_type, m),
+        _ => rates::null_rate(left.absent(), n, right.absent(), m),
+    }
+}
+
+fn on_numbers(
+    test: Test,
+    layout: &FeatureLayout,
+    scale: f64,
+    reference: Side<'_>,
+    window: Side<'_>,
+) -> Answer {
+    let (Values::Numeric(left), Values::Numeric(right), Bins::Grid(grid)) = (
+        &reference.feature.values,
+        &window.feature.values,
+        &layout.bins,
+    ) else {
+        return Err(Reason::DifferentBins);
+    };
+    if test == Test::OutOfRange {
+        return out_of_range::counts(left.count(), right.count(), right.out_of_range());
+    }
+    let (rows, others) = (&reference.sampled.sorted, &window.sampled.sorted);
+    // Where the baseline does not vary, a distance has the scale of both sides together.
+    let scale = if scale > 0.0 || test == Test::WassersteinNormed {
+        scale
+    } else {
+        pooled_deviation(grid, left, right)
+    };
+    if reference.sampled.complete && window.sampled.complete {
+        on_rows(test, rows, others, scale)
+    } else if test == Test::EppsSingleton {
+        epps_singleton::exact(rows, others)
+    } else {
+        on_grid(test, grid, left, right, scale)
+    }
+}
+
+fn pooled_deviation(grid: &Grid, reference: &Numeric, window: &Numeric) -> f64 {
+    let mut both = reference.clone();
+    both.merge(window);
+    both.deviation(grid).unwrap_or(0.0)
+}
+
+fn on_rows(test: Test, reference: &[f64], window: &[f64], scale: f64) -> Answer {
+    match test {
+        Test::Ks => ks::exact(reference, window),
+        Test::Cvm => cvm::exact(reference, window),
+        Test::Anderson => anderson::exact(reference, window),
+        Test::MannWhitney => mann_whitney::exact(reference, window),
+        Test::WelchT => welch_t::exact(reference, window),
+        Test::EppsSingleton => epps_singleton::exact(reference, window),
+        Test::Kuiper => kuiper::exact(reference, window),
+        Test::Energy => energy::exact(reference, window, scale),
+        Test::WassersteinNormed => {
+            wasserstein::normed(wasserstein::exact(reference, window, scale), scale)
+        }
+        _ => wasserstein::exact(reference, window, scale),
+    }
+}
+
+fn on_grid(test: Test, grid: &Grid, reference: &Numeric, window: &Numeric, scale: f64) -> Answer {
+    let (left, right) = (&reference.counts, &window.counts);
+    match test {
+        Test::Ks => ks::grid(left, right),
+        Test::Cvm => cvm::grid(left, right),
+        Test::Anderson => anderson::grid(left, right),
+        Test::MannWhitney => mann_whitney::grid(left, right),
+        Test::Kuiper => kuiper::grid(left, right),
+        Test::WelchT => {
+            let moments = |side: &Numeric| {
+                let (rows, deviation) = (side.count(), side.deviation(grid).unwrap_or(0.0));
+                Moments {
+                    rows,
+                    mean: side.mean(grid).unwrap_or(0.0),
+                    variance: deviation.powi(2) * rows as f64
+                        / rows.saturating_sub(1).max(1) as f64,
+                }
+            };
+            welch_t::moments(moments(reference), moments(window))
+        }
+        _ => on_sums(test, grid, reference, window, scale),
+    }
+}
+
+fn on_sums(test: Test, grid: &Grid, reference: &Numeric, window: &Numeric, scale: f64) -> Answer {
+    let range = (
+        reference.least.min(window.least),
+        reference.greatest.max(window.greatest),
+    );
+    let (left, right) = (bin_sums(grid, reference), bin_sums(grid, window));
+    match test {
+        Test::Energy => energy::grid(&grid.cuts, &left, &right, range, scale),
+        Test::WassersteinNormed => {
+            let plain = wasserstein::grid(&grid.cuts, &left, &right, range, scale);
+            wasserstein::normed(plain, scale)
+        }
+        _ => wasserstein::grid(&grid.cuts, &left, &right, range, scale),
+    }
+}
+
+fn bin_sums(grid: &Grid, numeric: &Numeric) -> Vec<BinSum> {
+    let bins = numeric.counts.iter().zip(&numeric.sums);
+    bins.map(|(count, sum)| BinSum {
+        count: *count,
+        sum: grid.value_of(*sum),
+    })
+    .collect()
+}
