@@ -2,6 +2,7 @@
 
 pub mod baseline;
 mod calibration;
+pub mod check;
 pub mod check_config;
 pub mod demo;
 pub mod jobs;
@@ -15,7 +16,10 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use sqlx::PgPool;
 
-use crate::settings::{Error, LoadOptions, Log, LogFormat, Override, Settings, environment};
+use crate::baseline::Baseline;
+use crate::settings::{
+    Defaults, Error, LoadOptions, Log, LogFormat, Override, Settings, environment,
+};
 use crate::{store, telemetry};
 
 /// Exit code of a command that failed while it ran.
@@ -51,7 +55,7 @@ pub struct Cli {
 }
 
 /// What every command takes.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct Global {
     /// The settings file (TOML).
     #[arg(long, short, global = true, value_name = "FILE")]
@@ -74,6 +78,9 @@ enum Command {
     Run(run::Args),
     /// Show it all on real data, with a Kafka and a Postgres of its own.
     Demo(demo::Args),
+    /// Compare a file with another one: drifted or not, for batch pipelines.
+    #[command(disable_version_flag = true)]
+    Check(Box<check::Args>),
     /// Say all that is wrong with the settings, or show them.
     CheckConfig(check_config::Args),
     /// Bring the database's schema up to date.
@@ -143,6 +150,7 @@ impl Cli {
     async fn dispatch(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::CheckConfig(args) => check_config::run(&args, self.global.load_options()),
+            Command::Check(args) => self.global.check(*args).await,
             Command::Demo(args) => {
                 telemetry::init(&self.global.demo_log()?).context("cannot start logging")?;
                 demo::run(args).await
@@ -169,6 +177,25 @@ impl Cli {
 }
 
 impl Global {
+    /// Needs no database unless the reference is a stored baseline. Whatever stands in the way, the
+    /// answer is that driftd could not tell.
+    async fn check(self, args: check::Args) -> anyhow::Result<ExitCode> {
+        let told = async {
+            let Some(id) = args.baseline.clone() else {
+                let defaults = Defaults::load(self.load_options())?;
+                return check::run(args, defaults, None).await;
+            };
+            let (defaults, settings) = (
+                Defaults::load(self.clone().load_options())?,
+                self.settings()?,
+            );
+            let stored = baseline::find(&pool(&settings).await?, &id).await?;
+            check::run(args, defaults, Some(Baseline::of_stored(stored)?)).await
+        };
+        told.await
+            .map_err(|error: anyhow::Error| error.context(CouldNotTell))
+    }
+
     /// Settings with which everything else can begin; logging has begun.
     fn settings(self) -> anyhow::Result<Settings> {
         let settings = Settings::load(self.load_options())?;
@@ -183,13 +210,13 @@ impl Global {
     fn demo_log(&self) -> anyhow::Result<Log> {
         if self.config.is_some() || !self.set.is_empty() {
             anyhow::bail!(Usage(
-                "demo brings its own settings: leave --config and --set out"
+                "demo brings its own settings: leave --config and --set out".into()
             ));
         }
         let format = match self.log_format.as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,
-            Some(_) => anyhow::bail!(Usage("--log-format is text or json")),
+            Some(_) => anyhow::bail!(Usage("--log-format is text or json".into())),
         };
         let level = self.log_level.clone().unwrap_or_else(|| "warn".into());
         Ok(Log { format, level })
@@ -219,10 +246,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// A command line that clap cannot know to be wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Usage(&'static str);
+struct Usage(String);
+
+/// Why `driftd check` has no verdict.
+#[derive(Debug, thiserror::Error)]
+#[error("could not tell")]
+struct CouldNotTell;
 
 /// The exit code of a command that stopped with an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<CouldNotTell>() {
+        return ExitCode::from(check::COULD_NOT_TELL);
+    }
     if error.is::<Error>() || error.is::<Usage>() {
         return ExitCode::from(WRONG);
     }

@@ -13,6 +13,8 @@
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `embeddings`: a stream of vectors, from the training file to the scores
 //! - `backpressure`: Postgres stands still while messages come
+//! - `check`: files against files, without any server
+//! - `oracle`: the same on 79 pairs of files, against scipy
 //! - `bad_input`: what a new user gets wrong, and what comes of it
 
 #![allow(
@@ -25,6 +27,7 @@
 mod backpressure;
 mod bad_input;
 mod baselines;
+mod check;
 mod checkpoints;
 mod docs;
 mod embedded;
@@ -33,6 +36,7 @@ mod end_to_end;
 mod harness;
 mod jobs;
 mod kafka;
+mod oracle;
 mod schedules;
 mod store;
 mod structure;

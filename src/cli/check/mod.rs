@@ -1,0 +1,361 @@
+//! `driftd check`: one file against another, or against a stored baseline, without a daemon.
+//!
+//! It imports the reference as a baseline, profiles the current data as a window of it, and judges
+//! that window by the same code as the daemon, in the mode `thresholds`.
+
+mod report;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use super::{Output, Usage};
+use crate::baseline::Baseline;
+use crate::baseline::current::{self, Differences};
+use crate::baseline::import::{self, Request};
+use crate::baseline::kinds::Overrides;
+use crate::baseline::read::Files;
+use crate::compare::window::Reference;
+use crate::compare::{Scope, Test};
+use crate::decide::verdict::{Judge, Judged, State, Verdict};
+use crate::monitor::{Judging, Kind, Limit, Mode, TimeUnit};
+use crate::profile::{Layout, Profile};
+use crate::settings::Defaults;
+use crate::window::Spec;
+
+/// Nothing speaks for drift.
+const STABLE: u8 = 0;
+/// The current data have drifted.
+const DRIFTED: u8 = 1;
+/// Too little to tell, or something stood in the way.
+pub const COULD_NOT_TELL: u8 = 2;
+
+/// Tests are exact up to so many rows a side; beyond, on the fine grid, with a bound on the error.
+const EXACT_ROWS: usize = 1_000_000;
+
+/// Files have no time; what hangs on it decides nothing here.
+const NO_TIME: i64 = 0;
+/// As above.
+const AS_ONE_WINDOW: Spec = Spec {
+    size_ms: 86_400_000,
+    every_ms: 86_400_000,
+    out_of_orderness_ms: 0,
+    allowed_lateness_ms: 0,
+    idle_after_ms: 0,
+    max_future_ms: 0,
+};
+
+const AFTER_HELP: &str =
+    "Files are Parquet (.parquet), CSV (.csv), NDJSON (.ndjson, .jsonl, .json) \
+or Arrow IPC (.arrow, .feather, .ipc).
+Limits and significance are those of [defaults] in the settings.
+
+Exit codes:
+  0  stable
+  1  drifted
+  2  could not tell: too few rows, a file that cannot be read, columns that do not fit, a wrong
+     command line";
+
+/// Compare a file with another one, or with a stored baseline.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Args {
+    /// The data to compare with: training data, or the last batch that was good.
+    #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "baseline")]
+    reference: Vec<PathBuf>,
+    /// The data to look at; NDJSON on standard input if not said.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    current: Vec<PathBuf>,
+    /// A stored baseline instead of a reference file: its id or the start of it. Needs Postgres.
+    #[arg(long, value_name = "ID", conflicts_with = "reference")]
+    pub baseline: Option<String>,
+    /// Tests, by name; `all` computes all of them, and those of the settings decide.
+    #[arg(long, value_delimiter = ',', value_name = "TESTS")]
+    tests: Vec<String>,
+    /// Columns to compare; all if not said.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    features: Vec<String>,
+    /// Columns to leave out.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    exclude: Vec<String>,
+    /// Columns that are numbers, whatever they look like.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    numeric: Vec<String>,
+    /// Columns that are labels, such as integer codes.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    categorical: Vec<String>,
+    /// Significance over all features and tests together; that of the settings if not said.
+    #[arg(long, value_name = "ALPHA")]
+    alpha: Option<f64>,
+    /// A table for people, JSON for programs.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// What is said of the current data.
+#[derive(Debug)]
+struct Checked {
+    judge: Judge,
+    judged: Judged,
+    current: Profile,
+    differences: Differences,
+    verdict: &'static str,
+}
+
+/// Compares, and writes what came of it to standard output.
+///
+/// # Errors
+/// A file, a column or a test's name stands in the way; the text says which and what would be
+/// right.
+pub async fn run(
+    args: Args,
+    defaults: Defaults,
+    stored: Option<Baseline>,
+) -> anyhow::Result<ExitCode> {
+    let output = args.output;
+    let checked = tokio::task::spawn_blocking(move || check(args, defaults, stored)).await??;
+    let text = match output {
+        Output::Json => format!("{:#}\n", report::json(&checked)),
+        Output::Table => report::table(&checked),
+    };
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough; the exit code still tells.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(error).context("cannot write the result");
+        }
+        _ => {}
+    }
+    Ok(ExitCode::from(match checked.verdict {
+        "stable" => STABLE,
+        "drifted" => DRIFTED,
+        _ => COULD_NOT_TELL,
+    }))
+}
+
+fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Result<Checked> {
+    let judging = judging(&args, defaults.judging)?;
+    let least_rows = judging.min_rows;
+    let side = match stored {
+        Some(stored) => chosen(&args, stored)?,
+        None => imported(&args, defaults.max_levels)?,
+    };
+    let spooled; // lives as long as the files that are read from it
+    let paths = if args.current.is_empty() || args.current == [PathBuf::from("-")] {
+        spooled = spool()?;
+        vec![spooled.path().to_owned()]
+    } else {
+        args.current
+    };
+    let files = Files::open(paths)?;
+    let current = current::profile(&files, &side.layout, &side.columns, &side.named, EXACT_ROWS)?;
+    let (mut window, differences) = (current.profile, current.differences);
+    let all = &side.baseline;
+    let (tests, no_windows) = (judging.tests(), Vec::new());
+    let reference = Reference::new(side.layout, &all.layout, &all.profile, tests, no_windows);
+    // Few rows are no reason not to compute; whether they suffice is said at the end.
+    let judge = Judge::new(
+        reference,
+        None,
+        Judging {
+            min_rows: 0,
+            ..judging
+        },
+        &AS_ONE_WINDOW,
+    );
+    let judged = judge.judge(&mut window, NO_TIME, &mut State::default());
+    let rows = window.rows.min(judge.reference.profile.rows);
+    let verdict = verdict(&judged, rows, least_rows);
+    Ok(Checked {
+        judge,
+        judged,
+        current: window,
+        differences,
+        verdict,
+    })
+}
+
+/// Significant drift is drift however few the rows. `stable` is said only where enough rows on both
+/// sides and at least one answer stand behind it, and so is drift that no p-value stands behind.
+fn verdict(judged: &Judged, rows: u64, least_rows: u64) -> &'static str {
+    let decides = || judged.scores.iter().filter(|score| score.decides);
+    let answered = decides().any(|score| score.answer.is_ok());
+    let significant = decides().any(|score| score.drifted && score.p_adjusted.is_some());
+    match judged.verdict {
+        Verdict::Drifted if significant || rows >= least_rows => "drifted",
+        _ if rows < least_rows => "too_few_rows",
+        _ if !answered => "could_not_tell",
+        _ => "stable",
+    }
+}
+
+fn judging(args: &Args, defaults: Judging) -> anyhow::Result<Judging> {
+    let alpha = args.alpha.unwrap_or(defaults.alpha);
+    if !(alpha > 0.0 && alpha < 1.0) {
+        bail!(Usage("--alpha is a probability between 0 and 1".into()));
+    }
+    let tests = match args.tests.as_slice() {
+        [] => defaults.tests,
+        [all] if all == "all" => all_tests(&defaults.tests),
+        names => names
+            .iter()
+            .map(|name| named_test(name, &defaults.tests))
+            .collect::<anyhow::Result<_>>()?,
+    };
+    // Two files have no windows whose rows could be counted against each other.
+    let tests: Vec<Limit> = tests
+        .into_iter()
+        .filter(|limit| limit.test.scope() != Scope::Window)
+        .collect();
+    let twice = |(at, limit): (usize, &Limit)| tests[..at].iter().any(|l| l.test == limit.test);
+    if tests.iter().enumerate().any(twice) {
+        bail!(Usage("--tests: list each test once".into()));
+    }
+    Ok(Judging {
+        mode: Mode::Thresholds,
+        tests,
+        alpha,
+        ..defaults
+    })
+}
+
+/// A test that the user names decides, at the limit of the settings.
+fn named_test(name: &str, chosen: &[Limit]) -> anyhow::Result<Limit> {
+    let test: Test = name
+        .parse()
+        .map_err(|e| Usage(format!("--tests: {e}, or all alone")))?;
+    if matches!(test.scope(), Scope::History | Scope::Window) {
+        bail!(Usage(format!(
+            "--tests: {test} needs the windows of the daemon"
+        )));
+    }
+    let known = chosen.iter().find(|limit| limit.test == test);
+    let limit = known.copied().unwrap_or(Limit::usual(test));
+    Ok(Limit {
+        decides: true,
+        ..limit
+    })
+}
+
+/// Every test there is; those of the settings as they are, the others inform.
+fn all_tests(chosen: &[Limit]) -> Vec<Limit> {
+    let limit = |test: &Test| {
+        let known = chosen.iter().find(|limit| limit.test == *test).copied();
+        known.unwrap_or(Limit {
+            decides: false,
+            ..Limit::usual(*test)
+        })
+    };
+    let tests = Test::ALL.iter();
+    let tests = tests.filter(|test| test.scope() != Scope::History);
+    tests.map(limit).collect()
+}
+
+/// What the current data are compared with.
+struct Side {
+    baseline: Baseline,
+    /// The features that are compared.
+    layout: Layout,
+    /// All columns, features or not.
+    columns: Vec<String>,
+    /// Kinds that the user names.
+    named: Overrides,
+}
+
+fn imported(args: &Args, max_levels: usize) -> anyhow::Result<Side> {
+    let named = kinds(args)?;
+    let request = Request {
+        model: String::new(),
+        version: String::new(),
+        files: args.reference.clone(),
+        time_column: None,
+        time_unit: TimeUnit::Ms,
+        window_ms: None,
+        features: args.features.clone(),
+        exclude: args.exclude.clone(),
+        kinds: named.clone(),
+        max_levels,
+        sample_rows: EXACT_ROWS,
+    };
+    let files = Files::open(args.reference.clone())?;
+    let columns = files.schema().fields().iter();
+    let columns = columns.map(|field| field.name().clone()).collect();
+    let made = import::import(&request, |_| {})?.baseline;
+    Ok(Side {
+        layout: (*made.layout).clone(),
+        columns,
+        named,
+        baseline: made,
+    })
+}
+
+/// The kinds that the user names.
+fn kinds(args: &Args) -> anyhow::Result<Overrides> {
+    let mut kinds = Overrides::new();
+    let numeric = args.numeric.iter().map(|name| (name, Kind::Numeric));
+    let categorical = args
+        .categorical
+        .iter()
+        .map(|name| (name, Kind::Categorical));
+    for (name, kind) in numeric.chain(categorical) {
+        if kinds.insert(name.clone(), kind).is_some() {
+            bail!(Usage(format!(
+                "--numeric and --categorical: column {name} is named twice"
+            )));
+        }
+    }
+    Ok(kinds)
+}
+
+/// The features of a stored baseline that are asked for.
+fn chosen(args: &Args, baseline: Baseline) -> anyhow::Result<Side> {
+    if !args.numeric.is_empty() || !args.categorical.is_empty() {
+        bail!(Usage(
+            "--numeric and --categorical: a stored baseline knows what its features are".into()
+        ));
+    }
+    let features = &baseline.layout.features;
+    let columns: Vec<String> = features.iter().map(|f| f.name.clone()).collect();
+    let mut named = args.features.iter().chain(&args.exclude);
+    if let Some(name) = named.find(|name| !columns.contains(name)) {
+        let known = columns.join(", ");
+        bail!(Usage(format!(
+            "feature {name} is not in the baseline; it has {known}"
+        )));
+    }
+    let wanted = |name: &String| {
+        (args.features.is_empty() || args.features.contains(name)) && !args.exclude.contains(name)
+    };
+    let layout = Layout {
+        features: features
+            .iter()
+            .filter(|f| wanted(&f.name))
+            .cloned()
+            .collect(),
+    };
+    Ok(Side {
+        layout,
+        columns,
+        named: Overrides::new(),
+        baseline,
+    })
+}
+
+/// Standard input as a file, since it is read more than once.
+fn spool() -> anyhow::Result<tempfile::NamedTempFile> {
+    use std::io::IsTerminal as _;
+    if std::io::stdin().is_terminal() {
+        bail!(Usage(
+            "--current FILE is needed, or NDJSON on standard input".into()
+        ));
+    }
+    let mut file = tempfile::Builder::new()
+        .prefix("standard-input-")
+        .suffix(".ndjson")
+        .tempfile()
+        .context("cannot make a temporary file for standard input")?;
+    std::io::copy(&mut std::io::stdin().lock(), &mut file).context("cannot read standard input")?;
+    Ok(file)
+}
