@@ -1,5 +1,8 @@
 //! Every query of the documentation runs, and finds something where there is something to find.
 
+use driftd::compare::Test;
+use driftd::monitor::Limit;
+use driftd::settings::{Defaults, LoadOptions};
 use sqlx::{AssertSqlSafe, Executor};
 
 use crate::harness::postgres;
@@ -34,5 +37,25 @@ async fn every_query_of_docs_sql_finds_something() {
             .await;
         let rows = rows.unwrap_or_else(|error| panic!("{heading}: {error}\n{sql}"));
         assert!(!rows.is_empty(), "{heading}: no rows\n{sql}");
+    }
+}
+
+/// `docs/statistics.md` says of every test its usual limit, and whether it decides by default.
+#[test]
+fn the_table_of_tests_is_that_of_the_settings() {
+    let text = include_str!("../../docs/statistics.md");
+    let defaults = Defaults::load(LoadOptions::<Vec<(String, String)>>::default()).unwrap();
+    for test in Test::ALL.iter().filter(|test| **test != Test::Learned) {
+        let name = format!("`{test}`");
+        let row = text
+            .lines()
+            .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
+            .find(|cells| cells.len() == 7 && cells[1].split(", ").any(|cell| cell == name))
+            .unwrap_or_else(|| panic!("no row for {test}"));
+        let limit: f64 = row[4].parse().unwrap();
+        assert!((limit - Limit::usual(*test).effect).abs() < 1e-12, "{test}");
+        let mut tests = defaults.judging.tests.iter();
+        let decides = tests.any(|limit| limit.test == *test && limit.decides);
+        assert_eq!(row[5] == "yes", decides, "{test}");
     }
 }

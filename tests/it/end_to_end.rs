@@ -94,7 +94,23 @@ struct FoundScore {
     drifted: bool,
 }
 
+/// What speaks for drift has bins that it comes from, and nothing else has any.
+async fn check_contributions(pool: &PgPool) {
+    let sql = "select count(*) from driftd.drift_scores s
+        where drifted <> exists (select from driftd.drift_contributions c
+            where (c.monitor_id, c.version, c.window_start, c.feature, c.test)
+                = (s.monitor_id, s.version, s.window_start, s.feature, s.test)
+                and c.rank = 1 and c.contribution > 0)";
+    let astray: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
+    assert_eq!(astray, 0);
+    let sql = "select coalesce(max(total), 1) from (select sum(contribution) as total
+        from driftd.drift_contributions group by window_start, feature, test) as x";
+    let most: f64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
+    assert!(most <= 1.0 + 1e-9, "{most}");
+}
+
 async fn check_scores(pool: &PgPool, windows: &[Window]) {
+    check_contributions(pool).await;
     let sql = "select * from driftd.drift_scores order by window_start, feature, test";
     let found: Vec<FoundScore> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
     let expected: Vec<(&Window, &Score)> = windows
