@@ -16,6 +16,8 @@ use rand_distr::{Distribution, StandardNormal};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::harness::postgres;
+
 /// Rows of a small model: two numbers, a label, an integer code.
 struct Rows {
     x: Vec<f64>,
@@ -534,4 +536,47 @@ fn all_tests_are_computed_and_those_of_the_settings_decide() {
     }
     assert_eq!(said.json()["joint"].as_array().unwrap().len(), 3);
     assert_eq!(said.code, 0, "{}", said.out);
+}
+
+#[tokio::test]
+async fn a_stored_baseline_is_as_good_as_its_file() {
+    let place = Place::new();
+    let reference = place.parquet("reference.parquet", &rows(2_000, 1, 0.0, 0.0));
+    let shifted = place.parquet("shifted.parquet", &rows(1_000, 2, 0.4, 0.0));
+    let db = postgres::fresh().await;
+    let url = format!("postgres.url={}", db.url);
+    let import = Command::new(env!("CARGO_BIN_EXE_driftd"))
+        .args(["baseline", "import", "--output", "json", "--set", &url])
+        .args(["--model", "m", "--version", "1", "--from"])
+        .arg(&reference)
+        .output()
+        .unwrap();
+    let imported: Value = serde_json::from_slice(&import.stdout).unwrap();
+    let id = &imported["baseline_id"].as_str().unwrap()[..12];
+    let current = shifted.to_str().unwrap();
+    let stored = ["--baseline", id, "--current", current, "--set", &url];
+    let said = check(&[&stored[..], &["--output", "json"]].concat(), None);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let from_file = compare(&reference, &shifted, &["--output", "json"]);
+    assert_eq!(said.json()["features"], from_file.json()["features"]);
+    let one = ["--features", "x", "--output", "json"];
+    let some = check(&[&stored[..], &one].concat(), None);
+    assert_eq!(some.json()["features"].as_array().unwrap().len(), 1);
+    assert_eq!(some.code, 1, "{}{}", some.out, some.err);
+    for (more, word) in [
+        (["--features", "nothing"], "nothing"),
+        (["--numeric", "code"], "--numeric"),
+    ] {
+        let said = check(&[&stored[..], &more].concat(), None);
+        assert!(said.code == 2 && said.err.contains(word), "{}", said.err);
+    }
+    let unknown = check(
+        &["--baseline", "ffff", "--current", current, "--set", &url],
+        None,
+    );
+    assert!(
+        unknown.code == 2 && unknown.err.contains("ffff"),
+        "{}",
+        unknown.err
+    );
 }
