@@ -15,14 +15,13 @@ use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::compare::attribution::Contribution;
 use crate::decide::episode::Change;
 use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
 use crate::monitor::{Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::Trigger;
 use crate::store::episodes::{self, Subject};
-use crate::store::windows::{self, Claimed, ContributionRow, DeltaRow, Ripeness, ScoreRow, Window};
+use crate::store::windows::{self, Claimed, DeltaRow, Ripeness, ScoreRow, Window};
 use crate::store::{self, outbox};
 use crate::telemetry::metrics;
 
@@ -315,19 +314,10 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
             reason: answer.err().map(|reason| reason.as_str().to_owned()),
             expected: answer.ok().and_then(|outcome| outcome.expected),
             decides: scored.decides,
-            contributions: scored.contributions.iter().map(contribution_row).collect(),
+            contributions: scored.contributions.clone(),
         }
     };
     outcome.judged.scores.iter().map(row).collect()
-}
-
-fn contribution_row(one: &Contribution) -> ContributionRow {
-    ContributionRow {
-        bin: one.bin.replace('\0', "\u{fffd}"), // a label may hold what Postgres does not
-        reference_share: one.reference_share,
-        window_share: one.window_share,
-        contribution: one.contribution,
-    }
 }
 
 /// What the verdict does to the alert, and the alert to the model.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::{Error, Result};
+use crate::compare::attribution::Contribution;
 
 /// What makes a window of a monitor ripe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,20 +130,7 @@ pub struct ScoreRow {
     /// Whether it decides over the window or informs only.
     pub decides: bool,
     /// The bins or levels that contribute most, first the one that does most.
-    pub contributions: Vec<ContributionRow>,
-}
-
-/// What a bin, level or pair of features contributes to a score.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ContributionRow {
-    /// What people call it.
-    pub bin: String,
-    /// Its share of the baseline's rows.
-    pub reference_share: Option<f64>,
-    /// Its share of the window's rows.
-    pub window_share: Option<f64>,
-    /// Its share of the score.
-    pub contribution: f64,
+    pub contributions: Vec<Contribution>,
 }
 
 /// Claims the next ripe window of some line, if there is one and nobody else has its line.
@@ -354,7 +342,7 @@ async fn insert_contributions(
         let bins = (1_i32..).zip(&score.contributions);
         bins.map(move |(rank, bin)| (score, rank, bin))
     });
-    let rows: Vec<(&ScoreRow, i32, &ContributionRow)> = ranked.collect();
+    let rows: Vec<(&ScoreRow, i32, &Contribution)> = ranked.collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -371,7 +359,8 @@ async fn insert_contributions(
         &column(&rows, |(score, _, _)| score.feature.clone()),
         &column(&rows, |(score, _, _)| score.test.clone()),
         &column(&rows, |(_, rank, _)| *rank),
-        &column(&rows, |(_, _, row)| row.bin.clone()),
+        // A label may hold what Postgres does not.
+        &column(&rows, |(_, _, row)| row.bin.replace('\0', "\u{fffd}")),
         &column(&rows, |(_, _, row)| row.reference_share) as &[Option<f64>],
         &column(&rows, |(_, _, row)| row.window_share) as &[Option<f64>],
         &column(&rows, |(_, _, row)| row.contribution),
