@@ -4,6 +4,8 @@
 //! on the fine grid of the full data, with a bound on the error beside the statistic where there is
 //! a proof of one. Epps-Singleton has no form on bins: beyond the sample it runs on the sample.
 
+use std::cell::OnceCell;
+
 use super::wasserstein::BinSum;
 use super::welch_t::Moments;
 use super::{
@@ -74,7 +76,7 @@ pub(super) struct Sampled {
 }
 
 /// Whether a test makes sense of a feature.
-pub(super) fn is_for(test: Test, layout: &FeatureLayout) -> bool {
+fn is_for(test: Test, layout: &FeatureLayout) -> bool {
     let numeric = layout.kind.is_numeric();
     match test.scope() {
         Scope::Numeric => numeric,
@@ -89,27 +91,29 @@ pub(super) fn reads_rows(test: Test) -> bool {
     test.scope() == Scope::Numeric && test != Test::OutOfRange
 }
 
-/// What a test says of a feature; `scale` is the reference's standard deviation.
-pub(super) fn answer(
-    test: Test,
+/// What these tests say of a feature, those that make sense of it; `scale` is the reference's standard
+/// deviation.
+pub(super) fn answers(
+    tests: &[Test],
     layout: &FeatureLayout,
     scale: f64,
     reference: Side<'_>,
     window: Side<'_>,
-) -> Answer {
-    match test.scope() {
-        Scope::Numeric => on_numbers(test, layout, scale, reference, window),
-        _ => match test {
-            Test::NullRate | Test::MissingRate | Test::TypeErrors => {
-                on_quality(test, reference, window)
-            }
-            Test::UnseenRate => unseen_levels(reference, window),
-            _ => {
-                let (left, right) = bins(layout, reference, window);
-                on_bins(test, &left, &right)
-            }
-        },
-    }
+) -> Vec<(Test, Answer)> {
+    let on_bins_of = OnceCell::new(); // counted once, if any test asks for them
+    let answer = |test: Test| match test {
+        _ if test.scope() == Scope::Numeric => on_numbers(test, layout, scale, reference, window),
+        Test::NullRate | Test::MissingRate | Test::TypeErrors => {
+            on_quality(test, reference, window)
+        }
+        Test::UnseenRate => unseen_levels(reference, window),
+        _ => {
+            let (left, right) = on_bins_of.get_or_init(|| bins(layout, reference, window));
+            on_bins(test, left, right)
+        }
+    };
+    let tests = tests.iter().filter(|test| is_for(**test, layout));
+    tests.map(|test| (*test, answer(*test))).collect()
 }
 
 fn on_bins(test: Test, reference: &[u64], window: &[u64]) -> Answer {

@@ -29,6 +29,7 @@ pub struct Reference {
     sampled: Vec<Sampled>,
     /// Standard deviations of its numbers.
     scales: Vec<f64>,
+    /// What tests of many features know of it; none where no such test is asked for.
     joint: Result<JointReference, Reason>,
 }
 
@@ -70,8 +71,11 @@ impl Reference {
         let sample = profile.sample.settle().ok().flatten().cloned();
         profile.features = features;
         let sampled = sampled(&layout, &profile, sample.as_ref(), &columns, true);
-        let rows = of_sample(sample.as_ref(), &columns, JOINT_ROWS);
-        let joint = rows.map(|rows| JointReference::fit(&rows, &tests));
+        let together = tests.iter().any(|test| test.scope() == Scope::Joint);
+        let joint = together.then(|| {
+            let rows = of_sample(sample.as_ref(), &columns)?;
+            Ok(JointReference::fit(&rows, &tests))
+        });
         let features = layout.features.iter().enumerate();
         let scales = features.map(|(i, layout)| side(&profile, &sampled, i).deviation(layout));
         Self {
@@ -81,7 +85,7 @@ impl Reference {
             tests,
             window_rows,
             sampled,
-            joint,
+            joint: joint.unwrap_or(Err(Reason::NoSample)),
         }
     }
 
@@ -96,18 +100,17 @@ impl Reference {
         let mut scores = Vec::new();
         for (i, layout) in self.layout.features.iter().enumerate() {
             let (left, right) = (self.side(i), side(window, &sampled, i));
-            for test in tests.iter().filter(|test| feature::is_for(**test, layout)) {
-                scores.push(Score {
-                    feature: Some(i),
-                    test: *test,
-                    answer: feature::answer(*test, layout, self.scales[i], left, right),
-                    apart: Vec::new(),
-                });
-            }
+            let answers = feature::answers(tests, layout, self.scales[i], left, right);
+            scores.extend(answers.into_iter().map(|(test, answer)| Score {
+                feature: Some(i),
+                test,
+                answer,
+                apart: Vec::new(),
+            }));
         }
         let of = |scope: Scope| tests.iter().filter(move |test| test.scope() == scope);
         if of(Scope::Joint).next().is_some() {
-            let rows = of_sample(sample.as_ref(), &columns, JOINT_ROWS);
+            let rows = of_sample(sample.as_ref(), &columns);
             scores.extend(of(Scope::Joint).map(|test| self.joint(*test, window.rows, &rows)));
         }
         scores.extend(of(Scope::Window).map(|test| Score {
@@ -212,13 +215,13 @@ fn sampled(
 }
 
 /// The first rows of a sample, with its features in the order of `columns`.
-fn of_sample(sample: Option<&RecordBatch>, columns: &[usize], most: usize) -> Result<Rows, Reason> {
+fn of_sample(sample: Option<&RecordBatch>, columns: &[usize]) -> Result<Rows, Reason> {
     let Some(sample) = sample else {
         return Err(Reason::NoSample);
     };
     let own: Vec<usize> = (0..OWN_COLUMNS).chain(columns.iter().copied()).collect();
     let sample = sample.project(&own).map_err(|_| Reason::DifferentBins)?;
-    Rows::from_sample(&sample, most)
+    Rows::from_sample(&sample, JOINT_ROWS)
 }
 
 /// Rows per label that the baseline never held, from a sample of all rows. Only where the profile
