@@ -24,6 +24,8 @@
 
 use statrs::function::erf::erfc;
 
+#[cfg(test)]
+use super::Answer;
 use super::law::split::Split;
 use super::law::{chi2, fisher};
 use super::{Outcome, Reason, occupied, totals};
@@ -280,6 +282,22 @@ fn exact(first: (f64, f64), second: (f64, f64)) -> f64 {
         b,
         b.saturating_add(count(second.1)),
     )
+}
+
+/// What every test on bins answers where there is nothing to compare, or nothing that differs.
+#[cfg(test)]
+pub(super) fn written_edges(counts: fn(&[u64], &[u64]) -> Answer) {
+    assert_eq!(counts(&[], &[]), Err(Reason::NoReference));
+    assert_eq!(counts(&[0], &[1]), Err(Reason::NoReference));
+    assert_eq!(counts(&[1], &[0]), Err(Reason::TooFewRows));
+    assert_eq!(counts(&[1, 2], &[0, 0]), Err(Reason::TooFewRows));
+    assert_eq!(counts(&[1], &[]), Err(Reason::DifferentBins));
+    assert_eq!(counts(&[1, 2], &[1]), Err(Reason::DifferentBins));
+    let constant = counts(&[500, 0], &[300, 0]).unwrap();
+    assert_eq!(
+        (constant.statistic, constant.p_value, constant.effect),
+        (0.0, Some(1.0), 0.0)
+    );
 }
 
 #[cfg(test)]
