@@ -3,16 +3,15 @@
 //! Columns are matched by name. What differs is listed; a column of another kind is an error that
 //! names it, since every answer about it would be about the wrong thing.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use serde::Serialize;
 
 use super::kinds::{self, Overrides, Texts};
 use super::read::{self, Files};
-use crate::batch::{Batch, Builder};
+use super::rows::{self, Source};
 use crate::monitor::Kind;
-use crate::profile::sample::{Provenance, RowHash};
 use crate::profile::{Bins, FeatureLayout, Layout, Profile};
 
 /// Why files cannot be compared with a baseline.
@@ -120,41 +119,27 @@ struct Window<'a> {
 
 impl Window<'_> {
     fn add(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        let rows = self.convert(batch)?;
-        let count = u32::try_from(batch.num_rows()).unwrap_or(u32::MAX);
-        let all: Vec<u32> = (0..count).collect();
-        let places: Vec<usize> = (0..self.columns.len()).collect();
-        self.profile.add(self.layout, &rows, &places, &all);
-        let from = Provenance {
-            partition: 0,
-            hash: RowHash::new(super::import::HASH_KEY, 1),
-            event_ms: &vec![0; all.len()],
-        };
-        let sample = &mut self.profile.sample;
-        Ok(sample.add(self.layout, &rows, &places, &all, from)?)
-    }
-
-    fn convert(&mut self, batch: &RecordBatch) -> Result<Batch, Error> {
-        let features = &self.layout.features;
-        let shapes: Vec<_> = features
-            .iter()
-            .map(|f| kinds::shape(f.kind, f.dimension))
-            .collect();
-        let mut builder = Builder::new(&shapes, batch.num_rows().max(1));
-        for (i, (feature, column)) in features.iter().zip(&self.columns).enumerate() {
-            let Some(column) = column else {
-                continue; // a cell that is not written is missing
-            };
-            let array: &ArrayRef = batch.column(*column);
-            if feature.kind == Kind::Numeric && is_text(array.data_type()) {
-                self.texts[i].see(array)?;
+        let mut sources: Vec<Source<'_>> = Vec::with_capacity(self.columns.len());
+        for (i, (feature, column)) in self.layout.features.iter().zip(&self.columns).enumerate() {
+            let values = column.map(|column| batch.column(column));
+            if let Some(values) = values
+                && feature.kind == Kind::Numeric
+                && is_text(values.data_type())
+            {
+                self.texts[i].see(values)?;
             }
-            kinds::write(array, feature.kind, i, &mut builder)?;
+            sources.push((feature.kind, feature.dimension, values));
         }
-        for row in self.profile.rows..self.profile.rows + batch.num_rows() as u64 {
-            builder.keep(i64::try_from(row).unwrap_or(i64::MAX), None, 1);
-        }
-        Ok(builder.finish())
+        let rows = rows::to_batch(&sources, batch, self.profile.rows)?;
+        let places: Vec<usize> = (0..self.columns.len()).collect();
+        let all = rows::all_rows(&rows);
+        self.profile.add(self.layout, &rows, &places, &all);
+        Ok(rows::offer(
+            &mut self.profile.sample,
+            self.layout,
+            &rows,
+            1,
+        )?)
     }
 
     /// A text column for a numeric feature is one of numbers with a few that cannot be read, or it

@@ -5,28 +5,24 @@
 //! files have a time column and the user names a window size, the second pass also counts each
 //! window, and what is normal from window to window is learned from that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 
-use super::columns;
 use super::kinds::{self, Column, Overrides};
 use super::read::{self, Files};
-use super::{Baseline, Origin};
-use crate::batch::{Batch, Builder, Cell, Shape};
+use super::rows::{self, Source};
+use super::{Baseline, Origin, columns, survey};
+use crate::batch::Batch;
 use crate::decide::learned::FeatureWindows;
-use crate::monitor::{Kind, TimeUnit};
-use crate::profile::sample::{OWN_COLUMNS, Provenance, RowHash, most_rows};
-use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile, Sample, encoding};
-use crate::profile::{coarse, norm};
+use crate::monitor::TimeUnit;
+use crate::profile::{Layout, Profile, coarse, encoding};
 
 /// A baseline is cut into at most so many windows.
 const MAX_WINDOWS: usize = 50_000;
-/// Key of the row sample's hash.
-pub(super) const HASH_KEY: u64 = 0x6472_6966_7464; // fixed: the same files always give the same baseline
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -155,19 +151,53 @@ impl Windows {
     }
 }
 
+/// Training files, profiled on bins of their own.
+#[derive(Debug)]
+pub struct Profiled {
+    /// The bins.
+    pub layout: Layout,
+    /// The rows on them.
+    pub profile: Profile,
+    /// The names of all columns, features or not.
+    pub columns: Vec<String>,
+    files: Files,
+    windows: Windows,
+    time_range: Option<(i64, i64)>,
+}
+
 /// Reads the files twice and makes the baseline. `progress` is called with how many rows more were
 /// read, over both passes.
 ///
 /// # Errors
 /// Says which file or column is wrong and what would be right.
-pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Imported, Error> {
+pub fn import(request: &Request, progress: impl FnMut(u64)) -> Result<Imported, Error> {
+    let made = profile(request, progress)?;
+    let origin = Origin {
+        training_data_digest: made.files.digest()?,
+        files: made.files.names(),
+        time_column: request.time_column.clone(),
+        time_range: made.time_range,
+    };
+    let (model, version) = (request.model.clone(), request.version.clone());
+    let baseline = Baseline::new(model, version, made.layout, made.profile, origin)?;
+    Ok(Imported {
+        baseline,
+        windows: request.window_ms.map(|_| made.windows),
+    })
+}
+
+/// Reads the files twice; [`import`] without the digests that name a baseline.
+///
+/// # Errors
+/// As [`import`].
+pub fn profile(request: &Request, mut progress: impl FnMut(u64)) -> Result<Profiled, Error> {
     if request.window_ms.is_some() && request.time_column.is_none() {
         return Err(Error::WindowWithoutTime);
     }
     let files = Files::open(request.files.clone())?;
     let time_index = columns::time_index(request, &files)?;
     let columns = columns::choose(request, &files, &mut progress)?;
-    let survey = survey(&files, &columns, request, &mut progress)?;
+    let survey = survey::survey(&files, &columns, request, &mut progress)?;
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
     }
@@ -178,216 +208,28 @@ pub fn import(request: &Request, mut progress: impl FnMut(u64)) -> Result<Import
         progress(batch.num_rows() as u64);
         count.add(&layout, &columns, &batch)
     })?;
-    let Count {
-        mut profile,
-        windows,
-        time_range,
-        timeless,
-        first_timeless,
-        ..
-    } = count;
-    if let Some((row, found)) = first_timeless {
+    if let Some((row, found)) = count.first_timeless {
         let column = request.time_column.clone().unwrap_or_default();
         return Err(Error::NoTime {
             column,
-            rows: timeless,
-            all: profile.rows,
+            rows: count.timeless,
+            all: count.profile.rows,
             row,
             found,
         });
     }
-    profile.sample = survey.sample;
-    let origin = Origin {
-        training_data_digest: files.digest()?,
-        files: files.names(),
-        time_column: request.time_column.clone(),
-        time_range,
-    };
-    let (model, version) = (request.model.clone(), request.version.clone());
-    let baseline = Baseline::new(model, version, layout, profile, origin)?;
-    Ok(Imported {
-        baseline,
-        windows: request.window_ms.map(|_| windows),
+    let fields = files.schema().fields().iter();
+    Ok(Profiled {
+        columns: fields.map(|field| field.name().clone()).collect(),
+        layout,
+        profile: Profile {
+            sample: survey.sample,
+            ..count.profile
+        },
+        files,
+        windows: count.windows,
+        time_range: count.time_range,
     })
-}
-
-/// What the first pass sees.
-struct Survey {
-    rows: u64,
-    ranges: Vec<(f64, f64)>,
-    /// Values that are not what their column is.
-    unreadable: Vec<u64>,
-    levels: Vec<HashMap<String, u64>>,
-    max_levels: usize,
-    sample: Sample,
-}
-
-fn survey(
-    files: &Files,
-    columns: &[Column],
-    request: &Request,
-    progress: &mut impl FnMut(u64),
-) -> Result<Survey, Error> {
-    // The sample needs names and kinds only; the bins come from it.
-    let features = columns.iter().map(|c| feature(c, no_bins(c.kind)));
-    let layout = Layout {
-        features: features.collect(),
-    };
-    let mut survey = Survey {
-        rows: 0,
-        ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
-        unreadable: vec![0; columns.len()],
-        levels: vec![HashMap::new(); columns.len()],
-        max_levels: request.max_levels,
-        sample: Sample::new(most_rows(&layout, request.sample_rows)),
-    };
-    files.for_each(|batch| {
-        progress(batch.num_rows() as u64);
-        survey.add(&layout, columns, &batch)
-    })?;
-    survey.sample.settle()?;
-    Ok(survey)
-}
-
-impl Survey {
-    fn add(
-        &mut self,
-        layout: &Layout,
-        columns: &[Column],
-        batch: &RecordBatch,
-    ) -> Result<(), Error> {
-        let rows = to_batch(columns, batch, self.rows)?;
-        self.rows += batch.num_rows() as u64;
-        for (i, column) in columns.iter().enumerate() {
-            if column.kind.is_numeric() {
-                let wrong = rows.cells[i]
-                    .iter()
-                    .filter(|cell| **cell == Cell::WrongType);
-                self.unreadable[i] += wrong.count() as u64;
-                let (least, greatest) = &mut self.ranges[i];
-                for value in norm::numbers(&rows.columns[i]).iter().flatten() {
-                    *least = least.min(value);
-                    *greatest = greatest.max(value);
-                }
-            } else {
-                self.see_levels(i, column, &rows)?;
-            }
-        }
-        let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
-        let event_ms = vec![0; rows.origins.len()];
-        let from = Provenance {
-            partition: 0,
-            hash: RowHash::new(HASH_KEY, 0),
-            event_ms: &event_ms,
-        };
-        let places: Vec<usize> = (0..columns.len()).collect();
-        Ok(self.sample.add(layout, &rows, &places, &all, from)?)
-    }
-
-    fn see_levels(&mut self, i: usize, column: &Column, rows: &Batch) -> Result<(), Error> {
-        let codes = rows.columns[i].as_dictionary::<arrow::datatypes::UInt32Type>();
-        let texts = codes.values().as_string::<i32>();
-        let mut counts = vec![0u64; texts.len()];
-        for key in codes.keys().iter().flatten() {
-            counts[key as usize] += 1;
-        }
-        let levels = &mut self.levels[i];
-        for (code, count) in counts
-            .into_iter()
-            .enumerate()
-            .filter(|(_, count)| *count > 0)
-        {
-            *levels.entry(texts.value(code).to_owned()).or_default() += count;
-        }
-        if levels.len() > self.max_levels {
-            let detail = format!(
-                "more than {} levels (limits.max_levels): is it an identifier? Leave it out with --exclude {}, \
-                 or read it as numbers",
-                self.max_levels, column.name
-            );
-            return Err(Error::Column {
-                column: column.name.clone(),
-                detail,
-            });
-        }
-        Ok(())
-    }
-
-    /// A kind that the user names and that no value is of is a mistake, not a feature that is
-    /// always absent.
-    fn check_named_kinds(&self, columns: &[Column], named: &Overrides) -> Result<(), Error> {
-        let mut ranges = columns.iter().zip(&self.ranges).zip(&self.unreadable);
-        let wrong = ranges.find(|((column, (least, greatest)), unreadable)| {
-            named.contains_key(&column.name)
-                && column.kind.is_numeric()
-                && least > greatest
-                && **unreadable > 0
-        });
-        wrong.map_or(Ok(()), |((column, _), _)| {
-            Err(Error::Column {
-                column: column.name.clone(),
-                detail: "not one of its values is of the kind that is named for it".into(),
-            })
-        })
-    }
-
-    fn layout(&self, columns: &[Column]) -> Layout {
-        let rows = self.sample.clone().settle().ok().flatten().cloned();
-        let features = columns.iter().enumerate().map(|(i, column)| {
-            let bins = if column.kind.is_numeric() {
-                let mut values: Vec<f64> = rows
-                    .iter()
-                    .flat_map(|rows| {
-                        let numbers = norm::numbers(rows.column(OWN_COLUMNS + i));
-                        numbers.iter().flatten().collect::<Vec<f64>>()
-                    })
-                    .collect();
-                values.sort_by(f64::total_cmp);
-                let (least, greatest) = self.ranges[i];
-                if values.is_empty() {
-                    // No value in all of the training data: everything will be out of range.
-                    Bins::Grid(Grid::from_sorted(&[0.0], 0.0, 0.0))
-                } else {
-                    Bins::Grid(Grid::from_sorted(&values, least, greatest))
-                }
-            } else {
-                let mut levels: Vec<(&String, &u64)> = self.levels[i].iter().collect();
-                levels.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-                Bins::Levels(Levels::new(
-                    levels.into_iter().map(|(name, _)| name.clone()).collect(),
-                ))
-            };
-            feature(column, bins)
-        });
-        Layout {
-            features: features.collect(),
-        }
-    }
-}
-
-fn feature(column: &Column, bins: Bins) -> FeatureLayout {
-    let Column {
-        name,
-        kind,
-        plain_numbers,
-        dimension,
-        ..
-    } = column.clone();
-    FeatureLayout {
-        name,
-        kind,
-        plain_numbers,
-        dimension,
-        bins,
-    }
-}
-
-fn no_bins(kind: Kind) -> Bins {
-    if kind.is_numeric() {
-        Bins::Grid(Grid::from_sorted(&[0.0], 0.0, 0.0))
-    } else {
-        Bins::Levels(Levels::default())
-    }
 }
 
 /// The second pass.
@@ -426,7 +268,7 @@ impl Count {
         let rows = to_batch(columns, batch, before)?;
         self.rows += batch.num_rows() as u64;
         let places: Vec<usize> = (0..columns.len()).collect();
-        let all: Vec<u32> = (0..u32::try_from(rows.origins.len()).unwrap_or(u32::MAX)).collect();
+        let all = rows::all_rows(&rows);
         self.profile.add(layout, &rows, &places, &all);
         let Some((index, unit)) = self.time else {
             return Ok(());
@@ -493,18 +335,15 @@ fn shown(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
     Ok(format!("`{}`", array_value_to_string(column, row)?))
 }
 
-fn to_batch(columns: &[Column], batch: &RecordBatch, before: u64) -> Result<Batch, Error> {
-    let shapes: Vec<Shape> = columns
+/// Rows of a training file on the columns that became features; the first of them is number `before`.
+pub(super) fn to_batch(
+    columns: &[Column],
+    batch: &RecordBatch,
+    before: u64,
+) -> Result<Batch, ArrowError> {
+    let sources: Vec<Source<'_>> = columns
         .iter()
-        .map(|column| kinds::shape(column.kind, column.dimension))
+        .map(|one| (one.kind, one.dimension, Some(batch.column(one.index))))
         .collect();
-    let rows = batch.num_rows();
-    let mut builder = Builder::new(&shapes, rows.max(1));
-    for (i, column) in columns.iter().enumerate() {
-        kinds::write(batch.column(column.index), column.kind, i, &mut builder)?;
-    }
-    for row in 0..rows as u64 {
-        builder.keep(i64::try_from(before + row).unwrap_or(i64::MAX), None, 1);
-    }
-    Ok(builder.finish())
+    rows::to_batch(&sources, batch, before)
 }

@@ -2,7 +2,8 @@
 //!
 //! - `read`: training files as batches, in bounded memory; `ndjson`: those of one JSON object a line
 //! - `columns`: which of their columns become features; `kinds`: what each column is
-//! - `import`: two passes over the files make a baseline
+//! - `rows`: rows of a file as the profile takes them
+//! - `import`: two passes over the files make a baseline; `survey` is the first of them
 //! - `current`: files as one window of a baseline, for `driftd check`
 //!
 //! A baseline is immutable and named by the digest of its content.
@@ -13,6 +14,8 @@ pub mod import;
 pub mod kinds;
 pub mod ndjson;
 pub mod read;
+mod rows;
+mod survey;
 
 #[cfg(test)]
 mod formats;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 
 use super::{Output, Usage};
 use crate::baseline::Baseline;
@@ -19,7 +20,7 @@ use crate::baseline::kinds::Overrides;
 use crate::baseline::read::Files;
 use crate::compare::window::Reference;
 use crate::compare::{Scope, Test};
-use crate::decide::verdict::{Judge, Judged, State, Verdict};
+use crate::decide::verdict::{self, Judge, Judged, State};
 use crate::monitor::{Judging, Kind, Limit, Mode, TimeUnit};
 use crate::profile::{Layout, Profile};
 use crate::settings::Defaults;
@@ -101,7 +102,45 @@ struct Checked {
     judged: Judged,
     current: Profile,
     differences: Differences,
-    verdict: &'static str,
+    verdict: Verdict,
+}
+
+/// What is said of the current data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    /// Nothing speaks for drift.
+    Stable,
+    /// They have drifted.
+    Drifted,
+    /// Too few rows on a side.
+    TooFewRows,
+    /// No test that decides has an answer.
+    CouldNotTell,
+}
+
+impl Verdict {
+    /// Significant drift is drift however few the rows. `Stable` is said only where enough rows on both
+    /// sides and at least one answer stand behind it, and so is drift that no p-value stands behind.
+    fn of(judged: &Judged, rows: u64, least_rows: u64) -> Self {
+        let decides = || judged.scores.iter().filter(|score| score.decides);
+        let answered = decides().any(|score| score.answer.is_ok());
+        let significant = decides().any(|score| score.drifted && score.p_adjusted.is_some());
+        match judged.verdict {
+            verdict::Verdict::Drifted if significant || rows >= least_rows => Self::Drifted,
+            _ if rows < least_rows => Self::TooFewRows,
+            _ if !answered => Self::CouldNotTell,
+            _ => Self::Stable,
+        }
+    }
+
+    fn exit_code(self) -> u8 {
+        match self {
+            Self::Stable => STABLE,
+            Self::Drifted => DRIFTED,
+            Self::TooFewRows | Self::CouldNotTell => COULD_NOT_TELL,
+        }
+    }
 }
 
 /// Compares, and writes what came of it to standard output.
@@ -128,11 +167,7 @@ pub async fn run(
         }
         _ => {}
     }
-    Ok(ExitCode::from(match checked.verdict {
-        "stable" => STABLE,
-        "drifted" => DRIFTED,
-        _ => COULD_NOT_TELL,
-    }))
+    Ok(ExitCode::from(checked.verdict.exit_code()))
 }
 
 fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Result<Checked> {
@@ -152,9 +187,8 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
     let files = Files::open(paths)?;
     let current = current::profile(&files, &side.layout, &side.columns, &side.named, EXACT_ROWS)?;
     let (mut window, differences) = (current.profile, current.differences);
-    let all = &side.baseline;
     let (tests, no_windows) = (judging.tests(), Vec::new());
-    let reference = Reference::new(side.layout, &all.layout, &all.profile, tests, no_windows);
+    let reference = Reference::new(side.layout, &side.all, &side.profile, tests, no_windows);
     // Few rows are no reason not to compute; whether they suffice is said at the end.
     let judge = Judge::new(
         reference,
@@ -167,7 +201,7 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
     );
     let judged = judge.judge(&mut window, NO_TIME, &mut State::default());
     let rows = window.rows.min(judge.reference.profile.rows);
-    let verdict = verdict(&judged, rows, least_rows);
+    let verdict = Verdict::of(&judged, rows, least_rows);
     Ok(Checked {
         judge,
         judged,
@@ -175,20 +209,6 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
         differences,
         verdict,
     })
-}
-
-/// Significant drift is drift however few the rows. `stable` is said only where enough rows on both
-/// sides and at least one answer stand behind it, and so is drift that no p-value stands behind.
-fn verdict(judged: &Judged, rows: u64, least_rows: u64) -> &'static str {
-    let decides = || judged.scores.iter().filter(|score| score.decides);
-    let answered = decides().any(|score| score.answer.is_ok());
-    let significant = decides().any(|score| score.drifted && score.p_adjusted.is_some());
-    match judged.verdict {
-        Verdict::Drifted if significant || rows >= least_rows => "drifted",
-        _ if rows < least_rows => "too_few_rows",
-        _ if !answered => "could_not_tell",
-        _ => "stable",
-    }
 }
 
 fn judging(args: &Args, defaults: Judging) -> anyhow::Result<Judging> {
@@ -255,7 +275,9 @@ fn all_tests(chosen: &[Limit]) -> Vec<Limit> {
 
 /// What the current data are compared with.
 struct Side {
-    baseline: Baseline,
+    /// All features there are, and their profile.
+    all: Layout,
+    profile: Profile,
     /// The features that are compared.
     layout: Layout,
     /// All columns, features or not.
@@ -279,15 +301,13 @@ fn imported(args: &Args, max_levels: usize) -> anyhow::Result<Side> {
         max_levels,
         sample_rows: EXACT_ROWS,
     };
-    let files = Files::open(args.reference.clone())?;
-    let columns = files.schema().fields().iter();
-    let columns = columns.map(|field| field.name().clone()).collect();
-    let made = import::import(&request, |_| {})?.baseline;
+    let made = import::profile(&request, |_| {})?;
     Ok(Side {
-        layout: (*made.layout).clone(),
-        columns,
+        all: made.layout.clone(),
+        profile: made.profile,
+        layout: made.layout,
+        columns: made.columns,
         named,
-        baseline: made,
     })
 }
 
@@ -336,10 +356,11 @@ fn chosen(args: &Args, baseline: Baseline) -> anyhow::Result<Side> {
             .collect(),
     };
     Ok(Side {
+        all: (*baseline.layout).clone(),
+        profile: baseline.profile,
         layout,
         columns,
         named: Overrides::new(),
-        baseline,
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::Checked;
+use super::{Checked, Verdict};
 use crate::compare::{Answer, Scope};
 use crate::decide::verdict::Scored;
 use crate::profile::{Feature, Profile, coarse};
@@ -283,23 +283,23 @@ fn verdict(checked: &Checked) -> String {
         _ => "",
     };
     match checked.verdict {
-        "drifted" if judged.drifted.is_empty() => format!("DRIFTED: {together} ({rows})"),
-        "drifted" => format!(
+        Verdict::Drifted if judged.drifted.is_empty() => format!("DRIFTED: {together} ({rows})"),
+        Verdict::Drifted => format!(
             "DRIFTED: {} of {} features{together}, worst {} ({rows})",
             judged.drifted.len(),
             judged.features,
             judged.drifted[0],
         ),
-        "stable" if judged.drifted.is_empty() => {
+        Verdict::Stable if judged.drifted.is_empty() => {
             format!("STABLE: none of {} features ({rows})", judged.features)
         }
-        "stable" => format!(
+        Verdict::Stable => format!(
             "STABLE: {} of {} features, fewer than min_share ({rows})",
             judged.drifted.len(),
             judged.features
         ),
-        "too_few_rows" => format!("COULD NOT TELL: too few rows ({rows})"),
-        _ => format!("COULD NOT TELL: no test has an answer ({rows})"),
+        Verdict::TooFewRows => format!("COULD NOT TELL: too few rows ({rows})"),
+        Verdict::CouldNotTell => format!("COULD NOT TELL: no test has an answer ({rows})"),
     }
 }
 

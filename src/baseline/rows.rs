@@ -1,0 +1,67 @@
+//! Rows of a file as the profile takes them: a batch, and what of it the row sample keeps.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::error::ArrowError;
+
+use super::kinds;
+use crate::batch::{Batch, Builder};
+use crate::monitor::Kind;
+use crate::profile::sample::{Provenance, RowHash};
+use crate::profile::{Layout, Sample};
+
+/// Keys the choice of the sample. Fixed: the same files always give the same baseline.
+const HASH_KEY: u64 = 0x6472_6966_7464;
+
+/// A column that is read: its kind, the length of its vectors if it holds any, and its values; `None`
+/// where the file lacks it, which makes every cell a missing one.
+pub(super) type Source<'a> = (Kind, usize, Option<&'a ArrayRef>);
+
+/// Rows of a file, the first of them number `before`.
+///
+/// # Errors
+/// Arrow's, where a type cannot be converted at all.
+pub(super) fn to_batch(
+    sources: &[Source<'_>],
+    rows: &RecordBatch,
+    before: u64,
+) -> Result<Batch, ArrowError> {
+    let shapes: Vec<_> = sources
+        .iter()
+        .map(|(kind, dimension, _)| kinds::shape(*kind, *dimension))
+        .collect();
+    let mut builder = Builder::new(&shapes, rows.num_rows().max(1));
+    for (i, (kind, _, values)) in sources.iter().enumerate() {
+        if let Some(values) = values {
+            kinds::write(values, *kind, i, &mut builder)?;
+        }
+    }
+    for row in before..before + rows.num_rows() as u64 {
+        builder.keep(i64::try_from(row).unwrap_or(i64::MAX), None, 1);
+    }
+    Ok(builder.finish())
+}
+
+/// Every row of a batch, by number.
+pub(super) fn all_rows(batch: &Batch) -> Vec<u32> {
+    (0..u32::try_from(batch.origins.len()).unwrap_or(u32::MAX)).collect()
+}
+
+/// Offers all rows of a batch to a sample; `partition` tells sides apart that have the same row
+/// numbers.
+///
+/// # Errors
+/// Arrow's, where columns and layout disagree.
+pub(super) fn offer(
+    sample: &mut Sample,
+    layout: &Layout,
+    batch: &Batch,
+    partition: i32,
+) -> Result<(), ArrowError> {
+    let places: Vec<usize> = (0..layout.features.len()).collect();
+    let from = Provenance {
+        partition: 0,
+        hash: RowHash::new(HASH_KEY, partition),
+        event_ms: &vec![0; batch.origins.len()],
+    };
+    sample.add(layout, batch, &places, &all_rows(batch), from)
+}
