@@ -1,0 +1,341 @@
+//! The collect half, top to bottom: poll, decode, window, profile, checkpoint.
+//!
+//! One dedicated thread polls Kafka and does everything up to the profiles; only the checkpoint
+//! itself, a Postgres transaction, runs elsewhere (`save`), so that polling goes on while
+//! Postgres is slow and the group does not rebalance.
+//!
+//! A partition is taken over in Postgres (a new epoch), sought to the stored offset and read. What
+//! is read since the last checkpoint lives in memory only and is dropped whenever another replica
+//! turns out to hold the partition: whoever comes next reads it again from the stored offset.
+
+mod begin;
+mod finish;
+mod gap;
+mod gauges;
+mod idle;
+mod memory;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Readiness;
+use crate::clock::Clock;
+use crate::ingest::consumer::{self, Assignment, Context, TopicPartition};
+use crate::ingest::partition::{Partition, Phase};
+use crate::ingest::plan::TopicPlan;
+use crate::monitor::OnGap;
+use crate::profile::encoding;
+use crate::save::{Reply, Request, Saver};
+use crate::settings::{Checkpoint, Kafka, Limits};
+use crate::telemetry::metrics;
+
+pub(crate) use gap::as_gap;
+
+/// How long one poll waits for a message.
+const POLL: Duration = Duration::from_millis(20);
+/// How often, at most, rows are handed on, checkpoints considered and gauges set.
+const TICK_MS: i64 = 100;
+/// How long the first question to the brokers may take, before it is asked again.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How long a question to the brokers may take.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the collect half needs to know.
+#[derive(Debug)]
+pub struct Options {
+    /// How to reach Kafka.
+    pub kafka: Kafka,
+    /// When to save.
+    pub checkpoint: Checkpoint,
+    /// What keeps memory bounded.
+    pub limits: Limits,
+    /// What to do about a gap, per topic.
+    pub on_gap: HashMap<String, OnGap>,
+    /// Who this replica is, for people.
+    pub owner: String,
+    /// Keys the choice of sample rows; all replicas need the same.
+    pub sample_key: u64,
+}
+
+/// Why collecting ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The topic.
+    #[error("topic `{0}` does not exist on {1}; create it, or correct `topic`")]
+    NoTopic(String, String),
+    /// A gap, where the policy is to stop.
+    #[error(
+        "topic `{topic}` partition {partition}: {what}. The gap is recorded in driftd.gaps; set \
+         `on_gap = \"continue\"` to go on without these messages"
+    )]
+    Gap {
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// What is missing.
+        what: String,
+    },
+    /// A profile.
+    #[error("profiling: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// A stored form.
+    #[error(transparent)]
+    Encoding(#[from] encoding::Error),
+    /// Postgres refused what it should take.
+    #[error("Postgres: {0}")]
+    Store(String),
+}
+
+/// Collects until told to stop; then saves what it has and leaves the group.
+///
+/// # Errors
+/// A topic does not exist, the log has a gap, or what was read cannot be stored.
+pub fn run(
+    options: Options,
+    plans: Vec<TopicPlan>,
+    pool: PgPool,
+    clock: Arc<Clock>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let topics: Vec<&str> = plans.iter().map(|plan| plan.topic.as_str()).collect();
+    let consumer = consumer::subscribe(&options.kafka, &topics)?;
+    let handle = tokio::runtime::Handle::current();
+    let (requests, replies) = Saver::start(&handle, pool, options.owner.clone(), stop.clone());
+    let plans = plans
+        .into_iter()
+        .map(|plan| (plan.topic.clone(), Arc::new(plan)))
+        .collect();
+    let mut collector = Collector {
+        options,
+        plans,
+        clock,
+        consumer,
+        requests,
+        replies,
+        partitions: BTreeMap::new(),
+        latest: None,
+        paused: false,
+        last_tick_ms: 0,
+        announced: false,
+    };
+    collector.find_topics(readiness, stop)?;
+    while !stop.is_cancelled() {
+        collector.step(readiness)?;
+    }
+    collector.finish()
+}
+
+struct Collector {
+    options: Options,
+    plans: HashMap<String, Arc<TopicPlan>>,
+    clock: Arc<Clock>,
+    consumer: BaseConsumer<Context>,
+    requests: mpsc::Sender<Request>,
+    replies: mpsc::Receiver<Reply>,
+    partitions: BTreeMap<TopicPartition, Partition>,
+    /// Where the last message came from: they come in runs of one partition.
+    latest: Option<TopicPartition>,
+    paused: bool,
+    last_tick_ms: i64,
+    announced: bool,
+}
+
+impl Collector {
+    /// Asks the saver. The channel holds two requests per partition and more, and a partition has
+    /// at most one on its way, so it is never full for long.
+    fn ask(&self, request: Request) {
+        if self.requests.blocking_send(request).is_err() {
+            tracing::error!("the saver has ended");
+        }
+    }
+
+    fn step(&mut self, readiness: &Readiness) -> Result<(), Error> {
+        // A clone of the handle would not help: a message borrows the consumer it came from.
+        let Self {
+            consumer,
+            partitions,
+            latest,
+            options,
+            clock,
+            ..
+        } = self;
+        let mut read = |message: BorrowedMessage<'_>, now| match find(partitions, latest, &message)
+        {
+            Some((key, partition)) => partition.take(key, &message, &options.limits, now),
+            None => Ok(()),
+        };
+        let polled = match consumer.poll(POLL) {
+            None => true,
+            Some(Ok(message)) => {
+                let now = clock.now_ms();
+                read(message, now)?;
+                // What is fetched already is taken without looking up in between.
+                for _ in 0..256 {
+                    match consumer.poll(Duration::ZERO) {
+                        Some(Ok(message)) => read(message, now)?,
+                        Some(Err(error)) => heed(&error)?,
+                        None => break,
+                    }
+                }
+                false
+            }
+            Some(Err(error)) => {
+                heed(&error)?;
+                false
+            }
+        };
+        self.follow_group(readiness);
+        self.hear_replies()?;
+        let now = self.clock.now_ms();
+        if polled || now - self.last_tick_ms >= TICK_MS {
+            self.last_tick_ms = now;
+            self.tick(now)?;
+        }
+        Ok(())
+    }
+
+    /// Acts on what the group has decided.
+    fn follow_group(&mut self, readiness: &Readiness) {
+        while let Some(decision) = self.consumer.context().next_decision() {
+            match decision {
+                Assignment::Assigned(list) => {
+                    for (topic, partition) in list {
+                        self.assigned(&topic, partition);
+                    }
+                    readiness.ready("kafka");
+                }
+                Assignment::Revoked(list) => {
+                    for (topic, partition) in list {
+                        let key = TopicPartition {
+                            topic: topic.into(),
+                            partition,
+                        };
+                        // What was read is saved if that still works: the new owner may be faster,
+                        // then it is fenced and read again over there.
+                        if let Some(partition) = self.partitions.get_mut(&key) {
+                            partition.revoked = true;
+                        }
+                    }
+                }
+            }
+            let mine = self
+                .partitions
+                .values()
+                .filter(|partition| !partition.revoked)
+                .count();
+            metrics::assigned_partitions(mine as f64);
+        }
+    }
+
+    fn hear_replies(&mut self) -> Result<(), Error> {
+        while let Ok(reply) = self.replies.try_recv() {
+            match reply {
+                Reply::Taken(key, taken) => self.taken(&key, &taken)?,
+                Reply::Saved {
+                    key,
+                    epoch,
+                    next_offset,
+                } => {
+                    if let Some(partition) = self.current(&key, epoch) {
+                        partition.saving = false;
+                        consumer::commit_for_lag_tools(&self.consumer, &key, next_offset);
+                    }
+                }
+                Reply::Fenced { key, epoch } => {
+                    if self.current(&key, epoch).is_some() {
+                        self.fenced(&key);
+                    }
+                }
+                Reply::Failed(error) => return Err(Error::Store(error)),
+            }
+        }
+        self.resume_taken();
+        Ok(())
+    }
+
+    /// The partition, if a reply is about its present epoch.
+    fn current(&mut self, key: &TopicPartition, epoch: i64) -> Option<&mut Partition> {
+        let partition = self.partitions.get_mut(key)?;
+        (partition.phase == Phase::Reading { epoch }).then_some(partition)
+    }
+
+    /// Hands rows on, saves what is due, keeps memory bounded.
+    fn tick(&mut self, now: i64) -> Result<(), Error> {
+        let keys: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
+        for key in keys {
+            let Some(partition) = self.partitions.get_mut(&key) else {
+                continue;
+            };
+            partition.hand_on(&key, &self.options.limits)?;
+            if partition.idle_due(now) {
+                let caught_up = idle::is_caught_up(&self.consumer, &key, partition.next_offset);
+                partition.idle_asked_ms = now;
+                if caught_up {
+                    partition.idle_since_ms = Some(now);
+                }
+            }
+            if partition.is_due(now, &self.options.checkpoint, &self.options.limits) {
+                let unsaved = partition.cut(&key, now);
+                partition.forget_beyond(self.options.limits.max_open_windows);
+                if let Some(unsaved) = unsaved {
+                    self.ask(Request::Save(Box::new(unsaved)));
+                }
+            }
+            let done = self.partitions.get(&key).is_some_and(Partition::is_done);
+            if done {
+                self.partitions.remove(&key);
+            }
+        }
+        self.bound_memory();
+        self.tell_gauges(now);
+        Ok(())
+    }
+}
+
+/// The partition of a message, if it is ours.
+fn find<'a>(
+    partitions: &'a mut BTreeMap<TopicPartition, Partition>,
+    latest: &'a mut Option<TopicPartition>,
+    message: &BorrowedMessage<'_>,
+) -> Option<(&'a TopicPartition, &'a mut Partition)> {
+    let (topic, number) = (message.topic(), message.partition());
+    let is_it = |key: &TopicPartition| key.partition == number && *key.topic == *topic;
+    if !latest.as_ref().is_some_and(is_it) {
+        *latest = partitions.keys().find(|key| is_it(key)).cloned();
+    }
+    let key = latest.as_ref()?;
+    Some((key, partitions.get_mut(key)?))
+}
+
+/// Errors of the client that mean something to us; the others it mends by itself.
+fn heed(error: &KafkaError) -> Result<(), Error> {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::Fatal,
+        ) => Err(Error::Kafka(error.clone())),
+        _ => {
+            tracing::warn!(%error, "Kafka client error");
+            Ok(())
+        }
+    }
+}
