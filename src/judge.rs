@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -29,6 +30,8 @@ use crate::telemetry::metrics;
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest wait while Postgres cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Windows, of different lines, that one replica judges side by side.
+const AT_ONCE: usize = 4;
 /// Silence longer than this many windows is not judged window by window.
 const LONGEST_SILENCE: i64 = 1000;
 /// This share of drifted features makes an alert critical.
@@ -71,7 +74,10 @@ pub struct Line {
     pub judges: HashMap<String, Arc<Judge>>,
 }
 
-/// Judges windows as they become ripe, until told to stop; a window in hand is finished first.
+/// Judges windows as they become ripe, until told to stop; windows in hand are finished first.
+///
+/// One loop claims, so that an idle replica asks once a pause; what it has claimed is judged beside
+/// it. A line that is in hand is locked, so what is judged side by side are different lines.
 ///
 /// # Errors
 /// The database refuses for good, or something stored cannot be read.
@@ -82,30 +88,98 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let ripeness: Vec<Ripeness> = lines.iter().map(Line::ripeness).collect();
-    let lines: HashMap<i64, Line> = lines
+    let lines: HashMap<i64, Arc<Line>> = lines
         .into_iter()
-        .map(|line| (line.monitor_id, line))
+        .map(|line| (line.monitor_id, Arc::new(line)))
         .collect();
+    let mut in_hand: JoinSet<Result<(), Error>> = JoinSet::new();
+    let at_once = at_once(&pool);
     let mut failures = 0u32;
     while !stop.is_cancelled() {
-        let pause = match judge_next(&pool, &lines, &ripeness, &clock).await {
-            Ok(true) => {
-                failures = 0;
-                continue;
-            }
-            Ok(false) => PAUSE,
-            Err(Error::Store(error)) if error.is_transient() => {
-                failures += 1;
-                metrics::postgres_errors("judge a window", 1);
-                let pause = PATIENCE.min(PAUSE * 2u32.saturating_pow(failures.min(6)));
-                tracing::warn!(error = %error.chain(), retry_in = ?pause, "the judge waits for Postgres");
-                pause
-            }
-            Err(error) => return Err(error),
+        let went_on = match in_hand.len() < at_once {
+            true => begin_next(&pool, &lines, &ripeness, &clock, &mut in_hand).await,
+            false => Ok(false),
         };
-        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+        let went_on = match went_on {
+            Ok(false) => wait(&mut in_hand, &stop).await,
+            other => other,
+        };
+        match went_on {
+            Ok(true) => failures = 0,
+            Ok(false) => {}
+            Err(error) => {
+                failures += 1;
+                let pause = PATIENCE.min(PAUSE * 2u32.saturating_pow(failures.min(6)));
+                put_up_with(error, pause)?;
+                let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+            }
+        }
+    }
+    while let Some(ended) = in_hand.join_next().await {
+        if let Err(error) = ended? {
+            put_up_with(error, Duration::ZERO)?;
+        }
     }
     Ok(())
+}
+
+/// Each window in hand holds a connection; most are left to checkpoints.
+fn at_once(pool: &PgPool) -> usize {
+    let share = pool.options().get_max_connections() / 3;
+    (share as usize).clamp(1, AT_ONCE)
+}
+
+/// Claims the next ripe window and begins to judge it; false if there is none.
+async fn begin_next(
+    pool: &PgPool,
+    lines: &HashMap<i64, Arc<Line>>,
+    ripeness: &[Ripeness],
+    clock: &Arc<Clock>,
+    in_hand: &mut JoinSet<Result<(), Error>>,
+) -> Result<bool, Error> {
+    let begun = Instant::now();
+    let mut transaction = pool
+        .begin()
+        .await
+        .map_err(store::Error::doing("begin judging a window"))?;
+    let claimed = windows::claim_ripe(&mut transaction, ripeness, clock.now()).await?;
+    let Some(claimed) = claimed else {
+        return Ok(false);
+    };
+    let Some(line) = lines.get(&claimed.monitor_id) else {
+        return Ok(false);
+    };
+    let (line, clock) = (Arc::clone(line), Arc::clone(clock));
+    in_hand.spawn(async move {
+        judge_claimed(transaction, &line, &claimed, &clock).await?;
+        metrics::judge_duration_seconds(begun.elapsed().as_secs_f64());
+        Ok(())
+    });
+    Ok(true)
+}
+
+/// Waits until a window is judged, or for the next look at what is ripe; whether one is judged.
+async fn wait(
+    in_hand: &mut JoinSet<Result<(), Error>>,
+    stop: &CancellationToken,
+) -> Result<bool, Error> {
+    tokio::select! {
+        Some(ended) = in_hand.join_next() => ended?.map(|()| true),
+        () = tokio::time::sleep(PAUSE) => Ok(false),
+        () = stop.cancelled() => Ok(false),
+    }
+}
+
+/// Postgres being away is waited out; everything else ends the judge.
+fn put_up_with(error: Error, pause: Duration) -> Result<(), Error> {
+    match error {
+        Error::Store(error) if error.is_transient() => {
+            metrics::postgres_errors("judge a window", 1);
+            tracing::warn!(error = %error.chain(), retry_in = ?pause, "the judge waits for Postgres");
+            Ok(())
+        }
+        error => Err(error),
+    }
 }
 
 impl Line {
@@ -121,32 +195,19 @@ impl Line {
     }
 }
 
-/// Judges the next ripe window, in one transaction; false if there is none.
-async fn judge_next(
-    pool: &PgPool,
-    lines: &HashMap<i64, Line>,
-    ripeness: &[Ripeness],
+/// Judges a claimed window, in the transaction that claimed it.
+async fn judge_claimed(
+    mut transaction: Transaction<'static, Postgres>,
+    line: &Line,
+    claimed: &Claimed,
     clock: &Clock,
-) -> Result<bool, Error> {
-    let begun = Instant::now();
-    let mut transaction = pool
-        .begin()
-        .await
-        .map_err(store::Error::doing("begin judging a window"))?;
-    let claimed = windows::claim_ripe(&mut transaction, ripeness, clock.now()).await?;
-    let Some(claimed) = claimed else {
-        return Ok(false);
-    };
-    let Some(line) = lines.get(&claimed.monitor_id) else {
-        return Ok(false);
-    };
-
-    let deltas = windows::deltas(&mut transaction, &claimed).await?;
+) -> Result<(), Error> {
+    let deltas = windows::deltas(&mut transaction, claimed).await?;
     let mut state: State = serde_json::from_value(claimed.state.clone())
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    let judged = merge_and_judge(line, &claimed, &deltas, &mut state).await?;
+    let judged = merge_and_judge(line, claimed, &deltas, &mut state).await?;
 
-    let window = window_row(line, &claimed, &deltas, &judged.judged);
+    let window = window_row(line, claimed, &deltas, &judged.judged);
     let scores = score_rows(&judged);
     windows::save(
         &mut transaction,
@@ -164,19 +225,18 @@ async fn judge_next(
         clock,
     )
     .await?;
-    let next = next_start(&mut transaction, line, &claimed, window.rows).await?;
+    let next = next_start(&mut transaction, line, claimed, window.rows).await?;
     let state = serde_json::to_value(&state)
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    windows::advance(&mut transaction, &claimed, next, &state).await?;
+    windows::advance(&mut transaction, claimed, next, &state).await?;
     transaction
         .commit()
         .await
         .map_err(store::Error::doing("save a judged window"))?;
 
     metrics::windows_judged(&line.monitor.name, window.verdict, 1);
-    metrics::judge_duration_seconds(begun.elapsed().as_secs_f64());
     tell(line, &window, &judged.judged);
-    Ok(true)
+    Ok(())
 }
 
 /// What came of a window, with its stored profile.
