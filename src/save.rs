@@ -38,7 +38,12 @@ pub enum Request {
         partitions: i32,
     },
     /// Fence whoever holds a partition.
-    TakeOver(TopicPartition),
+    TakeOver {
+        /// Partition.
+        key: TopicPartition,
+        /// Which assignment of it this is for.
+        turn: u64,
+    },
     /// Save a stretch.
     Save(Box<Unsaved>),
     /// Record a gap, and say when it is done.
@@ -54,7 +59,14 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Reply {
     /// The partition is ours.
-    Taken(TopicPartition, partitions::Taken),
+    Taken {
+        /// Partition.
+        key: TopicPartition,
+        /// The assignment that asked.
+        turn: u64,
+        /// With what it is taken over.
+        taken: partitions::Taken,
+    },
     /// The stretch is durable.
     Saved {
         /// Partition.
@@ -153,14 +165,17 @@ async fn answer(
             let note = || partitions::note_topic(pool, &topic, partitions);
             retrying("note a topic", stop, note).await.map(|()| None)
         }
-        Request::TakeOver(key) => {
+        Request::TakeOver { key, turn } => {
             let take = || async {
                 let doing = store::Error::doing("take a partition over");
                 let mut connection = pool.acquire().await.map_err(doing)?;
                 partitions::take_over(&mut connection, &key.topic, key.partition, owner).await
             };
             let taken = retrying("take a partition over", stop, take).await;
-            taken.map(|taken| Some(Reply::Taken(key.clone(), taken)))
+            taken.map(|taken| {
+                let key = key.clone();
+                Some(Reply::Taken { key, turn, taken })
+            })
         }
         Request::Save(unsaved) => save(pool, *unsaved, stop).await.map(Some),
         Request::RecordGap { gap, done } => {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::NEEDS_A_PERSON;
+use super::{NEEDS_A_PERSON, WRONG};
 use crate::settings::Settings;
 use crate::{collect, daemon, store};
 
@@ -37,6 +37,10 @@ pub async fn run(args: Args, settings: Settings) -> anyhow::Result<ExitCode> {
         Err(error) if matches!(error.downcast_ref(), Some(collect::Error::Gap { .. })) => {
             tracing::error!("{error:#}");
             Ok(ExitCode::from(NEEDS_A_PERSON))
+        }
+        Err(error) if matches!(error.downcast_ref(), Some(collect::Error::NameTaken { .. })) => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::from(WRONG))
         }
         Err(error) => Err(error),
     }

@@ -62,7 +62,9 @@ impl Collector {
         };
         tracing::info!(topic, partition, "assigned");
         let hash = RowHash::new(self.options.sample_key, partition);
-        let state = Partition::new(plan, hash, self.clock.now_ms());
+        self.turns += 1;
+        let turn = self.turns;
+        let state = Partition::new(plan, hash, turn, self.clock.now_ms());
         self.partitions.insert(key.clone(), state);
         if let Ok(Some(partitions)) = consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT)
         {
@@ -71,17 +73,21 @@ impl Collector {
                 partitions,
             });
         }
-        self.ask(Request::TakeOver(key));
+        self.ask(Request::TakeOver { key, turn });
     }
 
     /// The fence stands: find out where to go on, and go on there.
-    pub(super) fn taken(&mut self, key: &TopicPartition, taken: &Taken) -> Result<(), Error> {
-        if self
-            .partitions
-            .get(key)
-            .is_none_or(|p| p.phase != Phase::Taking || p.revoked)
-        {
-            self.partitions.remove(key);
+    ///
+    /// A partition that was revoked and assigned again meanwhile has asked again, and waits for the
+    /// answer to that: this one's epoch may be over already.
+    pub(super) fn taken(
+        &mut self,
+        key: &TopicPartition,
+        turn: u64,
+        taken: &Taken,
+    ) -> Result<(), Error> {
+        let asked = |p: &Partition| p.turn == turn && p.phase == Phase::Taking && !p.revoked;
+        if !self.partitions.get(key).is_some_and(asked) {
             return Ok(());
         }
         let kafka = &self.options.kafka;
@@ -98,7 +104,8 @@ impl Collector {
             Ok(Start::Truncated { stored, end }) => return Err(truncated(key, stored, end)),
             Err(error) => {
                 tracing::warn!(topic = %key.topic, partition = key.partition, %error, "no answer about offsets; trying again");
-                self.ask(Request::TakeOver(key.clone()));
+                let key = key.clone();
+                self.ask(Request::TakeOver { key, turn });
                 return Ok(());
             }
         };

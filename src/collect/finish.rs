@@ -40,13 +40,13 @@ impl Collector {
             // A partition that is fenced now is somebody else's: nothing of it is lost.
             while let Ok(reply) = self.replies.try_recv() {
                 match reply {
-                    Reply::Saved { key, .. } | Reply::Fenced { key, .. } => {
-                        if let Some(partition) = self.partitions.get_mut(&key) {
+                    Reply::Saved { key, epoch, .. } | Reply::Fenced { key, epoch } => {
+                        if let Some(partition) = self.current(&key, epoch) {
                             partition.saving = false;
                         }
                     }
                     Reply::Failed(error) => return Err(Error::Store(error)),
-                    Reply::Taken(..) => {}
+                    Reply::Taken { .. } => {}
                 }
             }
         }

@@ -87,6 +87,29 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// Another replica is known to the group under the same name, and this one is out.
+    #[error(
+        "another replica has joined group `{group}` with kafka.properties.\"group.instance.id\" = \
+         \"{name}\": each replica needs one of its own, or none"
+    )]
+    NameTaken {
+        /// The group.
+        group: String,
+        /// The name.
+        name: String,
+    },
+    /// Another replica is known to the group under the same name, and this one is not let in.
+    #[error(
+        "group `{group}` has a member with kafka.properties.\"group.instance.id\" = \"{name}\" \
+         already: another replica with that name, or this one before it died, whose session is not \
+         over yet"
+    )]
+    NameInUse {
+        /// The group.
+        group: String,
+        /// The name.
+        name: String,
+    },
     /// A profile.
     #[error("profiling: {0}")]
     Arrow(#[from] arrow::error::ArrowError),
@@ -126,6 +149,7 @@ pub fn run(
         requests,
         replies,
         partitions: BTreeMap::new(),
+        turns: 0,
         latest: None,
         paused: false,
         last_tick_ms: 0,
@@ -146,6 +170,8 @@ struct Collector {
     requests: mpsc::Sender<Request>,
     replies: mpsc::Receiver<Reply>,
     partitions: BTreeMap<TopicPartition, Partition>,
+    /// Assignments so far, so that what was asked for one is not taken for the next.
+    turns: u64,
     /// Where the last message came from: they come in runs of one partition.
     latest: Option<TopicPartition>,
     paused: bool,
@@ -186,14 +212,14 @@ impl Collector {
                 for _ in 0..256 {
                     match consumer.poll(Duration::ZERO) {
                         Some(Ok(message)) => read(message, now)?,
-                        Some(Err(error)) => heed(&error)?,
+                        Some(Err(error)) => heed(consumer, &options.kafka, &error)?,
                         None => break,
                     }
                 }
                 false
             }
             Some(Err(error)) => {
-                heed(&error)?;
+                heed(consumer, &options.kafka, &error)?;
                 false
             }
         };
@@ -243,7 +269,7 @@ impl Collector {
     fn hear_replies(&mut self) -> Result<(), Error> {
         while let Ok(reply) = self.replies.try_recv() {
             match reply {
-                Reply::Taken(key, taken) => self.taken(&key, &taken)?,
+                Reply::Taken { key, turn, taken } => self.taken(&key, turn, &taken)?,
                 Reply::Saved {
                     key,
                     epoch,
@@ -321,8 +347,9 @@ fn find<'a>(
 }
 
 /// Errors of the client that mean something to us; the others it mends by itself.
-fn heed(error: &KafkaError) -> Result<(), Error> {
+fn heed(consumer: &BaseConsumer<Context>, kafka: &Kafka, error: &KafkaError) -> Result<(), Error> {
     match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::Fatal) => Err(fatal(consumer, kafka, error)),
         Some(
             RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownTopic
@@ -330,12 +357,27 @@ fn heed(error: &KafkaError) -> Result<(), Error> {
             | RDKafkaErrorCode::GroupAuthorizationFailed
             | RDKafkaErrorCode::SaslAuthenticationFailed
             | RDKafkaErrorCode::AutoOffsetReset
-            | RDKafkaErrorCode::OffsetOutOfRange
-            | RDKafkaErrorCode::Fatal,
+            | RDKafkaErrorCode::OffsetOutOfRange,
         ) => Err(Error::Kafka(error.clone())),
         _ => {
             tracing::warn!(%error, "Kafka client error");
             Ok(())
         }
+    }
+}
+
+/// What the client cannot go on after, by its cause.
+fn fatal(consumer: &BaseConsumer<Context>, kafka: &Kafka, error: &KafkaError) -> Error {
+    let group = kafka.group.clone();
+    let name = kafka.property("group.instance.id").unwrap_or_default();
+    let name = name.to_owned();
+    match consumer.client().fatal_error() {
+        Some((RDKafkaErrorCode::FencedInstanceId, _)) => Error::NameTaken { group, name },
+        Some((RDKafkaErrorCode::UnreleasedInstanceId, _)) => Error::NameInUse { group, name },
+        Some((code, reason)) => {
+            tracing::error!(%code, reason, "the Kafka client cannot go on");
+            Error::Kafka(KafkaError::MessageConsumptionFatal(code))
+        }
+        None => Error::Kafka(error.clone()),
     }
 }

@@ -152,7 +152,6 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
     let mut config = ClientConfig::new();
     config
         .set("client.id", "driftd")
-        .set("partition.assignment.strategy", "cooperative-sticky")
         // A fast consumer that empties its queue would otherwise wait a second for more.
         .set("fetch.queue.backoff.ms", "10")
         // A broker answers one request of a connection after the other: other questions wait for
@@ -160,6 +159,9 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
         .set("fetch.wait.max.ms", "100")
         .set("queued.max.messages.kbytes", "65536")
         .set("statistics.interval.ms", "5000");
+    if !kafka.brokers_assign() {
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+    }
     for (name, value) in kafka.properties() {
         config.set(name, value);
     }

@@ -24,6 +24,8 @@ use crate::window::open::OpenWindows;
 pub struct Partition {
     /// What is read from its topic.
     pub plan: Arc<TopicPlan>,
+    /// Which of this replica's assignments it is; what was asked for another is not heeded.
+    pub turn: u64,
     /// Whether it is read yet.
     pub phase: Phase,
     /// What was decoded and not handed on.
@@ -76,11 +78,12 @@ pub enum Phase {
 
 impl Partition {
     /// A partition that the group has just assigned: nothing is known of it yet.
-    pub fn new(plan: &Arc<TopicPlan>, hash: RowHash, now: i64) -> Self {
+    pub fn new(plan: &Arc<TopicPlan>, hash: RowHash, turn: u64, now: i64) -> Self {
         Self {
             stretch: Stretch::new(plan),
             windows: Vec::new(),
             plan: Arc::clone(plan),
+            turn,
             phase: Phase::Taking,
             hash,
             next_offset: -1,

@@ -83,7 +83,24 @@ impl Kafka {
             .map(|(name, value)| (name.clone(), value.expose_secret().to_owned()))
             .collect()
     }
+
+    /// The value of a property that is no secret.
+    pub fn property(&self, wanted: &str) -> Option<&str> {
+        let found = self.properties.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.expose_secret())
+    }
+
+    /// Whether the brokers assign partitions (KIP-848), not the members among themselves.
+    pub fn brokers_assign(&self) -> bool {
+        self.property(PROTOCOL)
+            .is_some_and(|protocol| protocol.eq_ignore_ascii_case(CONSUMER_PROTOCOL))
+    }
 }
+
+/// Which protocol a group follows: librdkafka's property.
+const PROTOCOL: &str = "group.protocol";
+/// Its value for groups whose partitions the brokers assign.
+const CONSUMER_PROTOCOL: &str = "consumer";
 
 /// Where a partition that was never read is begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

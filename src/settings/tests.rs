@@ -333,6 +333,31 @@ fn kafka_properties() {
 }
 
 #[test]
+fn the_group_protocol_is_the_users_choice() {
+    let told_of = told(with(
+        "[kafka.properties]\ngroup.protocol = 'consumer'\nsession.timeout.ms = 6000\n\
+         heartbeat.interval.ms = 500\npartition.assignment.strategy = 'range'\n",
+    ));
+    assert_eq!(told_of.len(), 3, "{told_of:#?}");
+    for words in [
+        "session.timeout.ms: the brokers decide it with group.protocol = \"consumer\"",
+        "set group.consumer.heartbeat.interval.ms on the brokers",
+        "group.remote.assignor",
+    ] {
+        assert!(told_of.iter().any(|t| t.contains(words)), "{told_of:#?}");
+    }
+    let read = |properties| {
+        with(&format!("[kafka.properties]\n{properties}"))
+            .unwrap()
+            .kafka
+    };
+    assert!(read("group.protocol = 'Consumer'\ngroup.instance.id = 'a'\n").brokers_assign());
+    let classic = read("group.protocol = 'classic'\nsession.timeout.ms = 6000\n");
+    assert!(!classic.brokers_assign());
+    assert_eq!(classic.property("session.timeout.ms"), Some("6000"));
+}
+
+#[test]
 fn secrets_come_from_files_and_are_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("url"), "postgres://u:hunter2@h/d\n").unwrap();

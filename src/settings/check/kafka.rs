@@ -9,17 +9,13 @@ use crate::settings::field::Field;
 use crate::settings::file::Value;
 use crate::settings::read::Section;
 use crate::settings::secret::{from_file, is_secret_property, not_a_flag, plain_value};
-use crate::settings::{Kafka, StartAt};
+use crate::settings::{CONSUMER_PROTOCOL, Kafka, PROTOCOL, StartAt};
 
 /// Properties that are refused, each with the reason.
-const DENIED: [(&str, &str); 16] = [
+const DENIED: [(&str, &str); 15] = [
     ("bootstrap.servers", "set kafka.brokers"),
     ("metadata.broker.list", "set kafka.brokers"),
     ("group.id", "set kafka.group"),
-    (
-        "group.protocol",
-        "driftd takes partitions over by the classic protocol",
-    ),
     (
         "auto.offset.reset",
         "set kafka.start_at; a stored offset that is gone is never skipped",
@@ -31,7 +27,8 @@ const DENIED: [(&str, &str); 16] = [
     ("isolation.level", "driftd reads committed messages only"),
     (
         "partition.assignment.strategy",
-        "driftd assigns partitions cooperatively",
+        "driftd assigns partitions cooperatively; with group.protocol = \"consumer\" the brokers \
+         assign them, see group.remote.assignor",
     ),
     (
         "enable.partition.eof",
@@ -41,6 +38,21 @@ const DENIED: [(&str, &str); 16] = [
     ("allow.auto.create.topics", "driftd creates no topics"),
     ("plugin.library.paths", "driftd loads no foreign code"),
     ("ssl.engine.location", "driftd loads no foreign code"),
+];
+/// What the brokers decide once `group.protocol` is `consumer`; librdkafka refuses them together.
+const THE_BROKERS_DECIDE: [(&str, &str); 3] = [
+    (
+        "session.timeout.ms",
+        "leave it out, and set group.consumer.session.timeout.ms on the brokers",
+    ),
+    (
+        "heartbeat.interval.ms",
+        "leave it out, and set group.consumer.heartbeat.interval.ms on the brokers",
+    ),
+    (
+        "group.protocol.type",
+        "leave it out: it belongs to the classic protocol",
+    ),
 ];
 const OFFSETS: &str = "offsets are stored with the results, in Postgres";
 
@@ -126,13 +138,32 @@ fn start_at(field: &Field<'_>) -> Option<StartAt> {
 
 fn properties(section: &Section<'_>) -> Option<Vec<(String, SecretString)>> {
     let fields = section.all();
-    let in_force = fields
+    let in_force: Vec<_> = fields
         .iter()
-        .filter(|(name, field)| wins(name, field, &fields));
+        .filter(|(name, field)| wins(name, field, &fields))
+        .collect();
     let read: Vec<_> = in_force
+        .iter()
         .map(|(name, field)| property(name, field))
         .collect();
-    read.into_iter().collect()
+    let protocol = read.iter().flatten().find(|(name, _)| name == PROTOCOL);
+    let by_brokers = protocol.is_some_and(|(_, value)| {
+        value
+            .expose_secret()
+            .eq_ignore_ascii_case(CONSUMER_PROTOCOL)
+    });
+    let mut fits = true;
+    for (name, field) in in_force.into_iter().filter(|_| by_brokers) {
+        let decided = |(property, _): &&(&str, &str)| *property == property_name(name);
+        if let Some((_, right)) = THE_BROKERS_DECIDE.iter().find(decided) {
+            field.fault(
+                "the brokers decide it with group.protocol = \"consumer\"",
+                right,
+            );
+            fits = false;
+        }
+    }
+    fits.then(|| read.into_iter().collect()).flatten()
 }
 
 /// Where a value and its file are both given, the higher layer wins.
