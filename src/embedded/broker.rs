@@ -10,10 +10,11 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use rdkafka::error::KafkaError;
-use rdkafka::mocking::MockCluster;
+use rdkafka::mocking;
+use rdkafka::producer::DefaultProducerContext;
 
-/// Nodes of the cluster. One does all that the demo and the tests need.
-const NODES: i32 = 1;
+/// The cluster itself, with all that can be done to it.
+pub type Cluster<'c> = mocking::MockCluster<'c, DefaultProducerContext>;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -37,35 +38,38 @@ pub enum Error {
     Gone,
 }
 
-type Answer = Result<(), KafkaError>;
-
-/// A topic to create, and whom to tell.
-struct NewTopic {
-    name: String,
-    partitions: i32,
-    answer: mpsc::SyncSender<Answer>,
-}
+/// Something to do on the thread that holds the cluster.
+type Request = Box<dyn FnOnce(&Cluster<'_>) + Send>;
 
 /// A running broker; dropping it stops it, and what it holds is gone.
 #[derive(Debug)]
 pub struct Broker {
     brokers: String,
-    requests: Option<mpsc::SyncSender<NewTopic>>,
+    nodes: i32,
+    requests: Option<mpsc::SyncSender<Request>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Broker {
-    /// Starts a broker without topics.
+    /// Starts a broker without topics: one node, which does all that the demo needs.
     ///
     /// # Errors
     /// librdkafka's, where it cannot listen.
     pub fn start() -> Result<Self, Error> {
+        Self::start_nodes(1)
+    }
+
+    /// Starts a cluster of several nodes, numbered from 1, each partition led by one of them.
+    ///
+    /// # Errors
+    /// librdkafka's, where it cannot listen.
+    pub fn start_nodes(nodes: i32) -> Result<Self, Error> {
         // The mock cluster may not change threads, so it gets one of its own.
         let (requests, asked) = mpsc::sync_channel(1);
         let (started, start) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name("kafka-broker".into())
-            .spawn(move || serve(&started, &asked))
+            .spawn(move || serve(nodes, &started, &asked))
             .map_err(Error::Thread)?;
         let brokers = start
             .recv()
@@ -73,6 +77,7 @@ impl Broker {
             .map_err(Error::Start)?;
         Ok(Self {
             brokers,
+            nodes,
             requests: Some(requests),
             thread: Some(thread),
         })
@@ -88,19 +93,29 @@ impl Broker {
     /// # Errors
     /// [`Error::Topic`] where it is there already or the name is none.
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        let request = NewTopic {
-            name: name.to_owned(),
-            partitions,
-            answer,
-        };
-        let asked = self.requests.as_ref().ok_or(Error::Gone)?;
-        asked.send(request).map_err(|_| Error::Gone)?;
-        let made = answered.recv().map_err(|_| Error::Gone)?;
+        let (topic, nodes) = (name.to_owned(), self.nodes);
+        let made = self.ask(move |cluster| cluster.create_topic(&topic, partitions, nodes))?;
         made.map_err(|source| Error::Topic {
             topic: name.to_owned(),
             source,
         })
+    }
+
+    /// Does something to the cluster: makes a topic, or stages what can go wrong with it.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where its thread has ended.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Cluster<'_>) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let request: Request = Box::new(move |cluster| {
+            let _ = answer.send(what(cluster));
+        });
+        let asked = self.requests.as_ref().ok_or(Error::Gone)?;
+        asked.send(request).map_err(|_| Error::Gone)?;
+        answered.recv().map_err(|_| Error::Gone)
     }
 }
 
@@ -114,8 +129,12 @@ impl Drop for Broker {
 }
 
 /// Holds the cluster until nobody can ask for anything any more.
-fn serve(started: &mpsc::SyncSender<Result<String, KafkaError>>, asked: &mpsc::Receiver<NewTopic>) {
-    let cluster = match MockCluster::new(NODES) {
+fn serve(
+    nodes: i32,
+    started: &mpsc::SyncSender<Result<String, KafkaError>>,
+    asked: &mpsc::Receiver<Request>,
+) {
+    let cluster = match Cluster::new(nodes) {
         Ok(cluster) => cluster,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -123,9 +142,8 @@ fn serve(started: &mpsc::SyncSender<Result<String, KafkaError>>, asked: &mpsc::R
         }
     };
     let _ = started.send(Ok(cluster.bootstrap_servers()));
-    while let Ok(topic) = asked.recv() {
-        let made = cluster.create_topic(&topic.name, topic.partitions, NODES);
-        let _ = topic.answer.send(made);
+    while let Ok(request) = asked.recv() {
+        request(&cluster);
     }
 }
 

@@ -11,9 +11,7 @@ use serde_json::Value;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use statrs::function::factorial::ln_binomial;
 
-use super::traffic::{
-    ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, PARTITIONS, Record, WINDOW_MS,
-};
+use super::traffic::{ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, Record, WINDOW_MS};
 
 /// The features, in the baseline's order; `true`: a number.
 pub(crate) const FEATURES: [(&str, bool); 4] = [
@@ -140,7 +138,8 @@ impl Reference {
             waiting: 0,
         };
         let mut least_watermark = i64::MAX;
-        for partition in 0..PARTITIONS {
+        let last = log.iter().map(|record| record.partition).max();
+        for partition in 0..=last.unwrap() {
             let watermark = reference.walk(partition, log, &mut windows);
             least_watermark = least_watermark.min(watermark);
         }

@@ -131,17 +131,23 @@ pub(crate) fn baseline_csv(seed: u64) -> String {
 /// The messages of a story in the order in which they are produced. The last one of each partition
 /// closes all windows of the story: nothing is left to the clock.
 pub(crate) fn messages(seed: u64, story: &[Phase]) -> Vec<Record> {
+    messages_over(PARTITIONS, seed, story)
+}
+
+/// The same over so many partitions.
+pub(crate) fn messages_over(partitions: i32, seed: u64, story: &[Phase]) -> Vec<Record> {
     let mut dice = Dice::new(seed);
     let mut records = Vec::new();
     for (window, phase) in (0..).zip(story) {
         for row in 0..phase.rows {
             let place = START_MS + window * WINDOW_MS + row * WINDOW_MS / phase.rows;
             let event_ms = (place + dice.within(DISORDER_MS)).max(START_MS);
-            records.push(message(&mut dice, event_ms, window, phase.shift));
+            let partition = partition(&mut dice, partitions);
+            records.push(message(&mut dice, partition, event_ms, window, phase.shift));
         }
     }
     let end = START_MS + i64::try_from(story.len()).unwrap() * WINDOW_MS;
-    records.extend((0..PARTITIONS).map(|partition| closer(&mut dice, partition, end)));
+    records.extend((0..partitions).map(|partition| closer(&mut dice, partition, end)));
     records
 }
 
@@ -155,12 +161,19 @@ fn closer(dice: &mut Dice, partition: i32, end_ms: i64) -> Record {
     }
 }
 
-fn message(dice: &mut Dice, event_ms: i64, window: i64, shift: f64) -> Record {
-    let partition = match dice.below(10) {
+/// A few partitions get unlike shares.
+fn partition(dice: &mut Dice, partitions: i32) -> i32 {
+    if partitions > PARTITIONS {
+        return i32::try_from(dice.below(partitions.unsigned_abs().into())).unwrap();
+    }
+    match dice.below(10) {
         0..5 => 0,
         5..8 => 1,
         _ => 2,
-    };
+    }
+}
+
+fn message(dice: &mut Dice, partition: i32, event_ms: i64, window: i64, shift: f64) -> Record {
     let record_ms = event_ms + i64::try_from(dice.below(2_000)).unwrap();
     let payload = match dice.below(1_000) {
         0..4 => Some("{\"at\": 13647744".to_owned()),
@@ -223,10 +236,16 @@ fn row(dice: &mut Dice, at: &str, shift: f64) -> String {
 /// Produces records in their order; a fresh topic gives each the offset that is its place among
 /// the records of its partition. Returns when the broker has all of them.
 pub(crate) fn produce(brokers: &str, topic: &str, records: &[Record]) {
+    produce_as("none", brokers, topic, records);
+}
+
+/// The same, with batches that are compressed.
+pub(crate) fn produce_as(codec: &str, brokers: &str, topic: &str, records: &[Record]) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("enable.idempotence", "true")
         .set("linger.ms", "2")
+        .set("compression.codec", codec)
         .create()
         .unwrap();
     for record in records {
@@ -235,7 +254,8 @@ pub(crate) fn produce(brokers: &str, topic: &str, records: &[Record]) {
     producer.flush(Duration::from_secs(60)).unwrap();
 }
 
-fn send(producer: &BaseProducer, topic: &str, record: &Record) {
+/// Hands one record to a producer, as soon as that has room for it.
+pub(crate) fn send(producer: &BaseProducer, topic: &str, record: &Record) {
     let mut new = BaseRecord::<(), str>::to(topic)
         .partition(record.partition)
         .timestamp(record.record_ms);
