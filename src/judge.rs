@@ -535,6 +535,7 @@ async fn next_start(
                 monitor = %line.monitor.name, from = %next, to = %filled,
                 "a silence of more than {LONGEST_SILENCE} windows is stepped over"
             );
+            windows::count_stepped_over(connection, claimed, filled).await?;
             Ok(filled)
         }
         _ => Ok(next),

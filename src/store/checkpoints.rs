@@ -39,6 +39,15 @@ pub struct Checkpoint {
     pub was_idle: bool,
 }
 
+impl Checkpoint {
+    /// Windows of its rows may have been judged without them: the rows are late, or the judge did
+    /// not wait for this partition, because it was idle or was not there.
+    fn may_be_behind_the_judge(&self) -> bool {
+        let is_first = self.expected_offset < 0;
+        is_first || self.was_idle || self.deltas.iter().any(|delta| delta.late > 0)
+    }
+}
+
 /// What a stretch adds to one window.
 #[derive(Debug, Clone)]
 pub struct Delta {
@@ -94,12 +103,15 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
     let checkpoint_id = insert(&mut transaction, checkpoint).await?;
     rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
     advance_watermarks(&mut transaction, checkpoint).await?;
-    if checkpoint.was_idle || checkpoint.deltas.iter().any(|delta| delta.late > 0) {
+    let maybe_judged = checkpoint.may_be_behind_the_judge();
+    if maybe_judged {
         lock_cursors(&mut transaction, checkpoint).await?;
     }
     advance_cursors(&mut transaction, checkpoint).await?;
     insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
-    count_late(&mut transaction, checkpoint).await?;
+    if maybe_judged {
+        count_late(&mut transaction, checkpoint).await?;
+    }
     transaction
         .commit()
         .await
@@ -188,8 +200,7 @@ async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoi
     Ok(())
 }
 
-/// Rows that come too late, or from a partition that was idle, may be for a window that the judge
-/// is at work on. Waiting for the judge's locks makes each of them count in one place: with the
+/// Rows that may be behind the judge may be for a window that it is at work on. Waiting for the judge's locks makes each of them count in one place: with the
 /// deltas that the judge sums up, or on the judged window.
 async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
     let monitors: Vec<i64> = checkpoint
@@ -241,8 +252,8 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
     Ok(())
 }
 
-/// What waits for the judge. Rows for windows that are judged already do not: they are counted on
-/// the window itself ([`count_late`]).
+/// What waits for the judge. Rows for windows that their line has passed do not, nor late rows of
+/// a version without a line: [`count_late`] counts them.
 async fn insert_deltas(
     connection: &mut PgConnection,
     checkpoint_id: i64,
@@ -265,9 +276,8 @@ async fn insert_deltas(
         select $1, m, v, s, b, $8, f, n, r, l, d
         from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[],
                 $7::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, f, n, d)
-        where not exists (select from driftd.windows w
-            where w.monitor_id = m and w.version = v and w.segment = 'all'
-                and w.window_start = s)"#,
+            join driftd.window_cursors c on c.monitor_id = m and c.version = v and c.segment = 'all'
+                and c.next_start <= s"#,
         checkpoint_id,
         &monitors,
         &versions,
@@ -287,24 +297,40 @@ async fn insert_deltas(
 }
 
 /// Rows for windows that are judged already: late ones, and those that only the idleness of their
-/// partition has made late. They change the window's counts and nothing else.
+/// partition has made late. They change the window's counts and nothing else. Those of windows that
+/// nobody judged, or that retention has dropped, are counted by their line.
 async fn count_late(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let touched = |delta: &&Delta| delta.late > 0 || checkpoint.was_idle;
-    let deltas: Vec<&Delta> = checkpoint.deltas.iter().filter(touched).collect();
-    if deltas.is_empty() {
-        return Ok(());
-    }
+    let deltas = &checkpoint.deltas;
     let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
     let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
     let starts: Vec<DateTime<Utc>> = deltas.iter().map(|delta| delta.window_start).collect();
     let late: Vec<i64> = deltas.iter().map(|delta| delta.late).collect();
     let rows: Vec<i64> = deltas.iter().map(|delta| delta.rows).collect();
+    // `any ($3)` tells the planner which time partitions to look into.
     sqlx::query!(
         r#"-- count late rows of judged windows
-        update driftd.windows w set late = w.late + u.l, late_after_idle = w.late_after_idle + u.r
-        from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[])
-            as u (m, v, s, l, r)
-        where w.monitor_id = u.m and w.version = u.v and w.segment = 'all' and w.window_start = u.s"#,
+        with passed as (
+            select m, v, s, l, r
+            from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[])
+                    as u (m, v, s, l, r)
+                left join driftd.window_cursors c
+                    on c.monitor_id = m and c.version = v and c.segment = 'all'
+            where c.next_start is null or s < c.next_start
+        ), counted as (
+            update driftd.windows w
+            set late = w.late + p.l, late_after_idle = w.late_after_idle + p.r
+            from passed p
+            where w.monitor_id = p.m and w.version = p.v and w.segment = 'all'
+                and w.window_start = p.s and w.window_start = any ($3)
+            returning p.m, p.v, p.s
+        )
+        insert into driftd.rows_without_window as o (monitor_id, version, late, late_after_idle)
+        select m, v, sum(l), sum(r) from passed
+        where (m, v, s) not in (select m, v, s from counted)
+        group by m, v order by m, v
+        on conflict (monitor_id, version, segment) do update
+            set late = o.late + excluded.late,
+                late_after_idle = o.late_after_idle + excluded.late_after_idle"#,
         &monitors,
         &versions,
         &starts,

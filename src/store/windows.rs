@@ -38,7 +38,7 @@ pub struct Claimed {
     pub state: Value,
 }
 
-/// What a window adds up to, in (partition, offset) order.
+/// What a window adds up to, in (partition, generation, offset) order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeltaRow {
     /// Partition.
@@ -191,7 +191,7 @@ pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<
         select partition, first_offset, next_offset, baseline_id, rows, late, delta
         from driftd.profile_deltas
         where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3
-        order by partition, first_offset"#,
+        order by partition, generation, first_offset"#,
         claimed.monitor_id,
         claimed.version,
         claimed.window_start,
@@ -223,7 +223,8 @@ pub async fn next_with_rows(
     .map_err(Error::doing("look for the next window with rows"))
 }
 
-/// Stores a window with its scores and its profile; its deltas are no longer needed.
+/// Stores a window with its scores and its profile. Its deltas go with the time partition that they
+/// stand in, when no window needs any of it.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -239,17 +240,6 @@ pub async fn save(
     if let Some(profile) = profile {
         insert_profile(connection, window, profile).await?;
     }
-    sqlx::query!(
-        r#"-- drop the deltas of a judged window
-        delete from driftd.profile_deltas
-        where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3"#,
-        window.monitor_id,
-        window.version,
-        window.window_start,
-    )
-    .execute(connection)
-    .await
-    .map_err(Error::doing("drop the deltas of a window"))?;
     Ok(())
 }
 
@@ -388,6 +378,37 @@ async fn insert_profile(
     .execute(connection)
     .await
     .map_err(Error::doing("store the profile of a window"))?;
+    Ok(())
+}
+
+/// Keeps count of late rows of windows that are stepped over: from the claimed one, which is judged,
+/// to the next, both exclusive.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn count_stepped_over(
+    connection: &mut PgConnection,
+    claimed: &Claimed,
+    next_start: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        r#"-- count late rows of windows that are stepped over
+        insert into driftd.rows_without_window as o (monitor_id, version, late)
+        select $1::bigint, $2::text, sum(late) from driftd.profile_deltas
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start > $3
+            and window_start < $4
+        having sum(late) > 0
+        on conflict (monitor_id, version, segment) do update set late = o.late + excluded.late"#,
+        claimed.monitor_id,
+        claimed.version,
+        claimed.window_start,
+        next_start,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing(
+        "count late rows of windows that are stepped over",
+    ))?;
     Ok(())
 }
 

@@ -50,7 +50,8 @@ async fn too_much_held_pauses_reading_until_it_is_saved() {
     stage.saved(log.len()).await;
 
     let reference = Reference::of(&log, &stage.baseline_csv);
-    let found = "select ((select coalesce(sum(rows + late), 0) from driftd.profile_deltas)
+    let found = "select ((select coalesce(sum(rows + late), 0) from driftd.waiting_rows)
+        + (select coalesce(sum(late + late_after_idle), 0) from driftd.rows_without_window)
         + (select coalesce(sum(rows + late), 0) from driftd.windows))::bigint";
     let rows = reference.counted + reference.late;
     assert_eq!(stage.count(found).await, rows * WINDOWS_PER_ROW);

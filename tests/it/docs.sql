@@ -32,6 +32,9 @@ insert into driftd.drift_contributions
     (monitor_id, version, window_start, feature, test, rank, bin, reference_share, window_share, contribution)
 select monitor_id, version, window_start, feature, test, 1, 'AA', 0.1, 0.3, 0.8
 from driftd.drift_scores where drifted;
+insert into driftd.profile_deltas
+    (checkpoint_id, monitor_id, version, window_start, partition, first_offset, next_offset, rows, late)
+values (1, 1, '1', now(), 0, 0, 10, 9, 1);
 insert into driftd.alert_episodes
     (monitor_id, monitor, model, version, state, severity, first_window, fired_window, last_window,
      drifted_windows)

@@ -216,8 +216,7 @@ async fn check_messages(stage: &Stage, reference: &Reference) {
 
     let sql = "select sum(rows)::bigint, sum(late)::bigint from driftd.windows";
     let judged: (i64, i64) = sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
-    let waiting = "select coalesce(sum(rows), 0)::bigint from driftd.profile_deltas d
-        where not exists (select from driftd.windows w where w.window_start = d.window_start)";
+    let waiting = "select coalesce(sum(rows), 0)::bigint from driftd.waiting_rows";
     assert_eq!(stage.count(waiting).await, reference.waiting);
     assert_eq!(
         judged,

@@ -12,6 +12,7 @@
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `embeddings`: a stream of vectors, from the training file to the scores
+//! - `upkeep`: tables in time partitions, and what becomes of old rows
 //! - `backpressure`: Postgres stands still while messages come
 //! - `check`: files against files, without any server
 //! - `oracle`: the same on 79 pairs of files, against scipy
@@ -41,3 +42,4 @@ mod schedules;
 mod store;
 mod structure;
 mod triggers;
+mod upkeep;

@@ -214,18 +214,13 @@ async fn a_rejected_message_is_kept_once_whatever_it_held() {
         payload: (offset == 1).then(|| vec![0, 159, 146]),
     };
     assert_eq!(rejected::insert(&db.pool, &[]).await.unwrap(), 0);
-    assert_eq!(
-        rejected::insert(&db.pool, &[message(1), message(2)])
-            .await
-            .unwrap(),
-        2
-    );
-    assert_eq!(
-        rejected::insert(&db.pool, &[message(2), message(3)])
-            .await
-            .unwrap(),
-        1
-    );
+    // What a checkpoint holds comes in one transaction, and no checkpoint comes twice.
+    let mut transaction = db.pool.begin().await.unwrap();
+    for (messages, new) in [([message(1), message(2)], 2), ([message(2), message(3)], 1)] {
+        let inserted = rejected::insert(&mut *transaction, &messages).await;
+        assert_eq!(inserted.unwrap(), new);
+    }
+    transaction.commit().await.unwrap();
 }
 
 #[tokio::test]

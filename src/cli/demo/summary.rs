@@ -110,7 +110,8 @@ pub(super) async fn of(
     .await?;
     let late: i64 = sqlx::query_scalar(
         "select ((select coalesce(sum(late + late_after_idle), 0) from driftd.windows)
-            + (select coalesce(sum(late), 0) from driftd.profile_deltas))::bigint",
+            + (select coalesce(sum(late + late_after_idle), 0) from driftd.rows_without_window)
+            + (select coalesce(sum(late), 0) from driftd.waiting_rows))::bigint",
     )
     .fetch_one(pool)
     .await?;
