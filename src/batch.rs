@@ -317,6 +317,12 @@ impl Builder {
         }
     }
 
+    /// Bytes held, about: room for a batch of rows, and the texts of those that are in it.
+    pub fn bytes(&self) -> usize {
+        let columns: usize = self.columns.iter().map(Column::bytes).sum();
+        columns + self.origins.capacity() * size_of::<Origin>()
+    }
+
     /// Counts the next `rows` rows in.
     pub fn keep(&mut self, offset: i64, record_ms: Option<i64>, rows: usize) {
         for row in 0..rows {
@@ -381,6 +387,16 @@ impl Column {
             cells: vec![Cell::Missing; capacity],
             values,
         }
+    }
+
+    fn bytes(&self) -> usize {
+        let values = match &self.values {
+            Values::Number(values) => values.capacity() * 8,
+            Values::Time(values) => values.capacity() * 8,
+            Values::Vector(_, values) => values.capacity() * 8,
+            Values::Text(codes, dictionary) => codes.capacity() * 4 + dictionary.bytes(),
+        };
+        self.cells.capacity() + values
     }
 
     fn grow(&mut self, capacity: usize) {
@@ -484,6 +500,11 @@ impl Dictionary {
             hash_text(&data[start..end])
         });
         code
+    }
+
+    /// Texts, their ends, and about two places in the index for each.
+    fn bytes(&self) -> usize {
+        self.data.capacity() + self.ends.capacity() * (8 + 2 * 5)
     }
 
     fn finish(&mut self) -> StringArray {

@@ -43,7 +43,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         .await
         .with_context(|| format!("service.listen: cannot listen on {address}"))?;
     let readiness = Readiness::new(&["postgres", "kafka"]);
-    let pool = store::lazy(settings.postgres.url(), settings.postgres.max_connections)?;
+    let postgres = &settings.postgres;
+    let pool = store::pool(postgres.url(), postgres.max_connections, postgres.timeout)?;
 
     let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     // Probes are answered before anything else is there, and until everything else has ended.
@@ -104,8 +105,9 @@ async fn start(
     }
     {
         let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
+        let readiness = readiness.clone();
         tasks.spawn(async move {
-            judge::run(pool, lines, clock, stop).await?;
+            judge::run(pool, lines, clock, readiness, stop).await?;
             Ok("judge")
         });
     }

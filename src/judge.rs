@@ -15,6 +15,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Readiness;
 use crate::clock::Clock;
 use crate::decide::episode::Change;
 use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
@@ -85,6 +86,7 @@ pub async fn run(
     pool: PgPool,
     lines: Vec<Line>,
     clock: Arc<Clock>,
+    readiness: Readiness,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let ripeness: Vec<Ripeness> = lines.iter().map(Line::ripeness).collect();
@@ -96,11 +98,15 @@ pub async fn run(
     let at_once = at_once(&pool);
     let mut failures = 0u32;
     while !stop.is_cancelled() {
-        let went_on = match in_hand.len() < at_once {
-            true => begin_next(&pool, &lines, &ripeness, &clock, &mut in_hand).await,
+        let patience = store::patience(&pool, failures);
+        let begun = match in_hand.len() < at_once {
+            true => begin_next(&pool, &lines, &ripeness, &clock, patience, &mut in_hand).await,
             false => Ok(false),
         };
-        let went_on = match went_on {
+        if begun.is_ok() {
+            readiness.ready("postgres");
+        }
+        let went_on = match begun {
             Ok(false) => wait(&mut in_hand, &stop).await,
             other => other,
         };
@@ -110,14 +116,15 @@ pub async fn run(
             Err(error) => {
                 failures += 1;
                 let pause = PATIENCE.min(PAUSE * 2u32.saturating_pow(failures.min(6)));
-                put_up_with(error, pause)?;
+                let why = put_up_with(&pool, error, pause).await?;
+                readiness.not_ready("postgres", why);
                 let _ = tokio::time::timeout(pause, stop.cancelled()).await;
             }
         }
     }
     while let Some(ended) = in_hand.join_next().await {
         if let Err(error) = ended? {
-            put_up_with(error, Duration::ZERO)?;
+            put_up_with(&pool, error, Duration::ZERO).await?;
         }
     }
     Ok(())
@@ -135,23 +142,28 @@ async fn begin_next(
     lines: &HashMap<i64, Arc<Line>>,
     ripeness: &[Ripeness],
     clock: &Arc<Clock>,
+    patience: Duration,
     in_hand: &mut JoinSet<Result<(), Error>>,
 ) -> Result<bool, Error> {
     let begun = Instant::now();
-    let mut transaction = pool
-        .begin()
-        .await
-        .map_err(store::Error::doing("begin judging a window"))?;
-    let claimed = windows::claim_ripe(&mut transaction, ripeness, clock.now()).await?;
-    let Some(claimed) = claimed else {
+    let claim = async {
+        let mut transaction = pool
+            .begin()
+            .await
+            .map_err(store::Error::doing("begin judging a window"))?;
+        let claimed = windows::claim_ripe(&mut transaction, ripeness, clock.now()).await?;
+        Ok::<_, store::Error>(claimed.map(|claimed| (transaction, claimed)))
+    };
+    let claimed = store::within(patience, "claim a window", claim).await?;
+    let Some((transaction, claimed)) = claimed else {
         return Ok(false);
     };
     let Some(line) = lines.get(&claimed.monitor_id) else {
         return Ok(false);
     };
-    let (line, clock) = (Arc::clone(line), Arc::clone(clock));
+    let (pool, line, clock) = (pool.clone(), Arc::clone(line), Arc::clone(clock));
     in_hand.spawn(async move {
-        judge_claimed(transaction, &line, &claimed, &clock).await?;
+        judge_claimed(&pool, transaction, &line, &claimed, &clock, patience).await?;
         metrics::judge_duration_seconds(begun.elapsed().as_secs_f64());
         Ok(())
     });
@@ -170,13 +182,14 @@ async fn wait(
     }
 }
 
-/// Postgres being away is waited out; everything else ends the judge.
-fn put_up_with(error: Error, pause: Duration) -> Result<(), Error> {
+/// Postgres being away is waited out, and why is told; everything else ends the judge.
+async fn put_up_with(pool: &PgPool, error: Error, pause: Duration) -> Result<String, Error> {
     match error {
         Error::Store(error) if error.is_transient() => {
             metrics::postgres_errors("judge a window", 1);
-            tracing::warn!(error = %error.chain(), retry_in = ?pause, "the judge waits for Postgres");
-            Ok(())
+            let error = store::cause(pool, error).await.chain();
+            tracing::warn!(error, retry_in = ?pause, "the judge waits for Postgres");
+            Ok(error)
         }
         error => Err(error),
     }
@@ -197,46 +210,49 @@ impl Line {
 
 /// Judges a claimed window, in the transaction that claimed it.
 async fn judge_claimed(
+    pool: &PgPool,
     mut transaction: Transaction<'static, Postgres>,
     line: &Line,
     claimed: &Claimed,
     clock: &Clock,
+    patience: Duration,
 ) -> Result<(), Error> {
-    let deltas = windows::deltas(&mut transaction, claimed).await?;
+    let deltas = windows::deltas(&mut transaction, claimed);
+    let deltas = store::within(patience, "read the deltas of a window", deltas).await?;
     let mut state: State = serde_json::from_value(claimed.state.clone())
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    let judged = merge_and_judge(line, claimed, &deltas, &mut state).await?;
+    let judging = merge_and_judge(line, claimed, &deltas, &mut state);
+    let judged = store::meanwhile(pool, &mut transaction, judging).await??;
 
     let window = window_row(line, claimed, &deltas, &judged.judged);
-    let scores = score_rows(&judged);
-    windows::save(
-        &mut transaction,
-        &window,
-        &scores,
-        judged.profile.as_deref(),
-    )
-    .await?;
-    alert(
-        &mut transaction,
-        line,
-        &window,
-        &judged.judged,
-        &mut state,
-        clock,
-    )
-    .await?;
-    let next = next_start(&mut transaction, line, claimed, window.rows).await?;
-    let state = serde_json::to_value(&state)
-        .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    windows::advance(&mut transaction, claimed, next, &state).await?;
-    transaction
-        .commit()
-        .await
-        .map_err(store::Error::doing("save a judged window"))?;
+    let save = save(transaction, line, claimed, &window, &judged, state, clock);
+    store::within(patience, "save a judged window", save).await?;
 
     metrics::windows_judged(&line.monitor.name, window.verdict, 1);
     tell(line, &window, &judged.judged);
     Ok(())
+}
+
+/// Saves all that follows from a window, and moves its line on.
+async fn save(
+    mut transaction: Transaction<'static, Postgres>,
+    line: &Line,
+    claimed: &Claimed,
+    window: &Window,
+    outcome: &Outcome,
+    mut state: State,
+    clock: &Clock,
+) -> Result<(), Error> {
+    let (connection, judged) = (&mut *transaction, &outcome.judged);
+    let (scores, profile) = (score_rows(outcome), outcome.profile.as_deref());
+    windows::save(connection, window, &scores, profile).await?;
+    alert(connection, line, window, judged, &mut state, clock).await?;
+    let next = next_start(connection, line, claimed, window.rows).await?;
+    let state = serde_json::to_value(&state)
+        .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
+    windows::advance(connection, claimed, next, &state).await?;
+    let committed = transaction.commit().await;
+    Ok(committed.map_err(store::Error::doing("save a judged window"))?)
 }
 
 /// What came of a window, with its stored profile.

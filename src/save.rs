@@ -2,8 +2,16 @@
 //!
 //! Each request is a task of its own; those of one partition never overlap, because the collect
 //! half waits for one answer before it asks again. Postgres being away is waited out with growing
-//! pauses: the rows stay in memory, reading pauses when that is full, and nothing is skipped.
+//! pauses: the rows stay in memory, reading pauses when that is full, and nothing is skipped. A
+//! connection can also be dead without a word, so an answer is waited for only so long, and longer
+//! each time, since slow is not dead.
+//!
+//! After a failover the database may be behind what it has said: the offset stored goes back, and
+//! with it what was stored up to there. The next checkpoint is fenced by that, and the partition is
+//! taken over again at the offset that is stored; where no checkpoint is due, `Confirm` finds it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Readiness;
 use crate::collect::as_gap;
 use crate::ingest::consumer::TopicPartition;
 use crate::ingest::reject::Rejected;
@@ -26,6 +35,8 @@ use crate::window::open::Delta;
 const QUEUE: usize = 4096;
 /// Requests that are worked on at a time.
 const AT_ONCE: usize = 8;
+/// The condition of readiness that is not met while something cannot be saved.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// What is asked.
 #[derive(Debug)]
@@ -46,6 +57,15 @@ pub enum Request {
     },
     /// Save a stretch.
     Save(Box<Unsaved>),
+    /// See whether Postgres still has what it said it has: after a failover it may be behind.
+    Confirm {
+        /// Partition.
+        key: TopicPartition,
+        /// Under this epoch.
+        epoch: i64,
+        /// The offset that it should have.
+        next_offset: i64,
+    },
     /// Record a gap, and say when it is done.
     RecordGap {
         /// Partition, first missing offset, first offset there, why, policy.
@@ -67,7 +87,7 @@ pub enum Reply {
         /// With what it is taken over.
         taken: partitions::Taken,
     },
-    /// The stretch is durable.
+    /// The stretch is durable, or still is.
     Saved {
         /// Partition.
         key: TopicPartition,
@@ -119,8 +139,15 @@ pub struct Unsaved {
 }
 
 /// Works on requests until the collect half hangs up.
-#[derive(Debug)]
-pub struct Saver;
+#[derive(Debug, Clone)]
+pub struct Saver {
+    pool: PgPool,
+    owner: String,
+    readiness: Readiness,
+    /// Requests that have failed and are tried again.
+    failing: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
 
 impl Saver {
     /// Starts it; answers where to ask and where to hear.
@@ -128,20 +155,27 @@ impl Saver {
         handle: &Handle,
         pool: PgPool,
         owner: String,
+        readiness: Readiness,
         stop: CancellationToken,
     ) -> (mpsc::Sender<Request>, mpsc::Receiver<Reply>) {
         let (requests, mut asked) = mpsc::channel(QUEUE);
         let (answers, replies) = mpsc::channel(QUEUE);
+        let saver = Self {
+            pool,
+            owner,
+            readiness,
+            failing: Arc::default(),
+            stop,
+        };
         let task = async move {
             let mut tasks: JoinSet<()> = JoinSet::new();
             while let Some(request) = asked.recv().await {
                 while tasks.len() >= AT_ONCE {
                     tasks.join_next().await;
                 }
-                let (pool, owner) = (pool.clone(), owner.clone());
-                let (answers, stop) = (answers.clone(), stop.clone());
+                let (saver, answers) = (saver.clone(), answers.clone());
                 tasks.spawn(async move {
-                    if let Some(reply) = answer(&pool, &owner, request, &stop).await {
+                    if let Some(reply) = saver.answer(request).await {
                         // Nobody hears it any more when the collect half has ended.
                         let _ = answers.send(reply).await;
                     }
@@ -152,70 +186,134 @@ impl Saver {
         handle.spawn(task);
         (requests, replies)
     }
-}
 
-async fn answer(
-    pool: &PgPool,
-    owner: &str,
-    request: Request,
-    stop: &CancellationToken,
-) -> Option<Reply> {
-    let reply = match request {
-        Request::NoteTopic { topic, partitions } => {
-            let note = || partitions::note_topic(pool, &topic, partitions);
-            retrying("note a topic", stop, note).await.map(|()| None)
-        }
-        Request::TakeOver { key, turn } => {
-            let take = || async {
-                let doing = store::Error::doing("take a partition over");
-                let mut connection = pool.acquire().await.map_err(doing)?;
-                partitions::take_over(&mut connection, &key.topic, key.partition, owner).await
-            };
-            let taken = retrying("take a partition over", stop, take).await;
-            taken.map(|taken| {
-                let key = key.clone();
-                Some(Reply::Taken { key, turn, taken })
-            })
-        }
-        Request::Save(unsaved) => save(pool, *unsaved, stop).await.map(Some),
-        Request::RecordGap { gap, done } => {
-            let gap_row = as_gap(&gap);
-            let record = || partitions::record_gap(pool, &gap_row);
-            let recorded = retrying("record a gap", stop, record).await;
-            let _ = done.try_send(());
-            recorded.map(|()| None)
-        }
-    };
-    reply.unwrap_or_else(|error| Some(Reply::Failed(error)))
-}
-
-async fn save(pool: &PgPool, unsaved: Unsaved, stop: &CancellationToken) -> Result<Reply, String> {
-    let (key, epoch, next_offset) = (unsaved.key.clone(), unsaved.epoch, unsaved.next_offset);
-    let encode = tokio::task::spawn_blocking(move || encode(unsaved));
-    let checkpoint = encode
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?;
-    let begun = std::time::Instant::now();
-    let outcome = retrying("save a checkpoint", stop, || {
-        checkpoints::save(pool, &checkpoint)
-    })
-    .await?;
-    metrics::checkpoint_duration_seconds(begun.elapsed().as_secs_f64());
-    Ok(match outcome {
-        Outcome::Saved => {
-            metrics::checkpoints(1);
-            Reply::Saved {
+    async fn answer(&self, request: Request) -> Option<Reply> {
+        let pool = &self.pool;
+        let reply = match request {
+            Request::NoteTopic { topic, partitions } => {
+                let note = || partitions::note_topic(pool, &topic, partitions);
+                self.retrying("note a topic", note).await.map(|()| None)
+            }
+            Request::TakeOver { key, turn } => self.take_over(key, turn).await.map(Some),
+            Request::Save(unsaved) => self.save(*unsaved).await.map(Some),
+            Request::Confirm {
                 key,
                 epoch,
                 next_offset,
+            } => self.confirm(key, epoch, next_offset).await.map(Some),
+            Request::RecordGap { gap, done } => {
+                let gap_row = as_gap(&gap);
+                let record = || partitions::record_gap(pool, &gap_row);
+                let recorded = self.retrying("record a gap", record).await;
+                let _ = done.try_send(());
+                recorded.map(|()| None)
             }
+        };
+        reply.unwrap_or_else(|error| Some(Reply::Failed(error)))
+    }
+
+    async fn take_over(&self, key: TopicPartition, turn: u64) -> Result<Reply, String> {
+        let take = || async {
+            let doing = store::Error::doing("take a partition over");
+            let mut connection = self.pool.acquire().await.map_err(doing)?;
+            partitions::take_over(&mut connection, &key.topic, key.partition, &self.owner).await
+        };
+        let taken = self.retrying("take a partition over", take).await?;
+        Ok(Reply::Taken { key, turn, taken })
+    }
+
+    async fn save(&self, unsaved: Unsaved) -> Result<Reply, String> {
+        let (key, epoch, next_offset) = (unsaved.key.clone(), unsaved.epoch, unsaved.next_offset);
+        let encode = tokio::task::spawn_blocking(move || encode(unsaved));
+        let checkpoint = encode
+            .await
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())?;
+        let begun = std::time::Instant::now();
+        let save = || checkpoints::save(&self.pool, &checkpoint);
+        let outcome = self.retrying("save a checkpoint", save).await?;
+        metrics::checkpoint_duration_seconds(begun.elapsed().as_secs_f64());
+        Ok(match outcome {
+            Outcome::Saved => {
+                metrics::checkpoints(1);
+                Reply::Saved {
+                    key,
+                    epoch,
+                    next_offset,
+                }
+            }
+            Outcome::Fenced => {
+                metrics::fenced_checkpoints(1);
+                Reply::Fenced { key, epoch }
+            }
+        })
+    }
+
+    async fn confirm(
+        &self,
+        key: TopicPartition,
+        epoch: i64,
+        next_offset: i64,
+    ) -> Result<Reply, String> {
+        let (topic, partition) = (&*key.topic, key.partition);
+        let stands = || partitions::stands_at(&self.pool, topic, partition, epoch, next_offset);
+        Ok(match self.retrying("confirm an offset", stands).await? {
+            true => Reply::Saved {
+                key,
+                epoch,
+                next_offset,
+            },
+            false => Reply::Fenced { key, epoch },
+        })
+    }
+
+    /// Tries until it works, while trying again can help and nobody says stop. Until it works driftd
+    /// is not ready.
+    async fn retrying<T, F>(
+        &self,
+        what: &'static str,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, String>
+    where
+        F: Future<Output = store::Result<T>>,
+    {
+        let (mut pause, mut failures, mut stopped) = (Duration::from_millis(100), 0, 0);
+        let done = loop {
+            let patience = store::patience(&self.pool, failures);
+            match store::within(patience, what, attempt()).await {
+                Err(error) if error.is_transient() && stopped < 3 => {
+                    let error = store::cause(&self.pool, error).await;
+                    self.fails(what, failures == 0, &error.chain(), pause);
+                    failures += 1;
+                }
+                done => break done,
+            }
+            let _ = tokio::time::timeout(pause, self.stop.cancelled()).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+            if self.stop.is_cancelled() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                stopped += 1;
+            }
+        };
+        if failures > 0 && self.failing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.readiness.ready(CHECKPOINTS);
         }
-        Outcome::Fenced => {
-            metrics::fenced_checkpoints(1);
-            Reply::Fenced { key, epoch }
+        done.map_err(|error| format!("cannot {what}: {}", error.chain()))
+    }
+
+    fn fails(&self, what: &'static str, first: bool, error: &str, pause: Duration) {
+        metrics::postgres_errors(what, 1);
+        if first {
+            self.failing.fetch_add(1, Ordering::SeqCst);
         }
-    })
+        let reason = format!("cannot {what}: {error}");
+        self.readiness.not_ready(CHECKPOINTS, reason);
+        tracing::warn!(
+            error,
+            retry.seconds = pause.as_secs_f64(),
+            "cannot {what}; trying again"
+        );
+    }
 }
 
 /// Profiles become bytes here, not on the thread that polls.
@@ -276,37 +374,4 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
 
 fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// Tries until it works, while trying again can help and nobody says stop.
-async fn retrying<T, F>(
-    what: &'static str,
-    stop: &CancellationToken,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, String>
-where
-    F: Future<Output = store::Result<T>>,
-{
-    let mut pause = Duration::from_millis(100);
-    let mut stopped = 0;
-    loop {
-        match attempt().await {
-            Ok(done) => return Ok(done),
-            Err(error) if error.is_transient() && stopped < 3 => {
-                metrics::postgres_errors(what, 1);
-                tracing::warn!(
-                    error = error.chain(),
-                    retry.seconds = pause.as_secs_f64(),
-                    "cannot {what}; trying again"
-                );
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(10));
-                if stop.is_cancelled() {
-                    stopped += 1;
-                    pause = Duration::from_millis(200);
-                }
-            }
-            Err(error) => return Err(format!("cannot {what}: {}", error.chain())),
-        }
-    }
 }

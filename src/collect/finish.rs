@@ -42,7 +42,7 @@ impl Collector {
                 match reply {
                     Reply::Saved { key, epoch, .. } | Reply::Fenced { key, epoch } => {
                         if let Some(partition) = self.current(&key, epoch) {
-                            partition.saving = false;
+                            partition.saved();
                         }
                     }
                     Reply::Failed(error) => return Err(Error::Store(error)),

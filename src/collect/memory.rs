@@ -1,21 +1,35 @@
 //! What keeps memory bounded: reading pauses, polling goes on.
+//!
+//! Held are, per partition: rows that wait to be profiled, with room for a batch of them; profiles of
+//! the stretch since the last checkpoint; what was set aside; what samples have in mind; and the
+//! stretch that is on its way to Postgres. All of it is looked at ten times a second, and at once
+//! where one partition is full, so that what is held exceeds the limit by no more than is read in a
+//! tenth of a second. Beside that, the client holds what it has fetched ahead, over all partitions
+//! (`queued.max.messages.kbytes`, 64 MiB). A topic that outruns driftd grows lag, not memory.
 
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::Collector;
 use crate::ingest::consumer::TopicPartition;
-use crate::ingest::partition::Phase;
+use crate::ingest::partition::{Partition, Phase};
 use crate::telemetry::metrics;
 
 impl Collector {
+    fn held(&self) -> usize {
+        self.partitions.values().map(Partition::held).sum()
+    }
+
+    /// While more than half of the limit is held: the share from which on a partition is saved
+    /// before its time. Smaller ones would not help, and cost as much each.
+    pub(super) fn pressure(&self) -> Option<usize> {
+        let limit = self.options.limits.max_held_bytes;
+        (self.held() > limit / 2).then(|| limit / 4 / self.partitions.len().max(1))
+    }
+
     /// Stops reading, not polling, while too much is held.
     pub(super) fn bound_memory(&mut self) {
-        let held: usize = self
-            .partitions
-            .values()
-            .map(|partition| partition.held)
-            .sum();
+        let held = self.held();
         let on_the_way = self
             .partitions
             .values()

@@ -136,7 +136,13 @@ pub fn run(
     let topics: Vec<&str> = plans.iter().map(|plan| plan.topic.as_str()).collect();
     let consumer = consumer::subscribe(&options.kafka, &topics)?;
     let handle = tokio::runtime::Handle::current();
-    let (requests, replies) = Saver::start(&handle, pool, options.owner.clone(), stop.clone());
+    let (requests, replies) = Saver::start(
+        &handle,
+        pool,
+        options.owner.clone(),
+        readiness.clone(),
+        stop.clone(),
+    );
     let plans = plans
         .into_iter()
         .map(|plan| (plan.topic.clone(), Arc::new(plan)))
@@ -200,23 +206,29 @@ impl Collector {
         } = self;
         let mut read = |message: BorrowedMessage<'_>, now| match find(partitions, latest, &message)
         {
-            Some((key, partition)) => partition.take(key, &message, &options.limits, now),
-            None => Ok(()),
+            Some((key, partition)) => {
+                partition.take(key, &message, &options.limits, now)?;
+                Ok(partition.is_full(&options.checkpoint, &options.limits))
+            }
+            None => Ok::<bool, Error>(false),
         };
-        let polled = match consumer.poll(POLL) {
+        let look = match consumer.poll(POLL) {
             None => true,
             Some(Ok(message)) => {
                 let now = clock.now_ms();
-                read(message, now)?;
+                let mut full = read(message, now)?;
                 // What is fetched already is taken without looking up in between.
                 for _ in 0..256 {
+                    if full {
+                        break;
+                    }
                     match consumer.poll(Duration::ZERO) {
-                        Some(Ok(message)) => read(message, now)?,
+                        Some(Ok(message)) => full = read(message, now)?,
                         Some(Err(error)) => heed(consumer, &options.kafka, &error)?,
                         None => break,
                     }
                 }
-                false
+                full
             }
             Some(Err(error)) => {
                 heed(consumer, &options.kafka, &error)?;
@@ -226,7 +238,7 @@ impl Collector {
         self.follow_group(readiness);
         self.hear_replies()?;
         let now = self.clock.now_ms();
-        if polled || now - self.last_tick_ms >= TICK_MS {
+        if look || now - self.last_tick_ms >= TICK_MS {
             self.last_tick_ms = now;
             self.tick(now)?;
         }
@@ -276,7 +288,7 @@ impl Collector {
                     next_offset,
                 } => {
                     if let Some(partition) = self.current(&key, epoch) {
-                        partition.saving = false;
+                        partition.saved();
                         consumer::commit_for_lag_tools(&self.consumer, &key, next_offset);
                     }
                 }
@@ -300,6 +312,7 @@ impl Collector {
 
     /// Hands rows on, saves what is due, keeps memory bounded.
     fn tick(&mut self, now: i64) -> Result<(), Error> {
+        let pressure = self.pressure();
         let keys: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
         for key in keys {
             let Some(partition) = self.partitions.get_mut(&key) else {
@@ -313,12 +326,21 @@ impl Collector {
                     partition.idle_since_ms = Some(now);
                 }
             }
-            if partition.is_due(now, &self.options.checkpoint, &self.options.limits) {
+            let pressed = pressure.is_some_and(|share| partition.freeable() >= share);
+            let due = partition.is_due(now, &self.options.checkpoint, &self.options.limits);
+            if due || pressed && !partition.saving {
                 let unsaved = partition.cut(&key, now);
                 partition.forget_beyond(self.options.limits.max_open_windows);
+                if pressure.is_some() {
+                    partition.forget();
+                }
                 if let Some(unsaved) = unsaved {
                     self.ask(Request::Save(Box::new(unsaved)));
                 }
+            } else if partition.confirm_due(now, &self.options.checkpoint)
+                && let Some(question) = partition.confirm(&key, now)
+            {
+                self.ask(question);
             }
             let done = self.partitions.get(&key).is_some_and(Partition::is_done);
             if done {

@@ -13,11 +13,14 @@ use super::consumer::{self, TopicPartition};
 use super::plan::TopicPlan;
 use super::stretch::{BATCH_ROWS, Message, Stretch, Taken};
 use crate::profile::sample::RowHash;
-use crate::save::Unsaved;
+use crate::save::{Request, Unsaved};
 use crate::settings::{Checkpoint, Limits};
 use crate::store::partitions;
 use crate::telemetry::metrics;
 use crate::window::open::OpenWindows;
+
+/// Rows that reach over more windows than this are not gathered into one batch.
+const WINDOWS_AT_ONCE: i64 = 16;
 
 /// One partition that is ours.
 #[derive(Debug)]
@@ -60,8 +63,10 @@ pub struct Partition {
     pub resumed: bool,
     /// The group has given it to somebody else.
     pub revoked: bool,
-    /// Bytes held, about.
-    pub held: usize,
+    /// Bytes that the last checkpoint has left behind: what samples have in mind.
+    pub kept: usize,
+    /// Bytes of the stretch that is on its way to Postgres, about.
+    pub on_the_way: usize,
 }
 
 /// Whether a partition is read yet.
@@ -99,7 +104,8 @@ impl Partition {
             was_idle: true,
             resumed: false,
             revoked: false,
-            held: 0,
+            kept: 0,
+            on_the_way: 0,
         }
     }
 
@@ -139,10 +145,55 @@ impl Partition {
         }
         self.last_message_ms = now;
         self.idle_since_ms = None;
-        if self.stretch.waiting() >= self.plan.plan.batch_rows(BATCH_ROWS) {
+        let enough = self.stretch.waiting() >= self.plan.plan.batch_rows(BATCH_ROWS);
+        if enough || self.spans_many_windows() {
             self.hand_on(key, limits)?;
         }
         Ok(())
+    }
+
+    /// Rows of a sparse log reach over many windows, each with a profile of its own. Not all of them
+    /// are opened before the next look at what is held.
+    fn spans_many_windows(&self) -> bool {
+        let every = self.plan.monitors.iter().map(|one| one.spec.every_ms).min();
+        let reach = every.map(|every| every.saturating_mul(WINDOWS_AT_ONCE));
+        reach.is_some_and(|reach| self.stretch.span_ms() > reach)
+    }
+
+    fn windows_bytes(&self) -> usize {
+        self.windows.iter().map(OpenWindows::bytes).sum()
+    }
+
+    /// Bytes held, about, those that the saver has among them: profiles become smaller when they are
+    /// encoded, never larger.
+    pub fn held(&self) -> usize {
+        self.windows_bytes() + self.stretch.bytes() + self.on_the_way
+    }
+
+    /// Bytes that a checkpoint would hand to the saver.
+    pub fn freeable(&self) -> usize {
+        self.windows_bytes().saturating_sub(self.kept) + self.stretch.rejected_bytes
+    }
+
+    /// Whether so much was read that a look at it should not wait.
+    pub fn is_full(&self, checkpoint: &Checkpoint, limits: &Limits) -> bool {
+        let bytes = self.freeable() as u64;
+        match self.saving {
+            true => bytes >= limits.max_held_bytes as u64,
+            false => bytes >= checkpoint.max_bytes,
+        }
+    }
+
+    /// The stretch that was on its way is durable, or will not be.
+    pub fn saved(&mut self) {
+        self.saving = false;
+        self.on_the_way = 0;
+    }
+
+    /// Drops what samples have in mind between stretches, right behind a cut.
+    pub fn forget(&mut self) {
+        self.windows.iter_mut().for_each(OpenWindows::forget);
+        self.kept = self.windows_bytes();
     }
 
     /// Not ours any more, and nothing of it is left to save.
@@ -192,7 +243,6 @@ impl Partition {
                 metrics::capped(&monitor.name, "max_versions", 1);
             }
         }
-        self.held = self.windows.iter().map(OpenWindows::bytes).sum();
         Ok(())
     }
 
@@ -239,10 +289,33 @@ impl Partition {
             .windows
             .iter()
             .any(|windows| windows.len() > limits.max_open_windows);
-        let full = self.held as u64 >= checkpoint.max_bytes || too_many;
+        let full = self.freeable() as u64 >= checkpoint.max_bytes || too_many;
         let ripe = self.first_open() != self.saved_open;
         let age = u128::from((now - self.saved_ms).unsigned_abs());
         self.revoked || went_idle || full || ripe || age >= interval.as_millis()
+    }
+
+    /// Whether to ask if Postgres still has what it said it has: nothing was saved for so long that
+    /// a checkpoint would have found out.
+    pub fn confirm_due(&self, now: i64, checkpoint: &Checkpoint) -> bool {
+        let age = u128::from((now - self.saved_ms).unsigned_abs());
+        let reading = matches!(self.phase, Phase::Reading { .. });
+        let known = self.saved_offset >= 0 && !self.revoked;
+        reading && known && !self.saving && age >= checkpoint.max_interval.as_millis()
+    }
+
+    /// The question, which is answered as a checkpoint is.
+    pub fn confirm(&mut self, key: &TopicPartition, now: i64) -> Option<Request> {
+        let Phase::Reading { epoch } = self.phase else {
+            return None;
+        };
+        self.saving = true;
+        self.saved_ms = now;
+        Some(Request::Confirm {
+            key: key.clone(),
+            epoch,
+            next_offset: self.saved_offset,
+        })
     }
 
     /// What open windows keep in mind between stretches saves work and changes no result, so that
@@ -261,6 +334,7 @@ impl Partition {
         let Phase::Reading { epoch } = self.phase else {
             return None;
         };
+        let freed = self.freeable();
         let deltas = self
             .plan
             .monitors
@@ -280,7 +354,9 @@ impl Partition {
                 Some((monitor.monitor_id, max))
             })
             .collect();
+        self.on_the_way = freed;
         let stretch = &mut self.stretch;
+        stretch.rejected_bytes = 0;
         let unsaved = Unsaved {
             key: key.clone(),
             epoch,
@@ -305,7 +381,138 @@ impl Partition {
         self.saved_open = self.first_open();
         self.saved_ms = now;
         self.saving = true;
-        self.held = self.windows.iter().map(OpenWindows::bytes).sum();
+        self.kept = self.windows_bytes();
         Some(unsaved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Watched;
+    use super::*;
+    use crate::settings::Settings;
+
+    const LIMITS: Limits = Limits {
+        max_message_bytes: 1 << 20,
+        max_open_windows: 400,
+        max_versions: 20,
+        max_held_bytes: 1 << 20,
+        max_levels: 10,
+    };
+    const CHECKPOINT: Checkpoint = Checkpoint {
+        min_interval: Duration::from_secs(60),
+        max_interval: Duration::from_secs(60),
+        max_bytes: 64 << 10,
+    };
+
+    fn key() -> TopicPartition {
+        TopicPartition {
+            partition: 0,
+            topic: "t".into(),
+        }
+    }
+
+    /// A partition that is read, of a monitor that keeps the payload of what it rejects.
+    fn reading() -> Partition {
+        let settings = Settings::from_toml(
+            r#"
+            kafka.brokers = "localhost:9092"
+            postgres.url = "postgres://localhost/driftd"
+            [[monitors]]
+            name = "m"
+            topic = "t"
+            model = "x"
+            version = { path = "v" }
+            timestamp = { path = "t", unit = "ms" }
+            window = "1m"
+            keep_rejected_payload = true
+            "#,
+        );
+        let monitor = settings.unwrap().monitors.remove(0);
+        let mut plan = TopicPlan::new("t");
+        plan.add(&Watched {
+            monitor_id: 1,
+            name: "m",
+            input: monitor.input.as_ref().unwrap(),
+            starts_at_ms: None,
+            baselines: vec![],
+        })
+        .unwrap();
+        let mut partition = Partition::new(&Arc::new(plan), RowHash::new(0, 0), 0, 0);
+        let taken = partitions::Taken {
+            epoch: 1,
+            next_offset: Some(0),
+            max_event_ms: vec![],
+        };
+        partition.begin(&taken, 0, 0);
+        partition
+    }
+
+    fn read(partition: &mut Partition, payload: &str) {
+        let message = Message {
+            offset: partition.next_offset,
+            record_ms: Some(1_000 * 3_600_000),
+            payload: Some(payload.as_bytes()),
+            headers: &[],
+        };
+        partition.stretch.take(&partition.plan, message, 1 << 20);
+        partition.next_offset += 1;
+    }
+
+    #[test]
+    fn what_is_set_aside_is_held_until_it_is_saved() {
+        let mut partition = reading();
+        let empty = partition.held();
+        for _ in 0..100 {
+            read(&mut partition, &"x".repeat(1_000));
+        }
+        let held = partition.held() - empty;
+        assert!((100_000..200_000).contains(&held), "{held}");
+        assert!(partition.is_due(0, &CHECKPOINT, &LIMITS), "it is full");
+        partition.cut(&key(), 0).unwrap();
+        assert_eq!(partition.freeable(), 0);
+        assert_eq!(partition.held() - empty, held, "it is on its way");
+        partition.saved();
+        assert_eq!(partition.held(), empty);
+    }
+
+    #[test]
+    fn texts_that_wait_in_a_batch_are_held() {
+        let mut partition = reading();
+        let empty = partition.held();
+        for row in 0..100 {
+            let version = format!("{row}{}", "x".repeat(1_000));
+            read(&mut partition, &format!(r#"{{"t": 0, "v": "{version}"}}"#));
+        }
+        assert!(partition.held() - empty >= 100_000);
+    }
+
+    #[test]
+    fn windows_of_late_rows_are_held_and_cost_little() {
+        let mut partition = reading();
+        let hour = 3_600_000;
+        read(&mut partition, &format!(r#"{{"t": {}}}"#, 100 * hour));
+        partition.hand_on(&key(), &LIMITS).unwrap();
+        let before = partition.held();
+        for late in 0..100 {
+            read(&mut partition, &format!(r#"{{"t": {}}}"#, late * hour));
+        }
+        partition.hand_on(&key(), &LIMITS).unwrap();
+        let held = partition.held() - before;
+        assert!((10_000..50_000).contains(&held), "{held}");
+        let unsaved = partition.cut(&key(), 0).unwrap();
+        let late: u64 = unsaved.deltas.iter().map(|(_, delta)| delta.late).sum();
+        assert_eq!((unsaved.deltas.len(), late), (101, 100));
+        partition.saved();
+        assert!(partition.held() < before + 10_000, "they are gone");
+    }
+
+    #[test]
+    fn rows_that_reach_over_many_windows_are_handed_on_early() {
+        let mut partition = reading();
+        read(&mut partition, r#"{"t": 0}"#);
+        assert!(!partition.spans_many_windows());
+        read(&mut partition, &format!(r#"{{"t": {}}}"#, 17 * 60_000));
+        assert!(partition.spans_many_windows());
     }
 }

@@ -51,6 +51,12 @@ pub struct Rejected {
 }
 
 impl Rejected {
+    /// Bytes held, about.
+    pub fn bytes(&self) -> usize {
+        let payload = self.payload.as_ref().map_or(0, Vec::capacity);
+        size_of::<Self>() + self.monitor.capacity() + self.detail.capacity() + payload
+    }
+
     /// Sets a message aside.
     pub fn new(
         offset: i64,

@@ -35,6 +35,8 @@ pub struct Stretch {
     pub rejected_messages: i64,
     /// What was set aside, per message or per message and monitor.
     pub rejected: Vec<Rejected>,
+    /// Bytes that this holds, about.
+    pub rejected_bytes: usize,
 }
 
 /// What became of a message.
@@ -59,12 +61,29 @@ impl Stretch {
             skipped: 0,
             rejected_messages: 0,
             rejected: Vec::new(),
+            rejected_bytes: 0,
         }
     }
 
     /// Rows that wait to be handed on.
     pub fn waiting(&self) -> usize {
         self.builder.len()
+    }
+
+    /// Bytes held, about: rows that wait, with room for a batch of them, and what was set aside.
+    pub fn bytes(&self) -> usize {
+        let times: usize = self.event_ms.iter().map(|times| times.capacity() * 8).sum();
+        self.builder.bytes() + times + self.rejected_bytes
+    }
+
+    /// How far apart the event times are that wait, over all monitors.
+    pub fn span_ms(&self) -> i64 {
+        let times = self.event_ms.iter().filter_map(|times| {
+            let first = times.first().filter(|first| **first != NO_TIME)?;
+            let last = times.last().filter(|last| **last != NO_TIME)?;
+            Some(last.saturating_sub(*first).saturating_abs())
+        });
+        times.max().unwrap_or(0)
     }
 
     /// Reads one message.
@@ -162,7 +181,7 @@ impl Stretch {
             let monitor = &plan.monitors[i];
             let (name, keep) = (&monitor.name, monitor.keep_payload);
             let rejected = Rejected::new(message.offset, name, reason, detail, payload, keep);
-            self.rejected.push(rejected);
+            self.set_aside(rejected);
         }
         Taken::Read
     }
@@ -178,8 +197,13 @@ impl Stretch {
         let keep = plan.monitors.iter().any(|monitor| monitor.keep_payload);
         self.rejected_messages += 1;
         let rejected = Rejected::new(message.offset, "", reason, detail, payload, keep);
-        self.rejected.push(rejected);
+        self.set_aside(rejected);
         Taken::Rejected(reason)
+    }
+
+    fn set_aside(&mut self, rejected: Rejected) {
+        self.rejected_bytes += rejected.bytes();
+        self.rejected.push(rejected);
     }
 }
 

@@ -60,12 +60,16 @@ pub async fn run(pool: PgPool, clock: Arc<Clock>, stop: CancellationToken) -> Re
 pub async fn deliver(pool: &PgPool, clock: &Clock) -> store::Result<usize> {
     let mut delivered = 0;
     loop {
-        let messages = outbox::claim(pool, BATCH).await?;
+        let limit = store::patience(pool, 0);
+        let claim = outbox::claim(pool, BATCH);
+        let messages = store::within(limit, "take messages from the outbox", claim).await?;
         if messages.is_empty() {
             return Ok(delivered);
         }
         for message in &messages {
-            outbox::publish(pool, CHANNEL, &payload(message)).await?;
+            let payload = payload(message);
+            let publish = outbox::publish(pool, CHANNEL, &payload);
+            store::within(limit, "publish a message", publish).await?;
             tracing::info!(
                 message.key = message.key,
                 message.kind = message.kind,
@@ -73,7 +77,8 @@ pub async fn deliver(pool: &PgPool, clock: &Clock) -> store::Result<usize> {
                 message.payload = %message.payload,
                 "told the outside"
             );
-            outbox::mark_delivered(pool, message.outbox_id, clock.now()).await?;
+            let mark = outbox::mark_delivered(pool, message.outbox_id, clock.now());
+            store::within(limit, "mark a message as delivered", mark).await?;
             delivered += 1;
         }
     }

@@ -105,7 +105,7 @@ impl Categorical {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.counts.len() * 8 + self.strangers.0.len() * 96
+        self.counts.len() * 8 + self.strangers.bytes()
     }
 }
 
@@ -121,6 +121,12 @@ impl Strangers {
     pub const KEPT: usize = 256;
     /// Longer labels are cut to this many bytes, at a character.
     const MAX_LABEL: usize = 200;
+
+    /// The label itself and its place in the tree.
+    fn bytes(&self) -> usize {
+        let labels = self.0.keys();
+        labels.map(|(_, label)| label.capacity() + 72).sum()
+    }
 
     /// Adds rows with a label.
     pub fn add(&mut self, label: &str, rows: u64) {

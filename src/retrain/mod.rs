@@ -66,7 +66,9 @@ pub async fn run(
     let mut scheduler = Scheduler::new(&monitors)?;
     let mut failures = 0_u32;
     while !stop.is_cancelled() {
-        let pause = match scheduler.tick(&pool, clock.now()).await {
+        let patience = store::patience(&pool, failures);
+        let tick = scheduler.tick(&pool, clock.now());
+        let pause = match store::within(patience, "look after schedules and leases", tick).await {
             Ok(next) => {
                 failures = 0;
                 pause_until(next, clock.now())

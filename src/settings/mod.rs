@@ -121,6 +121,8 @@ pub struct Postgres {
     shown: String,
     /// Connections held at most.
     pub max_connections: u32,
+    /// How long a statement may take, and how long an answer is waited for.
+    pub timeout: Duration,
 }
 
 impl Postgres {
@@ -145,6 +147,7 @@ impl fmt::Debug for Postgres {
         f.debug_struct("Postgres")
             .field("url", &self.shown)
             .field("max_connections", &self.max_connections)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }

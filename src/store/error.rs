@@ -1,5 +1,7 @@
 //! What can go wrong with the database, sorted by what a caller does about it.
 
+use std::time::Duration;
+
 /// SQLSTATEs of driftd's own SQL functions. Their class is one that the standard leaves to
 /// implementations; trainers in other languages match on them too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,20 @@ pub enum Error {
         /// How many.
         missing: usize,
     },
+    /// The server takes no writes: a standby, before it is promoted.
+    #[error(
+        "this Postgres is a standby, which takes no writes; the URL has to lead to the primary, also \
+         after a failover"
+    )]
+    Standby,
+    /// No answer came.
+    #[error("no answer within {} s to the attempt to {doing}", limit.as_secs_f64())]
+    Silent {
+        /// What was attempted.
+        doing: &'static str,
+        /// How long an answer was waited for.
+        limit: Duration,
+    },
     /// A migration failed or was changed after it was applied.
     #[error("cannot migrate the database")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -97,17 +113,20 @@ impl Error {
     }
 
     /// Whether the same may succeed when it is tried again: the connection was lost, Postgres is
-    /// starting or stopping or full, or two transactions were in each other's way.
+    /// starting or stopping or full or not the primary yet, or two transactions were in each
+    /// other's way.
     pub fn is_transient(&self) -> bool {
-        let (Self::Query { source, .. }
-        | Self::Migrate(sqlx::migrate::MigrateError::Execute(source))) = self
-        else {
-            return false;
+        let source = match self {
+            Self::Standby | Self::Silent { .. } => return true,
+            Self::Query { source, .. }
+            | Self::Migrate(sqlx::migrate::MigrateError::Execute(source)) => source,
+            _ => return false,
         };
         match source {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::Protocol(_)
+            | sqlx::Error::BeginFailed
             | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Database(e) => e.code().is_some_and(|code| is_transient_state(&code)),
             _ => false,
@@ -130,13 +149,16 @@ fn with_hint(error: &dyn sqlx::error::DatabaseError) -> String {
     }
 }
 
-/// Classes 08 (connection), 40 (rollback: serialisation, deadlock), 53 (resources), 57P (operator
-/// intervention) and 55P03 (lock not available); 57014 is the statement timeout, 25P03 the other.
+/// Classes 08 (connection), 40 (rollback: serialisation, deadlock), 53 (resources, a full disk among
+/// them), 57P (operator intervention, crash, start) and 58 (what the server asked of its system);
+/// 55P03 (lock not available); the timeouts of a statement (57014), of idling in a transaction
+/// (25P03) and of a transaction (25P04); 25006: the server is read-only, as a standby is, and as
+/// some services make a primary whose disk is nearly full.
 fn is_transient_state(code: &str) -> bool {
-    ["08", "40", "53", "57P"]
+    ["08", "40", "53", "57P", "58"]
         .iter()
         .any(|class| code.starts_with(class))
-        || ["55P03", "57014", "25P03"].contains(&code)
+        || ["55P03", "57014", "25P03", "25P04", "25006"].contains(&code)
 }
 
 #[cfg(test)]
@@ -152,6 +174,9 @@ mod tests {
             ("40001", true),
             ("40P01", true),
             ("57P01", true),
+            ("25006", true),
+            ("53100", true),
+            ("58030", true),
             ("23505", false),
             ("42P01", false),
         ] {

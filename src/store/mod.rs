@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
 use tokio_util::sync::CancellationToken;
 
 mod error;
@@ -65,32 +65,142 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     migrator
 });
 
-/// What every session is given. `statement_timeout`: no statement of driftd is meant to take
-/// that long, so a lock that is never released ends as an error. The other timeout ends a session
-/// that was left in a transaction, and with it the row locks that would hold up other replicas.
+/// What every session is given; `$1` is the time limit. `statement_timeout`: no statement of driftd
+/// is meant to take that long, so a lock that is never released ends as an error.
+/// `idle_in_transaction_session_timeout` ends the session of a replica that was stopped or cut off
+/// in a transaction, and with it the row locks that would hold up the others; the keepalives do so
+/// where its machine is gone.
 const SESSION: &str = "select set_config('search_path', 'driftd, public', false), \
-     set_config('statement_timeout', '60s', false), \
-     set_config('idle_in_transaction_session_timeout', '10min', false), \
-     set_config('timezone', 'UTC', false)";
+     set_config('statement_timeout', $1, false), \
+     set_config('idle_in_transaction_session_timeout', $1, false), \
+     set_config('tcp_keepalives_idle', '30', false), \
+     set_config('tcp_keepalives_interval', '10', false), \
+     set_config('tcp_keepalives_count', '3', false), \
+     set_config('timezone', 'UTC', false), pg_is_in_recovery() as standby";
 
-/// A pool that connects when it is first used.
+/// The time limit where the settings are not at hand.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// A standby is asked again after this; the pool itself would do so at once.
+const STANDBY: Duration = Duration::from_secs(1);
+/// A connection that was used so short a time ago is not asked whether it is alive.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A pool that connects when it is first used. `timeout` is how long a statement may take, and how
+/// long a connection is waited for.
+///
+/// A connection that does not answer is closed: before it is used again, and when it comes back
+/// from work that was given up ([`within`]), since what is left of that would be waited for.
 ///
 /// # Errors
 /// When the URL cannot be read ([`Error::Url`], which never holds the URL).
-pub fn lazy(url: &SecretString, max_connections: u32) -> Result<PgPool> {
+pub fn pool(url: &SecretString, max_connections: u32, timeout: Duration) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url.expose_secret())
         .map_err(|_| Error::Url)?
         .application_name("driftd");
+    let patience = timeout / 4;
     Ok(PgPoolOptions::new()
         .max_connections(max_connections)
-        .acquire_timeout(Duration::from_secs(30))
-        .after_connect(|connection, _| {
+        .acquire_timeout(timeout)
+        .test_before_acquire(false)
+        .before_acquire(move |connection, meta| {
             Box::pin(async move {
-                sqlx::query(SESSION).execute(connection).await?;
-                Ok(())
+                if meta.idle_for >= FRESH {
+                    answers(connection, patience).await?;
+                }
+                Ok(true)
             })
         })
+        .after_release(move |connection, _| {
+            Box::pin(async move { answers(connection, patience).await.map(|()| true) })
+        })
+        .after_connect(move |connection, _| Box::pin(begin_session(connection, timeout)))
         .connect_lazy_with(options))
+}
+
+/// [`pool`] with a time limit of 30 s.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn lazy(url: &SecretString, max_connections: u32) -> Result<PgPool> {
+    pool(url, max_connections, TIMEOUT)
+}
+
+async fn answers(connection: &mut PgConnection, patience: Duration) -> sqlx::Result<()> {
+    let silent = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    let asked = tokio::time::timeout(patience, connection.ping());
+    asked.await.map_err(silent)?
+}
+
+/// Prepares a session, and refuses a server that takes no writes: sqlx knows nothing of
+/// `target_session_attrs`.
+async fn begin_session(connection: &mut PgConnection, timeout: Duration) -> sqlx::Result<()> {
+    let timeout = format!("{}ms", timeout.as_millis());
+    let session = sqlx::query(SESSION).bind(timeout);
+    let standby = session.fetch_one(connection).await?.try_get("standby")?;
+    if standby {
+        tokio::time::sleep(STANDBY).await;
+    }
+    match standby {
+        true => Err(sqlx::Error::Io(std::io::Error::other(Error::Standby))),
+        false => Ok(()),
+    }
+}
+
+/// Waits so long for work on a connection that may be dead without a word: the other machine is
+/// gone, or something between drops what is sent. sqlx would wait without end.
+///
+/// # Errors
+/// Those of the work, and [`Error::Silent`].
+pub async fn within<T, E: From<Error>>(
+    limit: Duration,
+    doing: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let silent = |_| E::from(Error::Silent { doing, limit });
+    tokio::time::timeout(limit, work).await.map_err(silent)?
+}
+
+/// How long to wait for work that has failed so often already: the pool's time limit, and twice as
+/// long each time, up to 16 times: slow is not dead.
+pub fn patience(pool: &PgPool, failures: u32) -> Duration {
+    pool.options().get_acquire_timeout() * 2_u32.pow(failures.min(4))
+}
+
+/// A pool that has waited in vain says only that; why, one connection tells.
+pub async fn cause(pool: &PgPool, error: Error) -> Error {
+    let waited = matches!(
+        &error,
+        Error::Query {
+            source: sqlx::Error::PoolTimedOut,
+            ..
+        }
+    );
+    match waited {
+        true => reach(pool).await.err().unwrap_or(error),
+        false => error,
+    }
+}
+
+/// Does something else in the middle of a transaction, and lets the server know meanwhile that this
+/// side is alive: a session that idles in a transaction is ended soon.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn meanwhile<T>(
+    pool: &PgPool,
+    connection: &mut PgConnection,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    let timeout = pool.options().get_acquire_timeout();
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(timeout / 4, &mut work).await {
+            return Ok(done);
+        }
+        let alive = sqlx::query("select 1").execute(&mut *connection);
+        let alive = async { alive.await.map_err(Error::doing("keep a transaction")) };
+        within(timeout, "keep a transaction", alive).await?;
+    }
 }
 
 /// Opens a pool. One connection is tried first, so that a wrong address or password is told at
@@ -106,12 +216,21 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<PgPool>
 }
 
 async fn reach(pool: &PgPool) -> Result<()> {
-    let connected = PgConnection::connect_with(&pool.connect_options()).await;
-    let first = connected.map_err(Error::doing("connect to Postgres"))?;
-    first
-        .close()
-        .await
-        .map_err(Error::doing("close a connection"))
+    let options = pool.connect_options();
+    let reached = Box::pin(async {
+        let connected = PgConnection::connect_with(&options).await;
+        let mut first = connected.map_err(Error::doing("connect to Postgres"))?;
+        let standby = sqlx::query_scalar("select pg_is_in_recovery()")
+            .fetch_one(&mut first)
+            .await
+            .map_err(Error::doing("ask whether this is a standby"))?;
+        first
+            .close()
+            .await
+            .map_err(Error::doing("close a connection"))?;
+        if standby { Err(Error::Standby) } else { Ok(()) }
+    });
+    within(patience(pool, 0), "connect to Postgres", reached).await
 }
 
 /// Waits for a Postgres that is not there yet: it tries again after 1 s, 2 s and so on up to 30 s,

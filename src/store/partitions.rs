@@ -83,6 +83,31 @@ pub async fn take_over(
     })
 }
 
+/// Whether a partition stands where its owner believes it to stand.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn stands_at(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    partition: i32,
+    epoch: i64,
+    next_offset: i64,
+) -> Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- confirm an offset
+        select exists (select from driftd.partition_progress
+            where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4) as "stands!""#,
+        topic,
+        partition,
+        epoch,
+        next_offset,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("confirm an offset"))
+}
+
 /// A stretch of the log that was gone before it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap<'a> {

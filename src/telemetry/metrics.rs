@@ -92,7 +92,7 @@ declare! {
     gauge watermark_delay_seconds(monitor) "driftd_watermark_delay_seconds"
         "Time from the slowest partition's watermark to now.";
     gauge held_bytes() "driftd_held_bytes"
-        "Memory that open windows hold, over all partitions.";
+        "Memory held for what was read and is not saved yet, over all partitions.";
     gauge paused_partitions() "driftd_paused_partitions"
         "Partitions that are not read at the moment, because too much is held.";
     gauge assigned_partitions() "driftd_assigned_partitions"

@@ -95,9 +95,45 @@ pub struct Delta {
 struct Open {
     plan: Arc<VersionPlan>,
     profile: Profile,
-    late: u64,
     offsets: Range<i64>,
-    late_offsets: Range<i64>,
+    /// As last measured.
+    bytes: usize,
+}
+
+impl Open {
+    /// What a window costs beside its profile and twice the name of its version.
+    const FRAME: usize = 512;
+
+    fn measure(&mut self, version: &str) -> usize {
+        self.bytes = self.profile.bytes() + Self::FRAME + 2 * version.len();
+        self.bytes
+    }
+}
+
+/// Rows of one window that came too late: they are counted, and need no profile, which is large.
+#[derive(Debug)]
+struct Late {
+    plan: Arc<VersionPlan>,
+    rows: u64,
+    offsets: Range<i64>,
+}
+
+impl Late {
+    const BYTES: usize = 192;
+
+    fn into_delta(self, (version, start_ms): &Key) -> Delta {
+        let nothing = Layout {
+            features: Vec::new(),
+        };
+        Delta {
+            version: Arc::clone(version),
+            start_ms: *start_ms,
+            plan: self.plan,
+            late: self.rows,
+            offsets: self.offsets,
+            profile: Profile::empty(&nothing, 0),
+        }
+    }
 }
 
 /// No rows yet: any offset extends it.
@@ -115,6 +151,9 @@ pub struct OpenWindows {
     /// The partition's event time so far.
     pub progress: Progress,
     windows: BTreeMap<Key, Open>,
+    late: BTreeMap<Key, Late>,
+    /// What the windows hold.
+    bytes: usize,
     versions: HashMap<String, Arc<str>>,
 }
 
@@ -160,10 +199,8 @@ impl OpenWindows {
                 let early = monitor.starts_at_ms.is_some_and(|first| start < first);
                 if early || self.progress.is_late(&monitor.spec, start) {
                     assigned.late += 1;
-                    let open = self.open(monitor, version, start);
-                    open.late += 1;
                     let offset = rows.batch.origins[row as usize].offset;
-                    reach(&mut open.late_offsets, offset);
+                    self.count_late(monitor, version, start, offset);
                     continue;
                 }
                 assigned.counted += 1;
@@ -177,6 +214,7 @@ impl OpenWindows {
         }
         for ((version, start), selected) in groups {
             let open = self.open(monitor, &version, start);
+            let before = open.bytes;
             for row in [selected.first(), selected.last()].into_iter().flatten() {
                 let offset = rows.batch.origins[*row as usize].offset;
                 reach(&mut open.offsets, offset);
@@ -193,6 +231,8 @@ impl OpenWindows {
             open.profile
                 .sample
                 .add(layout, &rows.batch, columns, &selected, from)?;
+            let after = open.measure(&version);
+            self.bytes = self.bytes + after - before;
         }
         Ok(assigned)
     }
@@ -206,11 +246,23 @@ impl OpenWindows {
                 Open {
                     plan,
                     profile,
-                    late: 0,
                     offsets: NOWHERE,
-                    late_offsets: NOWHERE,
+                    bytes: 0,
                 }
             })
+    }
+
+    fn count_late(&mut self, monitor: &MonitorPlan, version: &Arc<str>, start: i64, offset: i64) {
+        let late = self
+            .late
+            .entry((Arc::clone(version), start))
+            .or_insert_with(|| Late {
+                plan: Arc::clone(monitor.version(version)),
+                rows: 0,
+                offsets: NOWHERE,
+            });
+        late.rows += 1;
+        reach(&mut late.offsets, offset);
     }
 
     fn versions_of(&mut self, monitor: &MonitorPlan, rows: &Rows) -> Versions {
@@ -249,46 +301,54 @@ impl OpenWindows {
     /// watermark has closed are forgotten, of the others the sample's reach is kept in mind.
     pub fn cut(&mut self, monitor: &MonitorPlan) -> Vec<Delta> {
         let mut deltas = Vec::new();
-        for ((version, start_ms), open) in &mut self.windows {
-            if open.profile.rows == 0 && open.late == 0 {
+        for (key, open) in &mut self.windows {
+            let late = self.late.remove(key);
+            if open.profile.rows == 0 {
+                deltas.extend(late.map(|late| late.into_delta(key)));
                 continue;
             }
             let sample = open.profile.sample.take();
             let mut empty = Profile::empty(&open.plan.layout, monitor.sample_rows);
             std::mem::swap(&mut empty.sample, &mut open.profile.sample);
             let profile = std::mem::replace(&mut open.profile, empty);
-            let counted = std::mem::replace(&mut open.offsets, NOWHERE);
-            let late = std::mem::replace(&mut open.late_offsets, NOWHERE);
             deltas.push(Delta {
-                version: Arc::clone(version),
-                start_ms: *start_ms,
+                version: Arc::clone(&key.0),
+                start_ms: key.1,
                 plan: Arc::clone(&open.plan),
-                late: std::mem::take(&mut open.late),
-                offsets: if profile.rows > 0 { counted } else { late },
+                late: late.map_or(0, |late| late.rows),
+                offsets: std::mem::replace(&mut open.offsets, NOWHERE),
                 profile: Profile { sample, ..profile },
             });
         }
+        let late = std::mem::take(&mut self.late);
+        deltas.extend(late.into_iter().map(|(key, late)| late.into_delta(&key)));
         let Self {
             windows, progress, ..
         } = self;
         windows.retain(|(_, start), _| !progress.is_late(&monitor.spec, *start));
+        let measured = windows.iter_mut();
+        self.bytes = measured
+            .map(|((version, _), open)| open.measure(version))
+            .sum();
         self.versions.retain(|_, name| Arc::strong_count(name) > 1);
         deltas
     }
 
-    /// Forgets what the samples have in mind: they cost rows, never results.
+    /// Forgets what the samples have in mind: they cost rows, never results. To be called when
+    /// nothing else is there, after [`OpenWindows::cut`].
     pub fn forget(&mut self) {
         self.windows.clear();
+        self.bytes = 0;
     }
 
-    /// How many windows are open.
+    /// How many windows are held, those of late rows among them.
     pub fn len(&self) -> usize {
-        self.windows.len()
+        self.windows.len() + self.late.len()
     }
 
-    /// Whether no window is open.
+    /// Whether no window is held.
     pub fn is_empty(&self) -> bool {
-        self.windows.is_empty()
+        self.windows.is_empty() && self.late.is_empty()
     }
 
     /// How many model versions have open windows.
@@ -298,7 +358,7 @@ impl OpenWindows {
 
     /// Bytes held, about.
     pub fn bytes(&self) -> usize {
-        self.windows.values().map(|open| open.profile.bytes()).sum()
+        self.bytes + self.late.len() * Late::BYTES
     }
 }
 

@@ -116,6 +116,9 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
     let max_connections = section.must("max_connections", "expected a number", |f| {
         f.integer(2..=1000)
     });
+    let timeout = section.must("timeout", "expected a duration", |f| {
+        duration(f, SECOND_MS..=HOUR_MS)
+    });
     if !given {
         section.missing("url", RIGHT);
     }
@@ -145,6 +148,7 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
         url,
         shown,
         max_connections: max_connections?,
+        timeout: timeout?,
     })
 }
 
@@ -247,7 +251,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     };
     let count = |key, range| section.must(key, "expected a number", |f| f.integer(range));
     let max_message_bytes = bytes("max_message_bytes", 1 << 10..=1 << 30);
-    let max_held_bytes = bytes("max_held_bytes", 8 << 20..=1 << 40);
+    let max_held_bytes = bytes("max_held_bytes", 1 << 20..=1 << 40);
     let max_open_windows = count("max_open_windows", 2..=1_000_000);
     let max_versions = count("max_versions", 1..=10_000);
     let max_levels = count("max_levels", 2..=10_000_000);
