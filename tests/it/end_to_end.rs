@@ -35,7 +35,7 @@ async fn run_undisturbed(stage: &Stage, log: &[Record], windows: usize) {
 
 // --- what comes out is what the reference says ---------------------------------------------------
 
-async fn check(stage: &Stage, reference: &Reference) {
+pub(crate) async fn check(stage: &Stage, reference: &Reference) {
     let pool = &stage.db.pool;
     check_windows(pool, &reference.windows).await;
     check_offsets(pool, &reference.windows).await;
@@ -285,7 +285,7 @@ async fn partitions_that_have_ended_hold_no_window_back() {
 // --- the same, whatever happens meanwhile --------------------------------------------------------
 
 /// What an undisturbed daemon makes of a log.
-async fn undisturbed(log: &[Record]) -> Vec<String> {
+pub(crate) async fn undisturbed(log: &[Record]) -> Vec<String> {
     let topic = mock_topic();
     let knobs = Knobs::mock(&topic);
     let stage = Stage::set(&knobs).await;
@@ -295,7 +295,7 @@ async fn undisturbed(log: &[Record]) -> Vec<String> {
     stage.results().await
 }
 
-fn assert_same(found: &[String], expected: &[String]) {
+pub(crate) fn assert_same(found: &[String], expected: &[String]) {
     for (found, expected) in found.iter().zip(expected) {
         assert_eq!(found, expected);
     }

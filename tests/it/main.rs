@@ -14,6 +14,8 @@
 //! - `embeddings`: a stream of vectors, from the training file to the scores
 //! - `upkeep`: tables in time partitions, and what becomes of old rows
 //! - `backpressure`: Postgres stands still while messages come
+//! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
+//! - `soak`: half an hour of all that; only on demand
 //! - `check`: files against files, without any server
 //! - `oracle`: the same on 79 pairs of files, against scipy
 //! - `bad_input`: what a new user gets wrong, and what comes of it
@@ -38,7 +40,9 @@ mod harness;
 mod jobs;
 mod kafka;
 mod oracle;
+mod postgres_faults;
 mod schedules;
+mod soak;
 mod store;
 mod structure;
 mod triggers;

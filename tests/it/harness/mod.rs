@@ -7,6 +7,12 @@ pub(crate) mod kafka;
 /// A database per test.
 pub(crate) mod postgres;
 
+/// A Postgres server of one test's own.
+pub(crate) mod server;
+
+/// A network that fails as a test wants it to.
+pub(crate) mod proxy;
+
 /// Monitors as settings would make them.
 pub(crate) mod monitors;
 

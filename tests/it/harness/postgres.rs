@@ -12,6 +12,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Executor};
 use tokio::sync::OnceCell;
 
+use super::proxy::{Proxy, Upstream};
+
 /// The database of one test.
 pub(crate) struct TestDb {
     pub(crate) pool: PgPool,
@@ -23,6 +25,22 @@ impl TestDb {
     pub(crate) async fn another_pool(&self) -> PgPool {
         connect(&self.url).await
     }
+}
+
+impl TestDb {
+    /// The same database for driftd by way of a proxy; the test's own pool goes there directly.
+    pub(crate) fn through(self, proxy: &Proxy) -> Self {
+        let options = PgConnectOptions::from_str(&self.url).unwrap();
+        let (address, database) = (proxy.address(), options.get_database().unwrap());
+        let url = format!("postgres://driftd@{address}/{database}");
+        Self { url, ..self }
+    }
+}
+
+/// Where a proxy finds the server.
+pub(crate) fn upstream() -> Upstream {
+    let options = PgConnectOptions::from_str(&server().url()).unwrap();
+    Upstream::Unix(options.get_socket().unwrap().join(".s.PGSQL.5432"))
 }
 
 /// The server; it goes when the process ends.

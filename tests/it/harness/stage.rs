@@ -71,7 +71,12 @@ pub(crate) struct Stage {
 impl Stage {
     /// Sets it up with the commands that users have.
     pub(crate) async fn set(knobs: &Knobs) -> Self {
-        let stage = Self::on(postgres::fresh().await, knobs);
+        Self::set_on(postgres::fresh().await, knobs)
+    }
+
+    /// The same on a migrated database of the test's own.
+    pub(crate) fn set_on(db: TestDb, knobs: &Knobs) -> Self {
+        let stage = Self::on(db, knobs);
         let training = stage.config.with_file_name("training.csv");
         std::fs::write(&training, &stage.baseline_csv).unwrap();
         let (config, training) = (stage.config.to_str().unwrap(), training.to_str().unwrap());
