@@ -370,8 +370,10 @@ fn find<'a>(
 
 /// Errors of the client that mean something to us; the others it mends by itself.
 fn heed(consumer: &BaseConsumer<Context>, kafka: &Kafka, error: &KafkaError) -> Result<(), Error> {
+    if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+        return Err(fatal(consumer, kafka, error));
+    }
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::Fatal) => Err(fatal(consumer, kafka, error)),
         Some(
             RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownTopic

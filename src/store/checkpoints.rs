@@ -221,7 +221,8 @@ async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) ->
 }
 
 /// Starts the lines of windows that are new, and tells them how far rows reach. Most checkpoints
-/// change nothing here and take no lock.
+/// change nothing here; those leave the line alone before `on conflict` would lock it, or they would
+/// wait for the judge and for each other.
 async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
     let counted = || checkpoint.deltas.iter().filter(|delta| delta.rows > 0);
     let monitors: Vec<i64> = counted().map(|delta| delta.monitor_id).collect();
@@ -235,7 +236,11 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
             group by m, v
         )
         insert into driftd.window_cursors as c (monitor_id, version, next_start, last_start)
-        select m, v, first, last from lines order by m, v
+        select m, v, first, last from lines
+        where not exists (select from driftd.window_cursors c
+            where c.monitor_id = m and c.version = v and c.segment = 'all'
+                and c.last_start >= last and (c.judged > 0 or c.next_start <= first))
+        order by m, v
         on conflict (monitor_id, version, segment) do update
             set next_start = case when c.judged = 0
                     then least(c.next_start, excluded.next_start) else c.next_start end,

@@ -7,6 +7,7 @@ use sqlx::PgPool;
 
 use crate::harness::monitors::streaming;
 use crate::harness::postgres;
+use crate::harness::until;
 
 async fn take_over(pool: &PgPool, owner: &str) -> partitions::Taken {
     let mut connection = pool.acquire().await.unwrap();
@@ -96,4 +97,43 @@ async fn only_the_newest_epoch_at_the_expected_offset_is_saved() {
         "a stretch that does not follow was saved"
     );
     assert_eq!(stored(pool).await, (30, 2, 30));
+}
+
+/// Most checkpoints find their line of windows as it should be. The judge holds it for as long as it
+/// compares: nobody has to wait for that, and nobody for another partition's checkpoint.
+#[tokio::test]
+async fn a_checkpoint_that_moves_no_line_waits_for_no_judge() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let mut transaction = pool.begin().await.unwrap();
+    let monitor = monitors::register(&mut transaction, &streaming("m"))
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    let id = monitor.monitor_id;
+    take_over(pool, "a").await;
+    save(pool, &stretch(id, 1, -1, 10)).await.unwrap();
+
+    let mut judge = pool.begin().await.unwrap();
+    sqlx::query("select from driftd.window_cursors for update")
+        .execute(&mut *judge)
+        .await
+        .unwrap();
+    save(pool, &stretch(id, 1, 10, 20)).await.unwrap();
+    assert_eq!(stored(pool).await, (20, 2, 20));
+
+    let mut further = stretch(id, 1, 20, 30);
+    further.deltas[0].window_start = DateTime::from_timestamp(3_600, 0).unwrap();
+    let saving = save(pool, &further);
+    let waiting = until("the line is waited for", async || {
+        let sql = "select exists (select from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock')";
+        sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+    });
+    let let_go = async {
+        waiting.await;
+        judge.rollback().await.unwrap();
+    };
+    let (saved, ()) = tokio::join!(saving, let_go);
+    assert_eq!(saved.unwrap(), Outcome::Saved);
 }
