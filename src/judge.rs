@@ -23,7 +23,7 @@ use crate::monitor::{Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::Trigger;
 use crate::store::episodes::{self, Subject};
-use crate::store::windows::{self, Claimed, DeltaRow, Ripeness, ScoreRow, Window};
+use crate::store::windows::{self, Claimed, DeltaRow, LONGEST_SILENCE, Ripeness, ScoreRow, Window};
 use crate::store::{self, outbox};
 use crate::telemetry::metrics;
 
@@ -33,8 +33,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Windows, of different lines, that one replica judges side by side.
 const AT_ONCE: usize = 4;
-/// Silence longer than this many windows is not judged window by window.
-const LONGEST_SILENCE: i64 = 1000;
 /// This share of drifted features makes an alert critical.
 const CRITICAL_SHARE: f64 = 0.5;
 
@@ -151,7 +149,8 @@ async fn begin_next(
             .begin()
             .await
             .map_err(store::Error::doing("begin judging a window"))?;
-        let claimed = windows::claim_ripe(&mut transaction, ripeness, clock.now()).await?;
+        let now = clock.now();
+        let claimed = windows::claim_ripe(&mut transaction, ripeness, LONGEST_SILENCE, now).await?;
         Ok::<_, store::Error>(claimed.map(|claimed| (transaction, claimed)))
     };
     let claimed = store::within(patience, "claim a window", claim).await?;
@@ -229,7 +228,7 @@ async fn judge_claimed(
     store::within(patience, "save a judged window", save).await?;
 
     metrics::windows_judged(&line.monitor.name, window.verdict, 1);
-    tell(line, &window, &judged.judged);
+    tell(line, claimed, &window, &judged.judged);
     Ok(())
 }
 
@@ -247,10 +246,16 @@ async fn save(
     let (scores, profile) = (score_rows(outcome), outcome.profile.as_deref());
     windows::save(connection, window, &scores, profile).await?;
     alert(connection, line, window, judged, &mut state, clock).await?;
-    let next = next_start(connection, line, claimed, window.rows).await?;
+    windows::count_stepped_over(connection, claimed).await?;
+    let next_ms = claimed.window_start.timestamp_millis() + line.input.window.every_ms;
+    let next_start = DateTime::from_timestamp_millis(next_ms).unwrap_or(claimed.window_start);
+    let silence = match window.rows {
+        0 => claimed.silence.saturating_add(1),
+        _ => 0,
+    };
     let state = serde_json::to_value(&state)
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    windows::advance(connection, claimed, next, &state).await?;
+    windows::advance(connection, claimed, next_start, silence, &state).await?;
     let committed = transaction.commit().await;
     Ok(committed.map_err(store::Error::doing("save a judged window"))?)
 }
@@ -277,7 +282,10 @@ async fn merge_and_judge(
         .and_then(|id| line.judges.get(id))
         .or_else(|| line.judge_of(&claimed.version));
     let Some(judge) = judge.cloned() else {
-        let judged = Judged::unsaid(Verdict::NoBaseline);
+        let judged = Judged::unsaid(match claimed.incomplete {
+            true => Verdict::Incomplete,
+            false => Verdict::NoBaseline,
+        });
         return Ok(Outcome {
             judged,
             profile: None,
@@ -289,7 +297,7 @@ async fn merge_and_judge(
         .filter_map(|delta| delta.delta.clone())
         .collect();
     let sample_rows = line.input.sample_rows;
-    let start_ms = claimed.window_start.timestamp_millis();
+    let (start_ms, incomplete) = (claimed.window_start.timestamp_millis(), claimed.incomplete);
     let mut next = state.clone();
     let work = tokio::task::spawn_blocking(move || {
         let layout = &judge.reference.layout;
@@ -297,7 +305,7 @@ async fn merge_and_judge(
         for delta in &bytes {
             window.merge(&encoding::decode(delta, layout)?);
         }
-        let judged = judge.judge(&mut window, start_ms, &mut next);
+        let judged = judge.judge(&mut window, start_ms, incomplete, &mut next);
         let profile = encoding::encode(&mut window, false)?;
         let rows_reference = i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX);
         Ok((
@@ -354,18 +362,26 @@ fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], judged: &Judg
     }
 }
 
-/// Where in each partition the rows of a window stand, from the first to behind the last.
+/// Where in each partition the rows of a window stand, from the first to behind the last. Where the
+/// topic was made anew or cut, offsets say nothing without the log that they are of.
 fn offsets(deltas: &[DeltaRow]) -> Value {
-    let mut hulls: Vec<(i32, i64, i64)> = Vec::new();
+    let mut hulls: Vec<(i32, i64, i64, i64)> = Vec::new();
     for delta in deltas.iter().filter(|delta| delta.rows > 0) {
+        let log = (delta.partition, delta.generation);
         match hulls.last_mut() {
-            Some((partition, _, next)) if *partition == delta.partition => {
+            Some((partition, generation, _, next)) if (*partition, *generation) == log => {
                 *next = (*next).max(delta.next_offset);
             }
-            _ => hulls.push((delta.partition, delta.first_offset, delta.next_offset)),
+            _ => hulls.push((log.0, log.1, delta.first_offset, delta.next_offset)),
         }
     }
-    let hull = |(partition, first, next): &(i32, i64, i64)| json!({"partition": partition, "first_offset": first, "next_offset": next});
+    let hull = |(partition, generation, first, next): &(i32, i64, i64, i64)| {
+        let mut hull = json!({"partition": partition, "first_offset": first, "next_offset": next});
+        if *generation > 1 {
+            hull["generation"] = json!(generation);
+        }
+        hull
+    };
     hulls.iter().map(hull).collect()
 }
 
@@ -530,35 +546,7 @@ impl Line {
     }
 }
 
-/// The next window of the line; a long silence is stepped over, since nobody reads ten thousand
-/// verdicts that say nothing came.
-async fn next_start(
-    connection: &mut PgConnection,
-    line: &Line,
-    claimed: &Claimed,
-    rows: i64,
-) -> Result<DateTime<Utc>, Error> {
-    let every = line.input.window.every_ms;
-    let next_ms = claimed.window_start.timestamp_millis() + every;
-    let next = DateTime::from_timestamp_millis(next_ms).unwrap_or(claimed.last_start);
-    if rows > 0 {
-        return Ok(next);
-    }
-    let filled = windows::next_with_rows(connection, claimed).await?;
-    match filled {
-        Some(filled) if filled.timestamp_millis() - next_ms > LONGEST_SILENCE * every => {
-            tracing::warn!(
-                monitor = %line.monitor.name, from = %next, to = %filled,
-                "a silence of more than {LONGEST_SILENCE} windows is stepped over"
-            );
-            windows::count_stepped_over(connection, claimed, filled).await?;
-            Ok(filled)
-        }
-        _ => Ok(next),
-    }
-}
-
-fn tell(line: &Line, window: &Window, judged: &Judged) {
+fn tell(line: &Line, claimed: &Claimed, window: &Window, judged: &Judged) {
     let top: Vec<&str> = judged
         .top
         .iter()
@@ -566,6 +554,13 @@ fn tell(line: &Line, window: &Window, judged: &Judged) {
         .map(|(feature, _)| feature.as_str())
         .collect();
     let (monitor, version) = (&line.monitor.name, &window.version);
+    if claimed.next_start < claimed.window_start {
+        tracing::warn!(
+            monitor = %monitor, model.version = %version, from = %claimed.next_start,
+            to = %claimed.window_start,
+            "a silence of more than {LONGEST_SILENCE} windows was stepped over"
+        );
+    }
     tracing::info!(
         monitor = %monitor, model.version = %version, window.start = %window.window_start,
         window.rows = window.rows, verdict = window.verdict, mode = window.mode,

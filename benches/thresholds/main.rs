@@ -105,7 +105,7 @@ fn run(world: &World, judges: &[Judge], rows: usize, scenario: Scenario, windows
         let judge = &judges[at % judges.len()];
         let mut window = profile(&judge.reference.layout, &columns, SAMPLE_ROWS, seed);
         let begun = cpu_seconds();
-        let judged = judge.judge(&mut window, 0, &mut State::default());
+        let judged = judge.judge(&mut window, 0, false, &mut State::default());
         seconds += cpu_seconds() - begun;
         rates.add(&judged, scenario);
     }

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod jobs;
 pub mod migrate;
 pub mod run;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -89,6 +90,8 @@ enum Command {
     Baseline(baseline::Args),
     /// List, show, request and cancel retraining jobs.
     Jobs(jobs::Args),
+    /// Say whether what has to hold in the database holds, and what is wrong.
+    Verify(verify::Args),
 }
 
 /// How a command prints its result.
@@ -172,6 +175,7 @@ impl Cli {
                 jobs::run(args, &pool(&settings).await?).await?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Verify(args) => self.global.verify(args).await,
         }
     }
 }
@@ -192,6 +196,13 @@ impl Global {
             let stored = baseline::find(&pool(&settings).await?, &id).await?;
             check::run(args, defaults, Some(Baseline::of_stored(stored)?)).await
         };
+        told.await
+            .map_err(|error: anyhow::Error| error.context(CouldNotTell))
+    }
+
+    /// Whatever stands in the way, the answer is that driftd could not tell.
+    async fn verify(self, args: verify::Args) -> anyhow::Result<ExitCode> {
+        let told = async { verify::run(args, &pool(&self.settings()?).await?).await };
         told.await
             .map_err(|error: anyhow::Error| error.context(CouldNotTell))
     }
@@ -248,7 +259,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[error("{0}")]
 struct Usage(String);
 
-/// Why `driftd check` has no verdict.
+/// Why `driftd check` or `driftd verify` has no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("could not tell")]
 struct CouldNotTell;

@@ -29,7 +29,7 @@ pub enum Verdict {
     TooFewRows,
     /// Its model version has no baseline.
     NoBaseline,
-    /// A part of its log was gone.
+    /// A gap in the log touches it: rows may be missing.
     Incomplete,
 }
 
@@ -158,6 +158,16 @@ impl Judged {
             change: Change::None,
         }
     }
+
+    /// The same of a window that may lack rows: its scores inform, and nothing follows from them.
+    fn incomplete(self) -> Self {
+        Self {
+            verdict: Verdict::Incomplete,
+            mode: "none",
+            change: Change::None,
+            ..self
+        }
+    }
 }
 
 /// How many features a window names as those that moved most.
@@ -192,8 +202,24 @@ impl Judge {
         }
     }
 
-    /// Judges a window that begins at this time, and moves the state on.
-    pub fn judge(&self, window: &mut Profile, start_ms: i64, state: &mut State) -> Judged {
+    /// Judges a window that begins at this time, and moves the state on. One that a gap touches is
+    /// compared all the same, but neither alert nor state learn of it.
+    pub fn judge(
+        &self,
+        window: &mut Profile,
+        start_ms: i64,
+        is_incomplete: bool,
+        state: &mut State,
+    ) -> Judged {
+        if is_incomplete {
+            let mut unchanged = state.clone();
+            let judged = self.judge_whole(window, start_ms, &mut unchanged);
+            return judged.incomplete();
+        }
+        self.judge_whole(window, start_ms, state)
+    }
+
+    fn judge_whole(&self, window: &mut Profile, start_ms: i64, state: &mut State) -> Judged {
         if window.rows < self.judging.min_rows {
             let calibrated = self.learned.is_some();
             return Judged {

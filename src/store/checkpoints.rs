@@ -40,11 +40,15 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Windows of its rows may have been judged without them: the rows are late, or the judge did
-    /// not wait for this partition, because it was idle or was not there.
+    /// Windows of its rows may be in the judge's hands: the rows are late, or the judge did not wait
+    /// for this partition, because it was idle or was not there.
     fn may_be_behind_the_judge(&self) -> bool {
-        let is_first = self.expected_offset < 0;
-        is_first || self.was_idle || self.deltas.iter().any(|delta| delta.late > 0)
+        self.does_not_hold_back() || self.deltas.iter().any(|delta| delta.late > 0)
+    }
+
+    /// Up to now the judge did not wait for this partition.
+    fn does_not_hold_back(&self) -> bool {
+        self.was_idle || self.expected_offset < 0
     }
 }
 
@@ -108,8 +112,9 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         lock_cursors(&mut transaction, checkpoint).await?;
     }
     advance_cursors(&mut transaction, checkpoint).await?;
-    insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
-    if maybe_judged {
+    let waiting = insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
+    // A partition that was idle may bring rows for judged windows for more than one checkpoint.
+    if maybe_judged || waiting < checkpoint.deltas.len() as u64 {
         count_late(&mut transaction, checkpoint).await?;
     }
     transaction
@@ -180,19 +185,29 @@ async fn insert(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resul
     .map_err(Error::doing("insert a checkpoint"))
 }
 
+/// Every monitor for which a row was read has a greatest event time.
 async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
     let (monitors, times): (Vec<i64>, Vec<DateTime<Utc>>) =
         checkpoint.max_event_times.iter().copied().unzip();
+    let rows_of = |monitor: &i64| {
+        let deltas = checkpoint.deltas.iter();
+        let own = deltas.filter(|delta| delta.monitor_id == *monitor);
+        own.map(|delta| delta.rows + delta.late).sum()
+    };
+    let rows: Vec<i64> = monitors.iter().map(rows_of).collect();
     sqlx::query!(
         r#"-- advance a partition's watermarks
-        insert into driftd.watermarks as w (monitor_id, topic, partition, max_event_time)
-        select m, $3, $4, t from unnest($1::bigint[], $2::timestamptz[]) as u (m, t)
+        insert into driftd.watermarks as w (monitor_id, topic, partition, max_event_time, rows)
+        select m, $3, $4, t, r from unnest($1::bigint[], $2::timestamptz[], $5::bigint[])
+            as u (m, t, r)
         on conflict (monitor_id, topic, partition) do update
-            set max_event_time = greatest(w.max_event_time, excluded.max_event_time)"#,
+            set max_event_time = greatest(w.max_event_time, excluded.max_event_time),
+                rows = w.rows + excluded.rows"#,
         &monitors,
         &times,
         checkpoint.topic,
         checkpoint.partition,
+        &rows,
     )
     .execute(connection)
     .await
@@ -200,19 +215,21 @@ async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoi
     Ok(())
 }
 
-/// Rows that may be behind the judge may be for a window that it is at work on. Waiting for the judge's locks makes each of them count in one place: with the
-/// deltas that the judge sums up, or on the judged window.
+/// Rows that come too late, or from a partition that was idle, may be for a window that the judge
+/// is at work on. Waiting for the judge's locks makes each of them count in one place: with the
+/// deltas that the judge sums up, or on the judged window. A partition that was idle waits for all
+/// lines of its topic, also those of which it brings no row yet: from now on the judge waits for it.
 async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let monitors: Vec<i64> = checkpoint
-        .deltas
-        .iter()
-        .map(|delta| delta.monitor_id)
-        .collect();
+    let late = checkpoint.deltas.iter().filter(|delta| delta.late > 0);
+    let monitors: Vec<i64> = late.map(|delta| delta.monitor_id).collect();
     sqlx::query!(
         r#"-- wait for the judge
         select judged from driftd.window_cursors where monitor_id = any($1)
+            or ($2 and monitor_id in (select monitor_id from driftd.monitors where topic = $3))
         order by monitor_id, version, segment for update"#,
         &monitors,
+        checkpoint.does_not_hold_back(),
+        checkpoint.topic,
     )
     .fetch_all(connection)
     .await
@@ -257,13 +274,13 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
     Ok(())
 }
 
-/// What waits for the judge. Rows for windows that their line has passed do not, nor late rows of
-/// a version without a line: [`count_late`] counts them.
+/// What waits for the judge; answers how many deltas do. Rows for windows that their line has passed
+/// do not, nor late rows of a version without a line: [`count_late`] counts them.
 async fn insert_deltas(
     connection: &mut PgConnection,
     checkpoint_id: i64,
     checkpoint: &Checkpoint,
-) -> Result<()> {
+) -> Result<u64> {
     let deltas = &checkpoint.deltas;
     let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
     let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
@@ -274,7 +291,7 @@ async fn insert_deltas(
     let first_offsets: Vec<i64> = deltas.iter().map(|delta| delta.first_offset).collect();
     let next_offsets: Vec<i64> = deltas.iter().map(|delta| delta.next_offset).collect();
     let stored: Vec<Option<Vec<u8>>> = deltas.iter().map(|delta| delta.delta.clone()).collect();
-    sqlx::query!(
+    let done = sqlx::query!(
         r#"-- insert deltas
         insert into driftd.profile_deltas (checkpoint_id, monitor_id, version, window_start,
             baseline_id, partition, first_offset, next_offset, rows, late, delta)
@@ -298,7 +315,7 @@ async fn insert_deltas(
     .execute(connection)
     .await
     .map_err(Error::doing("insert deltas"))?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
 /// Rows for windows that are judged already: late ones, and those that only the idleness of their

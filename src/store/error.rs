@@ -112,6 +112,15 @@ impl Error {
             .join(": ")
     }
 
+    /// Whether a statement was ended because it took too long.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Query { source, .. } = self else {
+            return false;
+        };
+        let database = source.as_database_error();
+        database.and_then(|error| error.code()).as_deref() == Some("57014")
+    }
+
     /// Whether the same may succeed when it is tried again: the connection was lost, Postgres is
     /// starting or stopping or full or not the primary yet, or two transactions were in each
     /// other's way.

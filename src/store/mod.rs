@@ -50,6 +50,9 @@ pub mod jobs;
 /// Messages to send.
 pub mod outbox;
 
+/// What has to hold, whatever happened.
+pub mod verify;
+
 pub use error::{Error, SqlState};
 
 /// The result of everything in the store.

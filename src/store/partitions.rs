@@ -46,6 +46,8 @@ pub async fn take_over(
     partition: i32,
     owner: &str,
 ) -> Result<Taken> {
+    // Windows wait for this partition before anything of it can be read.
+    note_topic(&mut *connection, topic, partition.saturating_add(1)).await?;
     // A partition that was never read has next_offset -1 until its first checkpoint, so that the
     // fence stands from the first moment.
     let row = sqlx::query!(

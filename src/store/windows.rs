@@ -32,8 +32,13 @@ pub struct Claimed {
     pub version: String,
     /// Window start.
     pub window_start: DateTime<Utc>,
-    /// The last window of the line for which rows are stored.
-    pub last_start: DateTime<Utc>,
+    /// The window after the one judged before; an earlier one than this where a silence is stepped
+    /// over.
+    pub next_start: DateTime<Utc>,
+    /// Empty windows judged since the last one with rows.
+    pub silence: i32,
+    /// A gap in the log touches it: rows may be missing.
+    pub incomplete: bool,
     /// What `decide` carries from window to window.
     pub state: Value,
 }
@@ -43,6 +48,8 @@ pub struct Claimed {
 pub struct DeltaRow {
     /// Partition.
     pub partition: i32,
+    /// Which log under the partition's name.
+    pub generation: i64,
     /// The first offset of the stretch.
     pub first_offset: i64,
     /// The offset after it.
@@ -133,16 +140,42 @@ pub struct ScoreRow {
     pub contributions: Vec<Contribution>,
 }
 
+/// After a window with rows at most so many empty ones are judged, and then none until the next one
+/// with rows: nobody reads ten thousand verdicts that say nothing came.
+pub const LONGEST_SILENCE: i32 = 1000;
+
 /// Claims the next ripe window of some line, if there is one and nobody else has its line.
 ///
 /// A window is ripe when every partition of the topic has stored an event time that closes it, or
-/// is idle; where all are idle, when its time is over by the clock too.
+/// is idle; where all are idle, when its time is over by the clock too. When a window is ripe that
+/// follows a long silence, no window before it can get a row any more: which windows are judged
+/// depends on the log and on nothing else.
+///
+/// What was found is asked again under the line's lock, by a statement that sees all that was
+/// committed before the lock was taken: a partition that was idle may not be so any more. From then
+/// on its first rows wait for the lock ([`super::checkpoints`]).
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn claim_ripe(
     connection: &mut PgConnection,
     ripeness: &[Ripeness],
+    longest_silence: i32,
+    now: DateTime<Utc>,
+) -> Result<Option<Claimed>> {
+    let Some(found) = lock_ripe(connection, ripeness, None, longest_silence, now).await? else {
+        return Ok(None);
+    };
+    let monitor = ripeness.iter().find(|m| m.monitor_id == found.monitor_id);
+    let ours = monitor.map_or(&[][..], std::slice::from_ref);
+    lock_ripe(connection, ours, Some(&found.version), longest_silence, now).await
+}
+
+async fn lock_ripe(
+    connection: &mut PgConnection,
+    ripeness: &[Ripeness],
+    version: Option<&str>,
+    longest_silence: i32,
     now: DateTime<Utc>,
 ) -> Result<Option<Claimed>> {
     let monitors: Vec<i64> = ripeness.iter().map(|one| one.monitor_id).collect();
@@ -152,28 +185,42 @@ pub async fn claim_ripe(
     sqlx::query_as!(
         Claimed,
         r#"-- claim a ripe window
-        select c.monitor_id, c.version, c.next_start as window_start, c.last_start, c.state
+        select c.monitor_id, c.version, s.start as "window_start!", c.next_start, c.silence,
+            exists (select from driftd.gap_windows g
+                where g.monitor_id = c.monitor_id and g.from_start <= s.start
+                    and (g.until_start is null or s.start < g.until_start)) as "incomplete!",
+            c.state
         from driftd.window_cursors c
             join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
                 as m (monitor_id, topic, reach, close) using (monitor_id)
             join driftd.topics t using (topic)
+            cross join lateral (select case when c.silence < $6 then c.next_start
+                else (select min(d.window_start) from driftd.profile_deltas d
+                    where d.monitor_id = c.monitor_id and d.version = c.version
+                        and d.segment = c.segment and d.window_start >= c.next_start
+                        and d.rows > 0) end) as s (start)
         where c.next_start <= c.last_start
-            and t.partitions <= (select count(*)
+            and ($7::text is null or c.version = $7)
+            and t.partitions = (select count(*)
                 from driftd.partition_progress p
                     left join driftd.watermarks w on w.monitor_id = c.monitor_id
                         and w.topic = p.topic and w.partition = p.partition
-                where p.topic = m.topic and (p.idle_since is not null or w.max_event_time
-                    >= c.next_start + m.reach * interval '1 millisecond'))
-            and (c.next_start + m.close * interval '1 millisecond' <= $5
+                where p.topic = m.topic and p.partition < t.partitions
+                    and (p.idle_since is not null or w.max_event_time
+                        >= s.start + m.reach * interval '1 millisecond'))
+            and (s.start + m.close * interval '1 millisecond' <= $5
                 or exists (select from driftd.partition_progress p
-                    where p.topic = m.topic and p.idle_since is null))
-        order by c.next_start, c.monitor_id, c.version
+                    where p.topic = m.topic and p.partition < t.partitions
+                        and p.idle_since is null))
+        order by s.start, c.monitor_id, c.version
         limit 1 for update of c skip locked"#,
         &monitors,
         &topics,
         &reach,
         &close,
         now,
+        longest_silence,
+        version,
     )
     .fetch_optional(connection)
     .await
@@ -188,7 +235,7 @@ pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<
     sqlx::query_as!(
         DeltaRow,
         r#"-- the deltas of a window
-        select partition, first_offset, next_offset, baseline_id, rows, late, delta
+        select partition, generation, first_offset, next_offset, baseline_id, rows, late, delta
         from driftd.profile_deltas
         where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3
         order by partition, generation, first_offset"#,
@@ -199,28 +246,6 @@ pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<
     .fetch_all(connection)
     .await
     .map_err(Error::doing("read the deltas of a window"))
-}
-
-/// The next window of the line that has rows, from this one on.
-///
-/// # Errors
-/// When Postgres cannot be asked.
-pub async fn next_with_rows(
-    connection: &mut PgConnection,
-    claimed: &Claimed,
-) -> Result<Option<DateTime<Utc>>> {
-    sqlx::query_scalar!(
-        r#"-- the next window with rows
-        select min(window_start) from driftd.profile_deltas
-        where monitor_id = $1 and version = $2 and segment = 'all' and window_start >= $3
-            and rows > 0"#,
-        claimed.monitor_id,
-        claimed.version,
-        claimed.window_start,
-    )
-    .fetch_one(connection)
-    .await
-    .map_err(Error::doing("look for the next window with rows"))
 }
 
 /// Stores a window with its scores and its profile. Its deltas go with the time partition that they
@@ -381,28 +406,27 @@ async fn insert_profile(
     Ok(())
 }
 
-/// Keeps count of late rows of windows that are stepped over: from the claimed one, which is judged,
-/// to the next, both exclusive.
+/// Keeps count of late rows of windows that are stepped over: those before the claimed one that
+/// nobody will judge any more.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn count_stepped_over(
-    connection: &mut PgConnection,
-    claimed: &Claimed,
-    next_start: DateTime<Utc>,
-) -> Result<()> {
+pub async fn count_stepped_over(connection: &mut PgConnection, claimed: &Claimed) -> Result<()> {
+    if claimed.next_start >= claimed.window_start {
+        return Ok(());
+    }
     sqlx::query!(
         r#"-- count late rows of windows that are stepped over
         insert into driftd.rows_without_window as o (monitor_id, version, late)
         select $1::bigint, $2::text, sum(late) from driftd.profile_deltas
-        where monitor_id = $1 and version = $2 and segment = 'all' and window_start > $3
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start >= $3
             and window_start < $4
         having sum(late) > 0
         on conflict (monitor_id, version, segment) do update set late = o.late + excluded.late"#,
         claimed.monitor_id,
         claimed.version,
+        claimed.next_start,
         claimed.window_start,
-        next_start,
     )
     .execute(connection)
     .await
@@ -420,15 +444,18 @@ pub async fn advance(
     connection: &mut PgConnection,
     claimed: &Claimed,
     next_start: DateTime<Utc>,
+    silence: i32,
     state: &Value,
 ) -> Result<()> {
     sqlx::query!(
         r#"-- move a line of windows on
-        update driftd.window_cursors set next_start = $3, judged = judged + 1, state = $4
+        update driftd.window_cursors
+        set next_start = $3, judged = judged + 1, silence = $4, state = $5
         where monitor_id = $1 and version = $2 and segment = 'all'"#,
         claimed.monitor_id,
         claimed.version,
         next_start,
+        silence,
         state,
     )
     .execute(connection)

@@ -49,3 +49,4 @@ insert into driftd.rejected_messages
 values ('flights', 0, 7, 'unparsable', 'expected value at line 1', '\x00', 3);
 insert into driftd.gaps (topic, partition, from_offset, to_offset, reason, policy)
 values ('flights', 1, 0, 10, 'retention', 'continue');
+insert into driftd.gap_windows (gap_id, monitor_id, from_start) values (1, 1, '-infinity');

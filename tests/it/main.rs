@@ -16,6 +16,8 @@
 //! - `backpressure`: Postgres stands still while messages come
 //! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
 //! - `soak`: half an hour of all that; only on demand
+//! - `judging`: which windows are judged, by whom, and what a gap makes of them
+//! - `verify`: every invariant, damaged and found
 //! - `check`: files against files, without any server
 //! - `oracle`: the same on 79 pairs of files, against scipy
 //! - `bad_input`: what a new user gets wrong, and what comes of it
@@ -38,6 +40,7 @@ mod embeddings;
 mod end_to_end;
 mod harness;
 mod jobs;
+mod judging;
 mod kafka;
 mod oracle;
 mod postgres_faults;
@@ -47,3 +50,4 @@ mod store;
 mod structure;
 mod triggers;
 mod upkeep;
+mod verify;

@@ -43,7 +43,7 @@ const SEEN: &str = "select jsonb_build_object(
     'windows', (select jsonb_agg(to_jsonb(w) order by window_start) from driftd.windows w),
     'deltas', (select jsonb_agg(to_jsonb(d) - 'saved_at') from driftd.profile_deltas d
         where d.rows > 0),
-    'health', (select jsonb_agg(to_jsonb(m)) from driftd.monitor_health m))::text";
+    'health', (select jsonb_agg(to_jsonb(m) - 'windows_incomplete') from driftd.monitor_health m))::text";
 
 const OLD_ROWS: &str = "
     insert into driftd.models (model) values ('m');
@@ -177,21 +177,23 @@ impl<'a> Log<'a> {
         self.offset = next;
     }
 
-    /// Judges a window of version 1 by what is stored of it, and goes on to another.
-    async fn judge(&self, window: i64, next: i64) {
-        judge(self.pool, self.monitor_id, window, next)
+    /// Judges a window of version 1 by what is stored of it, and steps over those from another on.
+    async fn judge(&self, next: i64, window: i64) {
+        judge(self.pool, self.monitor_id, next, window)
             .await
             .unwrap();
     }
 }
 
-async fn judge(pool: &PgPool, monitor_id: i64, window: i64, next: i64) -> store::Result<()> {
+async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store::Result<()> {
     let mut transaction = pool.begin().await?;
     let claimed = Claimed {
         monitor_id,
         version: "1".into(),
         window_start: day(window),
-        last_start: day(next),
+        next_start: day(next),
+        silence: 0,
+        incomplete: false,
         state: json!({}),
     };
     let lock = "select from driftd.window_cursors where monitor_id = $1 for update";
@@ -223,10 +225,8 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64, next: i64) -> store:
         ..windows::ScoreRow::default()
     };
     windows::save(&mut transaction, &judged, &[score], Some(&[1])).await?;
-    if next > window + 1 {
-        windows::count_stepped_over(&mut transaction, &claimed, day(next)).await?;
-    }
-    windows::advance(&mut transaction, &claimed, day(next), &json!({})).await?;
+    windows::count_stepped_over(&mut transaction, &claimed).await?;
+    windows::advance(&mut transaction, &claimed, day(window + 1), 0, &json!({})).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -249,7 +249,7 @@ async fn late_rows_are_counted_once_wherever_their_window_is() {
     log.save("1", 11, 5, 0).await;
     log.save("1", 14, 5, 0).await;
     assert_eq!(counted(&db.pool).await, [0, 0, 0, 15, 0]);
-    log.judge(10, 11).await;
+    log.judge(10, 10).await;
     assert_eq!(counted(&db.pool).await, [5, 0, 0, 10, 0]);
     log.save("1", 10, 0, 1).await; // of a judged window
     log.save("1", 9, 0, 2).await; // of one before the first
@@ -257,9 +257,9 @@ async fn late_rows_are_counted_once_wherever_their_window_is() {
     log.save("1", 14, 0, 8).await; // of one that waits
     log.save("2", 14, 0, 16).await; // of a version without a line
     assert_eq!(counted(&db.pool).await, [5, 1, 18, 10, 12]);
-    log.judge(11, 14).await;
-    assert_eq!(counted(&db.pool).await, [10, 1, 22, 5, 8]);
-    log.judge(14, 15).await;
+    log.judge(11, 11).await;
+    assert_eq!(counted(&db.pool).await, [10, 1, 18, 5, 12]);
+    log.judge(12, 14).await;
     assert_eq!(counted(&db.pool).await, [15, 9, 22, 0, 0]);
     log.save("1", 12, 0, 32).await; // of one that was stepped over
     assert_eq!(counted(&db.pool).await, [15, 9, 54, 0, 0]);

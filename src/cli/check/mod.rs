@@ -199,7 +199,7 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
         },
         &AS_ONE_WINDOW,
     );
-    let judged = judge.judge(&mut window, NO_TIME, &mut State::default());
+    let judged = judge.judge(&mut window, NO_TIME, false, &mut State::default());
     let rows = window.rows.min(judge.reference.profile.rows);
     let verdict = Verdict::of(&judged, rows, least_rows);
     Ok(Checked {

@@ -16,6 +16,9 @@ pub(crate) mod proxy;
 /// Monitors as settings would make them.
 pub(crate) mod monitors;
 
+/// Lines of windows, read and judged by hand.
+pub(crate) mod lines;
+
 /// Short words for the queue of retraining jobs.
 pub(crate) mod queue;
 
