@@ -156,6 +156,11 @@ impl Strangers {
         }
     }
 
+    /// Whether labels may be missing.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= Self::KEPT
+    }
+
     /// How many distinct labels there were; an estimate beyond [`Strangers::KEPT`].
     #[allow(clippy::cast_precision_loss)]
     pub fn distinct(&self) -> f64 {
@@ -191,4 +196,25 @@ fn hash_label(label: &str) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     super::sample::mix(fnv)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sender that makes every label new fills no memory, and how many there were is still known.
+    #[test]
+    fn a_million_labels_are_counted_in_the_room_of_a_few() {
+        let mut strangers = Strangers::default();
+        for label in 0..1_000_000 {
+            strangers.add(&format!("user-{label}"), 1);
+            assert!(strangers.0.len() <= Strangers::KEPT);
+        }
+        assert!(strangers.is_full());
+        let distinct = strangers.distinct();
+        assert!((800_000.0..1_250_000.0).contains(&distinct), "{distinct}");
+        let mut long = Strangers::default();
+        long.add(&"ß".repeat(10_000), 1);
+        assert_eq!(long.heaviest(1)[0].0.len(), Strangers::MAX_LABEL);
+    }
 }

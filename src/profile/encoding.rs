@@ -5,18 +5,15 @@
 //! same name) in every later driftd: version 2 is one with embeddings, each with its dimension. Whole numbers are LEB128
 //! varints (zigzag where signed), doubles their eight bytes, bins without values are skipped, the
 //! sample is an Arrow IPC stream compressed with zstd. The same profile always has the same bytes.
+//!
+//! Bytes that were damaged are an error, whatever they say: no length is believed that the bytes
+//! do not back, and counts that could not have come of counting are refused.
 
-use std::io::Cursor;
-
-use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
-use arrow::ipc::CompressionType;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 
 use super::{
     Bins, Categorical, Feature, FeatureLayout, Grid, Layout, Levels, Numeric, Profile, Quality,
-    Sample, Values,
+    Sample, Values, stream,
 };
 use crate::batch::MAX_DIMENSION;
 use crate::monitor::Kind;
@@ -25,6 +22,9 @@ use crate::monitor::Kind;
 const VERSION: u8 = 1;
 /// The version of layouts with embeddings.
 const WITH_EMBEDDINGS: u8 = 2;
+
+/// A profile has no more rows than this; with it no sum can overflow.
+const MOST_ROWS: u64 = 1 << 40;
 
 /// Why stored bytes cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +148,7 @@ pub fn encode(profile: &mut Profile, with_sample: bool) -> Result<Vec<u8>, Error
     }
     out.size(profile.sample.k());
     match profile.sample.settle()? {
-        Some(rows) if with_sample => out.0.extend(encode_rows(rows)?),
+        Some(rows) if with_sample => out.0.extend(stream::encode(rows)?),
         _ => {}
     }
     Ok(out.0)
@@ -161,6 +161,9 @@ pub fn encode(profile: &mut Profile, with_sample: bool) -> Result<Vec<u8>, Error
 pub fn decode(bytes: &[u8], layout: &Layout) -> Result<Profile, Error> {
     let mut read = Reader::start(bytes)?;
     let rows = read.count()?;
+    if rows > MOST_ROWS {
+        return Err(Error::Damaged("too many rows"));
+    }
     if read.size()? != layout.features.len() {
         return Err(Error::Damaged(
             "another number of features than the baseline",
@@ -176,10 +179,14 @@ pub fn decode(bytes: &[u8], layout: &Layout) -> Result<Profile, Error> {
             Bins::Grid(grid) => Values::Numeric(read.numeric(grid)?),
             Bins::Levels(levels) => Values::Categorical(read.categorical(levels)?),
         };
-        features.push(Feature { quality, values });
+        let feature = Feature { quality, values };
+        if !adds_up(&feature, rows) {
+            return Err(Error::Damaged("counts that do not add up"));
+        }
+        features.push(feature);
     }
     let k = read.size()?;
-    let sample = Sample::of_chunk(k, decode_rows(read.0)?);
+    let sample = Sample::of_chunk(k, stream::decode(read.0, layout)?);
     Ok(Profile {
         rows,
         features,
@@ -187,24 +194,15 @@ pub fn decode(bytes: &[u8], layout: &Layout) -> Result<Profile, Error> {
     })
 }
 
-fn encode_rows(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
-    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &rows.schema(), options)?;
-    writer.write(rows)?;
-    writer.into_inner()
-}
-
-fn decode_rows(bytes: &[u8]) -> Result<Option<RecordBatch>, Error> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let mut batches = StreamReader::try_new(Cursor::new(bytes), None)?;
-    batches
-        .next()
-        .transpose()?
-        .map_or(Err(Error::Damaged("an empty sample")), |rows| {
-            Ok(Some(rows))
-        })
+/// Every row of a profile is a value of each feature, or is none for one reason.
+fn adds_up(feature: &Feature, rows: u64) -> bool {
+    let sum = |counts: &[u64]| counts.iter().map(|count| u128::from(*count)).sum::<u128>();
+    let [absent @ .., coerced] = feature.quality.each();
+    let values = match &feature.values {
+        Values::Numeric(numeric) => sum(&numeric.counts),
+        Values::Categorical(labels) => sum(&labels.counts) + u128::from(labels.unseen),
+    };
+    sum(&absent) + values == u128::from(rows) && u128::from(coerced) <= values
 }
 
 struct Writer(Vec<u8>);
@@ -368,8 +366,11 @@ impl<'a> Reader<'a> {
         let deciles = (0..deciles)
             .map(|_| u32::try_from(self.unsigned()?).map_err(|_| Error::Damaged("decile")))
             .collect::<Result<Vec<_>, _>>()?;
-        if cuts.is_empty() || deciles.iter().any(|at| *at as usize >= cuts.len()) {
-            return Err(Error::Damaged("a grid without cuts"));
+        let last = deciles.last().map_or(0, |at| *at as usize);
+        let ascending = cuts.is_sorted_by(|a, b| a < b) && deciles.is_sorted_by(|a, b| a < b);
+        let odd = cuts.len() > Grid::MAX_CUTS || cuts.iter().any(|cut| cut.is_nan());
+        if last >= cuts.len() || !ascending || odd || exponent.unsigned_abs() > Grid::MAX_EXPONENT {
+            return Err(Error::Damaged("a grid that is none"));
         }
         Ok(Grid {
             cuts,
@@ -406,17 +407,31 @@ impl<'a> Reader<'a> {
         numeric.squares = self.signed()?;
         numeric.least = self.double()?;
         numeric.greatest = self.double()?;
-        Ok(numeric)
+        if numeric.is_possible() {
+            Ok(numeric)
+        } else {
+            Err(Error::Damaged("sums that do not come of values"))
+        }
     }
 
     fn categorical(&mut self, levels: &Levels) -> Result<Categorical, Error> {
         let mut categorical = Categorical::empty(levels);
         self.sparse(&mut categorical.counts, |_, _| Ok(()))?;
         categorical.unseen = self.count()?;
+        let mut before: Option<(u64, String)> = None;
+        let mut named = 0u128;
         for _ in 0..self.size()? {
-            let hash = self.count()?;
-            let label = self.text()?;
-            categorical.strangers.insert(hash, &label, self.count()?);
+            let label = (self.count()?, self.text()?);
+            let rows = self.count()?;
+            if before.is_some_and(|before| before >= label) {
+                return Err(Error::Damaged("labels out of order"));
+            }
+            categorical.strangers.insert(label.0, &label.1, rows);
+            named += u128::from(rows);
+            before = Some(label);
+        }
+        if named > u128::from(categorical.unseen) {
+            return Err(Error::Damaged("more labels than rows"));
         }
         Ok(categorical)
     }

@@ -6,7 +6,7 @@
 //! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
 //! - `quality`: nulls, missing fields, wrong types
 //! - `sample`: the bottom-k row sample
-//! - `encoding`: the stored form
+//! - `encoding`: the stored form, and `stream` in it: the sample
 //!
 //! Merging is associative and commutative and equals profiling everything at once, bit for bit:
 //! where deltas are cut depends on timing, and timing must not show in a result. So sums are wide
@@ -20,6 +20,7 @@ pub mod norm;
 pub mod numeric;
 pub mod quality;
 pub mod sample;
+mod stream;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, UInt32Type};
@@ -157,6 +158,14 @@ impl Profile {
             }
         }
         self.sample.merge(&other.sample);
+    }
+
+    /// Whether a feature has met more labels that its baseline never held than are kept by name.
+    pub fn is_capped(&self) -> bool {
+        self.features.iter().any(|feature| match &feature.values {
+            Values::Categorical(categorical) => categorical.strangers.is_full(),
+            Values::Numeric(_) => false,
+        })
     }
 
     /// Bytes held in memory, about.

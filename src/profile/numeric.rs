@@ -36,6 +36,8 @@ impl Grid {
     const QUANTILES: usize = 256;
     /// At most so many cuts: the quantiles, nine deciles, and the ends of the range.
     pub const MAX_CUTS: usize = Self::QUANTILES + 9 + 2;
+    /// The exponent is within so much of 0, so that no unit is infinite or nothing.
+    pub const MAX_EXPONENT: u32 = 1000;
 
     /// A grid from a baseline's values: `sorted` ascending, at least one, all finite; `least` and
     /// `greatest` over all rows, where `sorted` is only a sample of them.
@@ -243,6 +245,23 @@ impl Numeric {
             self.least = self.least.min(*value);
             self.greatest = self.greatest.max(*value);
         }
+    }
+
+    /// Whether values can have these sums. A stored profile whose can not is damaged.
+    pub(super) fn is_possible(&self) -> bool {
+        const CLAMP: u128 = 1 << 43;
+        let count: u128 = self.counts.iter().map(|count| u128::from(*count)).sum();
+        let mut sums = self.counts.iter().zip(&self.sums);
+        let bounded = |(count, sum): (&u64, &i128)| {
+            sum.unsigned_abs() <= u128::from(*count).saturating_mul(CLAMP)
+        };
+        let squares = u128::try_from(self.squares);
+        let range = match count {
+            0 => self.least == f64::INFINITY && self.greatest == f64::NEG_INFINITY,
+            _ => (f64::MIN..=self.greatest).contains(&self.least) && self.greatest <= f64::MAX,
+        };
+        let most = count.saturating_mul(CLAMP * CLAMP);
+        range && sums.all(bounded) && squares.is_ok_and(|squares| squares <= most)
     }
 
     /// Adds other values of the same grid.

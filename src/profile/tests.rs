@@ -253,3 +253,71 @@ fn a_sample_of_vectors_is_as_large_as_it_says() {
     let norm = 0.5 * (DIMENSION as f64).sqrt();
     assert!((norms.least - norm).abs() < 1e-14 && (norms.greatest - norm).abs() < 1e-14);
 }
+
+/// Bytes that were cut short or changed are an error or another profile, and nothing else: no panic,
+/// and no memory that the bytes do not back.
+#[test]
+fn damaged_bytes_do_no_harm() {
+    let layout = layout();
+    let rows: Vec<Row> = (0..60)
+        .map(|i| Row {
+            partition: 0,
+            offset: i,
+            x: (i % 5 > 0).then_some(i as f64),
+            c: Some(["a", "z", "yy"][usize::try_from(i).unwrap() % 3].into()),
+            e: vec![i as f64; 3],
+        })
+        .collect();
+    let stored = encode(&mut profile(&layout, &rows, 20), true).unwrap();
+    let layout_stored = encode_layout(&layout);
+    for length in 0..stored.len() {
+        let _ = decode(&stored[..length], &layout);
+    }
+    for (place, bit) in (0..stored.len()).flat_map(|place| [0, 3, 6, 7].map(|bit| (place, bit))) {
+        let mut damaged = stored.clone();
+        damaged[place] ^= 1 << bit;
+        if let Ok(mut read) = decode(&damaged, &layout) {
+            read.merge(&profile(&layout, &rows[..3], 20));
+            let _ = encode(&mut read, true);
+        }
+    }
+    for (place, bit) in (0..layout_stored.len()).flat_map(|place| [0, 6, 7].map(|bit| (place, bit)))
+    {
+        let mut damaged = layout_stored.clone();
+        damaged[place] ^= 1 << bit;
+        if let Ok(read) = decode_layout(&damaged) {
+            let _ = decode(&stored, &read);
+            let _ = encode(&mut profile_of_none(&read), true);
+        }
+    }
+}
+
+fn profile_of_none(layout: &Layout) -> Profile {
+    Profile::empty(layout, 3)
+}
+
+/// Each of the lengths in a sample, made as large as its place can say.
+#[test]
+fn a_length_that_is_not_there_is_refused_before_memory_is_asked_for() {
+    let layout = layout();
+    let row = |i| Row {
+        partition: 0,
+        offset: i,
+        x: Some(1.0),
+        c: Some("a".into()),
+        e: vec![0.5; 3],
+    };
+    let rows: Vec<Row> = (0..50).map(row).collect();
+    let stored = encode(&mut profile(&layout, &rows, 50), true).unwrap();
+    let sample = stored
+        .windows(4)
+        .position(|four| four == [0xff; 4])
+        .unwrap();
+    let mut refused = 0;
+    for place in (sample..stored.len() - 8).step_by(4) {
+        let mut damaged = stored.clone();
+        damaged[place..place + 8].copy_from_slice(&(1i64 << 48).to_le_bytes());
+        refused += usize::from(decode(&damaged, &layout).is_err());
+    }
+    assert!(refused > 20, "{refused}");
+}
