@@ -144,7 +144,62 @@ mod tests {
         assert_eq!(changes(policy, "D..."), [Opens, None, None, Resolves]);
     }
 
+    /// What an episode is, said of all windows so far each time: they are looked at from the end of
+    /// the last episode on.
+    fn model(policy: AlertPolicy, windows: &[bool]) -> Vec<Change> {
+        let (k, n) = (policy.windows as usize, policy.of as usize);
+        let (mut begun, mut open, mut firing) = (0, false, false);
+        let mut changes = Vec::new();
+        for now in 1..=windows.len() {
+            let drifted = windows[now - 1];
+            let recent = &windows[begun.max(now.saturating_sub(n))..now];
+            let enough = recent.iter().filter(|drifted| **drifted).count() >= k;
+            let quiet = windows[..now].iter().rev().take_while(|d| !**d).count();
+            let over = match firing {
+                true => quiet >= policy.resolve_after as usize,
+                false => !recent.contains(&true),
+            };
+            changes.push(match (open, drifted) {
+                (false, false) => Change::None,
+                (_, true) if enough && !firing => Change::Fires { opens: !open },
+                (false, true) => Change::Opens,
+                (true, true) => Change::Continues,
+                (true, false) if over => Change::Resolves,
+                (true, false) => Change::None,
+            });
+            open = (open || drifted) && !matches!(changes[now - 1], Change::Resolves);
+            firing = open && (firing || drifted && enough);
+            if changes[now - 1] == Change::Resolves {
+                begun = now;
+            }
+        }
+        changes
+    }
+
     proptest! {
+        #[test]
+        fn an_episode_is_what_the_model_says(
+            windows in prop::collection::vec(prop::bool::weighted(0.4), 0..200),
+            k in 1..5u32, more in 0..4u32, resolve_after in 1..5u32,
+        ) {
+            let policy = AlertPolicy { windows: k, of: k + more, resolve_after };
+            let mut episode = Episode::default();
+            let found: Vec<Change> =
+                windows.iter().map(|drifted| episode.step(policy, *drifted)).collect();
+            prop_assert_eq!(&found, &model(policy, &windows));
+            // A stored episode goes on as one that was never stored.
+            let half = windows.len() / 2;
+            let mut first = Episode::default();
+            for drifted in &windows[..half] {
+                first.step(policy, *drifted);
+            }
+            let stored = serde_json::to_string(&first).unwrap();
+            let mut second: Episode = serde_json::from_str(&stored).unwrap();
+            let rest: Vec<Change> =
+                windows[half..].iter().map(|drifted| second.step(policy, *drifted)).collect();
+            prop_assert_eq!(&rest, &found[half..]);
+        }
+
         #[test]
         fn an_episode_opens_before_it_fires_and_fires_once(
             windows in prop::collection::vec(any::<bool>(), 0..60),

@@ -97,6 +97,9 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use chrono::{Datelike, Duration, NaiveDate};
+    use proptest::prelude::*;
+
     use super::*;
 
     fn slots(cron: &str, time_zone: &str) -> Slots {
@@ -239,6 +242,81 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Zones whose clocks change by an hour or by half of one, at night or at midnight, in either
+    /// half of the year, or not at all.
+    const ZONES: [&str; 10] = [
+        "UTC",
+        "Europe/Berlin",
+        "Europe/London",
+        "America/New_York",
+        "America/Sao_Paulo",
+        "America/Santiago",
+        "America/St_Johns",
+        "Africa/Cairo",
+        "Asia/Kolkata",
+        "Australia/Lord_Howe",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// 29 February and the days on which clocks change are days like all others.
+        #[test]
+        fn a_fixed_time_has_one_slot_on_every_day(
+            minute in 0..60, hour in 0..24, zone in prop::sample::select(&ZONES[..]),
+            first in 0..14_000i64,
+        ) {
+            let slots = slots(&format!("{minute} {hour} * * *"), zone);
+            let first = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap() + Duration::days(first);
+            let mut slot = first.and_hms_opt(12, 0, 0).unwrap().and_utc();
+            let mut day: Option<NaiveDate> = None;
+            for _ in 0..400 {
+                let next = slots.next(slot).unwrap();
+                prop_assert!(next > slot);
+                let date = next.with_timezone(&slots.time_zone()).date_naive();
+                prop_assert!(day.is_none_or(|day| date == day + Duration::days(1)), "{} {}", slot, next);
+                (slot, day) = (next, Some(date));
+            }
+        }
+
+        /// As a daemon asks that runs, stops and is started again: at any times, each time for the
+        /// last slot since the one that fired before.
+        #[test]
+        fn however_often_it_is_asked_a_slot_fires_once(
+            cron in prop::sample::select(&["30 2 * * *", "0 * * * *", "*/20 1-3 * * *", "0 0 1 * *"][..]),
+            zone in prop::sample::select(&ZONES[..]),
+            days in 0..9_000i64, pauses in prop::collection::vec(1..200_000i64, 1..60),
+        ) {
+            let slots = slots(cron, zone);
+            let begin = at("2005-01-01T00:00:00Z") + Duration::days(days);
+            let (mut now, mut fired) = (begin, begin);
+            for pause in pauses {
+                now += Duration::seconds(pause);
+                if let Some(slot) = slots.last(fired, now) {
+                    prop_assert!(fired < slot && slot <= now);
+                    prop_assert_eq!(slots.next(slot - Duration::seconds(1)), Some(slot));
+                    fired = slot;
+                }
+                // None is left that would have to fire by now.
+                prop_assert!(slots.next(fired).is_none_or(|next| next > now));
+            }
+        }
+    }
+
+    #[test]
+    fn the_29_of_february_comes_in_leap_years() {
+        let found = between(
+            &slots("0 0 29 2 *", "Europe/Berlin"),
+            "1999-01-01T00:00:00Z",
+            "2009-01-01T00:00:00Z",
+        );
+        let years: Vec<i32> = found
+            .iter()
+            .map(|slot| slot.with_timezone(&chrono_tz::Europe::Berlin).year())
+            .collect();
+        assert_eq!(years, [2000, 2004, 2008]);
     }
 
     #[test]

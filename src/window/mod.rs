@@ -90,6 +90,9 @@ impl Progress {
 }
 
 #[cfg(test)]
+mod log;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
