@@ -158,6 +158,12 @@ pub struct Builder {
     /// Offset, record timestamp and position within the message, per row that counts.
     origins: Vec<Origin>,
     capacity: usize,
+    /// Longer texts are cut.
+    most_text: usize,
+    /// How many were, in rows that count and in those that do not yet.
+    cut: u64,
+    cut_yet: u64,
+    text_bytes: usize,
 }
 
 /// Where a row comes from.
@@ -206,7 +212,28 @@ impl Builder {
             columns,
             origins: Vec::with_capacity(capacity),
             capacity,
+            most_text: usize::MAX,
+            cut: 0,
+            cut_yet: 0,
+            text_bytes: 0,
         }
+    }
+
+    /// Cuts texts that are longer than so many bytes, at a character: what a sender writes as a
+    /// label must not fill the memory of everything that a label is kept in.
+    pub fn cutting(mut self, most_text: usize) -> Self {
+        self.most_text = most_text;
+        self
+    }
+
+    /// How many texts were cut since this was last asked.
+    pub fn take_cut(&mut self) -> u64 {
+        std::mem::take(&mut self.cut)
+    }
+
+    /// Bytes of the batch's distinct texts.
+    pub fn text_bytes(&self) -> usize {
+        self.text_bytes
     }
 
     /// Rows that count so far; the next row is written at this index.
@@ -244,7 +271,14 @@ impl Builder {
     pub fn text(&mut self, column: usize, row: usize, value: &str, cell: Cell) {
         let column = &mut self.columns[column];
         if let Values::Text(codes, dictionary) = &mut column.values {
-            codes[row] = dictionary.code(value);
+            let mut text = value;
+            if text.len() > self.most_text {
+                text = &text[..text.floor_char_boundary(self.most_text)];
+                self.cut_yet += 1;
+            }
+            let before = dictionary.data.len();
+            codes[row] = dictionary.code(text);
+            self.text_bytes += dictionary.data.len() - before;
             column.cells[row] = cell;
         }
     }
@@ -325,6 +359,7 @@ impl Builder {
 
     /// Counts the next `rows` rows in.
     pub fn keep(&mut self, offset: i64, record_ms: Option<i64>, rows: usize) {
+        self.cut += std::mem::take(&mut self.cut_yet);
         for row in 0..rows {
             let row = u32::try_from(row).unwrap_or(u32::MAX);
             self.origins.push(Origin {
@@ -337,6 +372,7 @@ impl Builder {
 
     /// Takes back what was written at the next `rows` rows.
     pub fn roll_back(&mut self, rows: usize) {
+        self.cut_yet = 0;
         let start = self.len();
         let end = (start + rows).min(self.capacity);
         for column in &mut self.columns {
@@ -356,6 +392,7 @@ impl Builder {
         }
         let origins = self.origins.clone();
         self.origins.clear();
+        self.text_bytes = 0;
         Batch {
             columns,
             cells,
@@ -561,6 +598,33 @@ mod tests {
         assert_eq!(batch.origins[1].offset, 12);
         assert!(builder.is_empty());
         assert_eq!(builder.finish().columns[1].len(), 0);
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character_and_counted_with_their_rows() {
+        let mut builder = Builder::new(&[Shape::Text], 4).cutting(4);
+        for (row, text) in ["abcd", "abcde", "abcdf", "aßßß"].into_iter().enumerate() {
+            builder.text(0, row, text, Cell::Ok);
+        }
+        builder.keep(0, None, 4);
+        builder.reserve(4);
+        builder.text(0, 4, "far too long", Cell::Ok);
+        builder.roll_back(1);
+        assert_eq!((builder.take_cut(), builder.take_cut()), (3, 0));
+        assert_eq!(
+            builder.text_bytes(),
+            "abcd".len() + "aß".len() + "far ".len()
+        );
+        let batch = builder.finish();
+        assert_eq!(builder.text_bytes(), 0);
+        let codes = batch.columns[0].as_dictionary::<arrow::datatypes::UInt32Type>();
+        let texts = codes.values().as_string::<i32>();
+        let found: Vec<&str> = codes
+            .keys()
+            .iter()
+            .map(|key| texts.value(key.unwrap() as usize))
+            .collect();
+        assert_eq!(found, ["abcd", "abcd", "abcd", "aß"]);
     }
 
     #[test]

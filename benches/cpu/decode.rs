@@ -6,6 +6,7 @@ use driftd::batch::Builder;
 use driftd::ingest::decode::Plan;
 use driftd::ingest::decode::json::Decoder;
 use driftd::ingest::stretch::{BATCH_ROWS, Message, Stretch};
+use driftd::settings::MessageLimits;
 use jiter::Jiter;
 
 use crate::measure::{Cost, Table, bound, repeat};
@@ -88,7 +89,7 @@ fn stretch(payloads: &[Vec<u8>]) -> anyhow::Result<Cost> {
     let settings = records::settings("localhost:9092", "postgres://localhost/d", 100)?;
     let baseline = Arc::new(records::baseline()?);
     let plan = records::topic_plan(&settings.monitors[0], 1, &baseline)?;
-    let mut stretch = Stretch::new(&plan);
+    let mut stretch = Stretch::new(&plan, MessageLimits::default());
     Ok(repeat(payloads.len(), || {
         for (offset, payload) in (0..).zip(payloads) {
             let message = Message {
@@ -97,7 +98,7 @@ fn stretch(payloads: &[Vec<u8>]) -> anyhow::Result<Cost> {
                 payload: Some(payload),
                 headers: &[],
             };
-            stretch.take(&plan, message, 1 << 20);
+            stretch.take(&plan, message);
             if stretch.waiting() >= BATCH_ROWS {
                 std::hint::black_box(stretch.finish());
             }

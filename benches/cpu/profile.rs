@@ -10,6 +10,7 @@ use driftd::ingest::plan::TopicPlan;
 use driftd::ingest::stretch::{BATCH_ROWS, Message, Stretch};
 use driftd::profile::sample::RowHash;
 use driftd::profile::{Profile, encoding};
+use driftd::settings::MessageLimits;
 use driftd::window::open::OpenWindows;
 
 use crate::measure::{Cost, Table, repeat, repeat_with};
@@ -22,7 +23,7 @@ pub(crate) const BATCH_OFFSETS: i64 = 2048;
 
 /// So many rows, decoded as the collect half does it.
 pub(crate) fn rows(plan: &TopicPlan, rows: usize) -> Rows {
-    let mut stretch = Stretch::new(plan);
+    let mut stretch = Stretch::new(plan, MessageLimits::default());
     for (offset, payload) in (0..).zip(records::payloads(rows)) {
         let message = Message {
             offset,
@@ -30,7 +31,7 @@ pub(crate) fn rows(plan: &TopicPlan, rows: usize) -> Rows {
             payload: Some(&payload),
             headers: &[],
         };
-        stretch.take(plan, message, 1 << 20);
+        stretch.take(plan, message);
     }
     stretch.finish()
 }

@@ -62,7 +62,7 @@ pub struct Differences {
 
 /// Reads the files on the bins of a layout. `known` are all columns of the reference, features or
 /// not; what is of a kind that the user named is read as that, whatever its type says; up to
-/// `sample_rows` rows are kept as they are.
+/// `sample_rows` rows are kept as they are, and labels are cut to `max_label_bytes`.
 ///
 /// # Errors
 /// A file is broken, or a column is of another kind.
@@ -72,6 +72,7 @@ pub fn profile(
     known: &[String],
     named: &Overrides,
     sample_rows: usize,
+    max_label_bytes: usize,
 ) -> Result<Current, Error> {
     let schema = files.schema();
     for feature in &layout.features {
@@ -98,6 +99,7 @@ pub fn profile(
         layout,
         texts: vec![Texts::default(); columns.len()],
         columns,
+        max_label_bytes,
         profile: Profile::empty(layout, sample_rows),
     };
     files.for_each(|batch| window.add(&batch))?;
@@ -114,6 +116,7 @@ struct Window<'a> {
     columns: Vec<Option<usize>>,
     /// What stands in text columns of numeric features.
     texts: Vec<Texts>,
+    max_label_bytes: usize,
     profile: Profile,
 }
 
@@ -130,7 +133,7 @@ impl Window<'_> {
             }
             sources.push((feature.kind, feature.dimension, values));
         }
-        let rows = rows::to_batch(&sources, batch, self.profile.rows)?;
+        let rows = rows::to_batch(&sources, batch, self.profile.rows, self.max_label_bytes)?;
         let places: Vec<usize> = (0..self.columns.len()).collect();
         let all = rows::all_rows(&rows);
         self.profile.add(self.layout, &rows, &places, &all);

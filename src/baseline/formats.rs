@@ -112,6 +112,7 @@ fn request(files: Vec<PathBuf>) -> Request {
         exclude: Vec::new(),
         kinds: [].into(),
         max_levels: 1000,
+        max_label_bytes: 256,
         sample_rows: SAMPLE_ROWS,
     }
 }

@@ -20,6 +20,7 @@ use crate::batch::Batch;
 use crate::decide::learned::FeatureWindows;
 use crate::monitor::TimeUnit;
 use crate::profile::{Layout, Profile, coarse, encoding};
+use crate::window::open::OTHER_VERSION;
 
 /// A baseline is cut into at most so many windows.
 const MAX_WINDOWS: usize = 50_000;
@@ -47,6 +48,8 @@ pub struct Request {
     pub kinds: Overrides,
     /// A column with more levels than this is no category.
     pub max_levels: usize,
+    /// Longer labels are cut.
+    pub max_label_bytes: usize,
     /// Rows that are kept as they are.
     pub sample_rows: usize,
 }
@@ -87,6 +90,11 @@ pub enum Error {
     /// A window size without a time column.
     #[error("--window needs --time: without a time column there are no windows")]
     WindowWithoutTime,
+    /// A version that means something else.
+    #[error(
+        "version `{OTHER_VERSION}` is what driftd calls all versions without a baseline; choose another name"
+    )]
+    Version,
     /// Nothing to watch.
     #[error("none of the columns ({0}) is left as a feature; name fewer with --exclude")]
     NoFeatures(String),
@@ -171,6 +179,9 @@ pub struct Profiled {
 /// # Errors
 /// Says which file or column is wrong and what would be right.
 pub fn import(request: &Request, progress: impl FnMut(u64)) -> Result<Imported, Error> {
+    if request.version == OTHER_VERSION {
+        return Err(Error::Version);
+    }
     let made = profile(request, progress)?;
     let origin = Origin {
         training_data_digest: made.files.digest()?,
@@ -237,6 +248,7 @@ struct Count {
     profile: Profile,
     windows: Windows,
     window_ms: Option<i64>,
+    max_label_bytes: usize,
     time: Option<(usize, TimeUnit)>,
     time_range: Option<(i64, i64)>,
     timeless: u64,
@@ -250,6 +262,7 @@ impl Count {
             profile: Profile::empty(layout, 0),
             windows: Windows::default(),
             window_ms: request.window_ms,
+            max_label_bytes: request.max_label_bytes,
             time: time_index.map(|index| (index, request.time_unit)),
             time_range: None,
             timeless: 0,
@@ -265,7 +278,7 @@ impl Count {
         batch: &RecordBatch,
     ) -> Result<(), Error> {
         let before = self.rows;
-        let rows = to_batch(columns, batch, before)?;
+        let rows = to_batch(columns, batch, before, self.max_label_bytes)?;
         self.rows += batch.num_rows() as u64;
         let places: Vec<usize> = (0..columns.len()).collect();
         let all = rows::all_rows(&rows);
@@ -340,10 +353,11 @@ pub(super) fn to_batch(
     columns: &[Column],
     batch: &RecordBatch,
     before: u64,
+    most_label: usize,
 ) -> Result<Batch, ArrowError> {
     let sources: Vec<Source<'_>> = columns
         .iter()
         .map(|one| (one.kind, one.dimension, Some(batch.column(one.index))))
         .collect();
-    rows::to_batch(&sources, batch, before)
+    rows::to_batch(&sources, batch, before, most_label)
 }

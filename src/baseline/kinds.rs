@@ -326,7 +326,8 @@ pub fn times(array: &ArrayRef, unit: TimeUnit) -> Result<Vec<Option<i64>>, Arrow
     ) {
         let ms = cast(array, &DataType::Timestamp(ArrowUnit::Millisecond, None))?;
         let ms = ms.as_primitive::<arrow::datatypes::TimestampMillisecondType>();
-        return Ok(ms.iter().collect());
+        let plausible = |ms: Option<i64>| ms.filter(|ms| time::is_plausible(*ms));
+        return Ok(ms.iter().map(plausible).collect());
     }
     let numbers = cast(array, &DataType::Float64)?;
     let numbers = numbers.as_primitive::<Float64Type>().iter();

@@ -16,7 +16,8 @@ const HASH_KEY: u64 = 0x6472_6966_7464;
 /// where the file lacks it, which makes every cell a missing one.
 pub(super) type Source<'a> = (Kind, usize, Option<&'a ArrayRef>);
 
-/// Rows of a file, the first of them number `before`.
+/// Rows of a file, the first of them number `before`; labels are cut to `most_label` bytes, as in
+/// messages.
 ///
 /// # Errors
 /// Arrow's, where a type cannot be converted at all.
@@ -24,12 +25,13 @@ pub(super) fn to_batch(
     sources: &[Source<'_>],
     rows: &RecordBatch,
     before: u64,
+    most_label: usize,
 ) -> Result<Batch, ArrowError> {
     let shapes: Vec<_> = sources
         .iter()
         .map(|(kind, dimension, _)| kinds::shape(*kind, *dimension))
         .collect();
-    let mut builder = Builder::new(&shapes, rows.num_rows().max(1));
+    let mut builder = Builder::new(&shapes, rows.num_rows().max(1)).cutting(most_label);
     for (i, (kind, _, values)) in sources.iter().enumerate() {
         if let Some(values) = values {
             kinds::write(values, *kind, i, &mut builder)?;

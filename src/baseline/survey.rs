@@ -23,6 +23,7 @@ pub(super) struct Survey {
     unreadable: Vec<u64>,
     levels: Vec<HashMap<String, u64>>,
     max_levels: usize,
+    max_label_bytes: usize,
     /// Rows as they were.
     pub(super) sample: Sample,
 }
@@ -45,6 +46,7 @@ pub(super) fn survey(
         unreadable: vec![0; columns.len()],
         levels: vec![HashMap::new(); columns.len()],
         max_levels: request.max_levels,
+        max_label_bytes: request.max_label_bytes,
         sample: Sample::new(most_rows(&layout, request.sample_rows)),
     };
     files.for_each(|batch| {
@@ -62,7 +64,7 @@ impl Survey {
         columns: &[Column],
         batch: &RecordBatch,
     ) -> Result<(), Error> {
-        let rows = to_batch(columns, batch, self.rows)?;
+        let rows = to_batch(columns, batch, self.rows, self.max_label_bytes)?;
         self.rows += batch.num_rows() as u64;
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {

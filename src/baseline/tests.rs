@@ -30,6 +30,7 @@ fn csv(content: &str) -> Csv {
             exclude: Vec::new(),
             kinds: Default::default(),
             max_levels: 1000,
+            max_label_bytes: 256,
             sample_rows: SAMPLE_ROWS,
         },
         _dir: dir,

@@ -16,6 +16,7 @@ use crate::baseline::{Baseline, SAMPLE_ROWS};
 use crate::decide::learned::{self, Calibration};
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::{Bins, Values};
+use crate::settings::Limits;
 use crate::store::baselines::{self, Stored};
 use crate::store::models;
 
@@ -104,9 +105,9 @@ fn kind(text: &str) -> Result<(String, Kind), String> {
 /// # Errors
 /// A file, a column or the database stands in the way; the text says which and what would be
 /// right.
-pub async fn run(args: Args, pool: &PgPool, max_levels: usize) -> anyhow::Result<()> {
+pub async fn run(args: Args, pool: &PgPool, limits: &Limits) -> anyhow::Result<()> {
     let text = match args.command {
-        Command::Import(import) => run_import(*import, pool, args.output, max_levels).await?,
+        Command::Import(import) => run_import(*import, pool, args.output, limits).await?,
         Command::List { model } => list(pool, model.as_deref(), args.output).await?,
         Command::Show { baseline } => show(pool, &baseline, args.output).await?,
     };
@@ -119,7 +120,7 @@ async fn run_import(
     import: Import,
     pool: &PgPool,
     output: Output,
-    max_levels: usize,
+    limits: &Limits,
 ) -> anyhow::Result<String> {
     let request = Request {
         model: import.model,
@@ -134,7 +135,8 @@ async fn run_import(
         features: import.features,
         exclude: import.exclude,
         kinds: import.kinds.into_iter().collect(),
-        max_levels,
+        max_levels: limits.max_levels,
+        max_label_bytes: limits.message.label_bytes,
         sample_rows: SAMPLE_ROWS,
     };
     let bar = progress_bar();

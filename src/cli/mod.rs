@@ -166,8 +166,7 @@ impl Cli {
             }
             Command::Baseline(args) => {
                 let settings = self.global.settings()?;
-                let max_levels = settings.limits.max_levels;
-                baseline::run(args, &pool(&settings).await?, max_levels).await?;
+                baseline::run(args, &pool(&settings).await?, &settings.limits).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Jobs(args) => {

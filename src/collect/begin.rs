@@ -64,7 +64,7 @@ impl Collector {
         let hash = RowHash::new(self.options.sample_key, partition);
         self.turns += 1;
         let turn = self.turns;
-        let state = Partition::new(plan, hash, turn, self.clock.now_ms());
+        let state = Partition::new(plan, &self.options.limits, hash, turn, self.clock.now_ms());
         self.partitions.insert(key.clone(), state);
         if let Ok(Some(partitions)) = consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT)
         {

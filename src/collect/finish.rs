@@ -14,7 +14,7 @@ impl Collector {
         let now = self.clock.now_ms();
         let mut open = 0;
         for (key, partition) in &mut self.partitions {
-            partition.hand_on(key, &self.options.limits)?;
+            partition.hand_on(key)?;
         }
         let deadline = now + 20_000;
         while self.clock.now_ms() < deadline {

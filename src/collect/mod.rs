@@ -207,7 +207,7 @@ impl Collector {
         let mut read = |message: BorrowedMessage<'_>, now| match find(partitions, latest, &message)
         {
             Some((key, partition)) => {
-                partition.take(key, &message, &options.limits, now)?;
+                partition.take(key, &message, now)?;
                 Ok(partition.is_full(&options.checkpoint, &options.limits))
             }
             None => Ok::<bool, Error>(false),
@@ -318,7 +318,7 @@ impl Collector {
             let Some(partition) = self.partitions.get_mut(&key) else {
                 continue;
             };
-            partition.hand_on(&key, &self.options.limits)?;
+            partition.hand_on(&key)?;
             if partition.idle_due(now) {
                 let caught_up = idle::is_caught_up(&self.consumer, &key, partition.next_offset);
                 partition.idle_asked_ms = now;
@@ -383,6 +383,21 @@ fn heed(consumer: &BaseConsumer<Context>, kafka: &Kafka, error: &KafkaError) -> 
             | RDKafkaErrorCode::AutoOffsetReset
             | RDKafkaErrorCode::OffsetOutOfRange,
         ) => Err(Error::Kafka(error.clone())),
+        // The client would go on behind a batch that is damaged.
+        Some(RDKafkaErrorCode::BadMessage)
+            if matches!(error, KafkaError::MessageConsumption(_)) =>
+        {
+            Err(Error::Kafka(error.clone()))
+        }
+        Some(RDKafkaErrorCode::BadCompression) => {
+            metrics::unreadable_batches(1);
+            tracing::error!(
+                %error,
+                "a batch is damaged, or is larger than receive.message.max.bytes when unpacked: its \
+                 partition stands still, and it is tried again"
+            );
+            Ok(())
+        }
         _ => {
             tracing::warn!(%error, "Kafka client error");
             Ok(())

@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::consumer::{self, TopicPartition};
 use super::plan::TopicPlan;
-use super::stretch::{BATCH_ROWS, Message, Stretch, Taken};
+use super::stretch::{Message, Stretch, Taken};
 use crate::profile::sample::RowHash;
 use crate::save::{Request, Unsaved};
 use crate::settings::{Checkpoint, Limits};
@@ -83,9 +83,9 @@ pub enum Phase {
 
 impl Partition {
     /// A partition that the group has just assigned: nothing is known of it yet.
-    pub fn new(plan: &Arc<TopicPlan>, hash: RowHash, turn: u64, now: i64) -> Self {
+    pub fn new(plan: &Arc<TopicPlan>, limits: &Limits, hash: RowHash, turn: u64, now: i64) -> Self {
         Self {
-            stretch: Stretch::new(plan),
+            stretch: Stretch::new(plan, limits.message),
             windows: Vec::new(),
             plan: Arc::clone(plan),
             turn,
@@ -117,7 +117,6 @@ impl Partition {
         &mut self,
         key: &TopicPartition,
         message: &BorrowedMessage<'_>,
-        limits: &Limits,
         now: i64,
     ) -> Result<(), ArrowError> {
         let reading = matches!(self.phase, Phase::Reading { .. }) && !self.revoked;
@@ -137,17 +136,18 @@ impl Partition {
                 payload: message.payload(),
                 headers: &headers,
             },
-            limits.max_message_bytes,
         );
         self.next_offset = message.offset() + 1;
         if let Taken::Rejected(reason) = taken {
             metrics::rejected_messages(&key.topic, reason.as_str(), 1);
+            if let Some(limit) = reason.limit() {
+                self.capped(limit, 1);
+            }
         }
         self.last_message_ms = now;
         self.idle_since_ms = None;
-        let enough = self.stretch.waiting() >= self.plan.plan.batch_rows(BATCH_ROWS);
-        if enough || self.spans_many_windows() {
-            self.hand_on(key, limits)?;
+        if self.stretch.is_full(&self.plan) || self.spans_many_windows() {
+            self.hand_on(key)?;
         }
         Ok(())
     }
@@ -229,21 +229,31 @@ impl Partition {
     ///
     /// # Errors
     /// Arrow's, where rows and layout disagree.
-    pub fn hand_on(&mut self, key: &TopicPartition, limits: &Limits) -> Result<(), ArrowError> {
-        if self.stretch.waiting() == 0 {
+    pub fn hand_on(&mut self, key: &TopicPartition) -> Result<(), ArrowError> {
+        if !self.stretch.holds_any() {
             return Ok(());
         }
+        let cut = self.stretch.take_cut_labels();
+        self.capped("max_label_bytes", cut);
         let rows = self.stretch.finish();
         for (i, monitor) in self.plan.monitors.iter().enumerate() {
             let event_ms = &rows.event_ms[i];
             let added = self.windows[i].add(monitor, &rows, event_ms, key.partition, self.hash)?;
             metrics::counted_rows(&monitor.name, added.counted);
             metrics::late_rows(&monitor.name, added.late);
-            if self.windows[i].versions() > limits.max_versions {
-                metrics::capped(&monitor.name, "max_versions", 1);
+            if added.other > 0 {
+                metrics::capped(&monitor.name, "versions", added.other);
             }
         }
         Ok(())
+    }
+
+    /// A limit that is met by the messages of a topic is met by all monitors of it.
+    fn capped(&self, limit: &str, more: u64) {
+        if more > 0 {
+            let monitors = self.plan.monitors.iter();
+            monitors.for_each(|monitor| metrics::capped(&monitor.name, limit, more));
+        }
     }
 
     /// Whether it is time to ask if the partition is caught up and quiet.
@@ -341,10 +351,12 @@ impl Partition {
             .iter()
             .zip(&mut self.windows)
             .flat_map(|(monitor, windows)| {
-                windows
-                    .cut(monitor)
-                    .into_iter()
-                    .map(|delta| (monitor.monitor_id, delta))
+                let deltas = windows.cut(monitor);
+                let full = deltas.iter().filter(|delta| delta.profile.is_capped());
+                if let full @ 1.. = full.count() as u64 {
+                    metrics::capped(&monitor.name, "unseen_levels", full);
+                }
+                deltas.into_iter().map(|delta| (monitor.monitor_id, delta))
             })
             .collect();
         let times = self.plan.monitors.iter().zip(&self.windows);
@@ -390,12 +402,16 @@ impl Partition {
 mod tests {
     use super::super::plan::Watched;
     use super::*;
-    use crate::settings::Settings;
+    use crate::settings::{MessageLimits, Settings};
 
     const LIMITS: Limits = Limits {
-        max_message_bytes: 1 << 20,
+        message: MessageLimits {
+            bytes: 1 << 20,
+            depth: 64,
+            rows: 10_000,
+            label_bytes: 4096,
+        },
         max_open_windows: 400,
-        max_versions: 20,
         max_held_bytes: 1 << 20,
         max_levels: 10,
     };
@@ -438,7 +454,7 @@ mod tests {
             baselines: vec![],
         })
         .unwrap();
-        let mut partition = Partition::new(&Arc::new(plan), RowHash::new(0, 0), 0, 0);
+        let mut partition = Partition::new(&Arc::new(plan), &LIMITS, RowHash::new(0, 0), 0, 0);
         let taken = partitions::Taken {
             epoch: 1,
             next_offset: Some(0),
@@ -455,7 +471,7 @@ mod tests {
             payload: Some(payload.as_bytes()),
             headers: &[],
         };
-        partition.stretch.take(&partition.plan, message, 1 << 20);
+        partition.stretch.take(&partition.plan, message);
         partition.next_offset += 1;
     }
 
@@ -492,12 +508,12 @@ mod tests {
         let mut partition = reading();
         let hour = 3_600_000;
         read(&mut partition, &format!(r#"{{"t": {}}}"#, 100 * hour));
-        partition.hand_on(&key(), &LIMITS).unwrap();
+        partition.hand_on(&key()).unwrap();
         let before = partition.held();
         for late in 0..100 {
             read(&mut partition, &format!(r#"{{"t": {}}}"#, late * hour));
         }
-        partition.hand_on(&key(), &LIMITS).unwrap();
+        partition.hand_on(&key()).unwrap();
         let held = partition.held() - before;
         assert!((10_000..50_000).contains(&held), "{held}");
         let unsaved = partition.cut(&key(), 0).unwrap();

@@ -10,20 +10,37 @@ pub enum Reason {
     Unparsable,
     /// More bytes than `limits.max_message_bytes`.
     TooLarge,
+    /// Nested deeper than `limits.max_message_depth`.
+    TooDeep,
+    /// More rows than `limits.max_message_rows`.
+    TooManyRows,
     /// No event time at the monitor's path.
     NoTimestamp,
-    /// Something that is not a time at the monitor's path.
+    /// Something that is not a time at the monitor's path, or a Kafka timestamp that is none; the
+    /// years 1900 to 2300 are.
     BadTimestamp,
     /// An event time further ahead of the record's own timestamp than `lateness.max_future`.
     FutureTimestamp,
 }
 
 impl Reason {
+    /// The setting that a message went beyond, if it is rejected for that.
+    pub fn limit(self) -> Option<&'static str> {
+        match self {
+            Self::TooLarge => Some("max_message_bytes"),
+            Self::TooDeep => Some("max_message_depth"),
+            Self::TooManyRows => Some("max_message_rows"),
+            _ => None,
+        }
+    }
+
     /// The name in SQL and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unparsable => "unparsable",
             Self::TooLarge => "too_large",
+            Self::TooDeep => "too_deep",
+            Self::TooManyRows => "too_many_rows",
             Self::NoTimestamp => "no_timestamp",
             Self::BadTimestamp => "bad_timestamp",
             Self::FutureTimestamp => "future_timestamp",
@@ -46,7 +63,7 @@ pub struct Rejected {
     pub digest: [u8; 32],
     /// Size of the payload.
     pub payload_bytes: usize,
-    /// The payload itself, where the operator asked for it.
+    /// The payload itself, where the operator asked for it; of what is too large, its beginning.
     pub payload: Option<Vec<u8>>,
 }
 
@@ -57,14 +74,14 @@ impl Rejected {
         size_of::<Self>() + self.monitor.capacity() + self.detail.capacity() + payload
     }
 
-    /// Sets a message aside.
+    /// Sets a message aside; so many bytes of its payload are kept at most.
     pub fn new(
         offset: i64,
         monitor: &str,
         reason: Reason,
         detail: String,
         payload: &[u8],
-        keep_payload: bool,
+        keep: Option<usize>,
     ) -> Self {
         Self {
             offset,
@@ -73,7 +90,7 @@ impl Rejected {
             detail,
             digest: Sha256::digest(payload).into(),
             payload_bytes: payload.len(),
-            payload: keep_payload.then(|| payload.to_vec()),
+            payload: keep.map(|most| payload[..payload.len().min(most)].to_vec()),
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The messages of one partition, read one after another, until their rows are handed on.
 
-use super::decode::json::Decoder;
+use super::decode::json::{self, Decoder};
+use super::decode::time;
 use super::plan::TopicPlan;
 use super::reject::{Reason, Rejected};
 use crate::batch::{Builder, Cell, NO_TIME, Rows};
+use crate::settings::MessageLimits;
 
 /// Rows that are decoded before they are profiled.
 pub const BATCH_ROWS: usize = 2048;
+/// So much text is profiled at once, whatever the number of rows.
+const BATCH_TEXT: usize = 4 << 20;
 
 /// A message as it comes from Kafka.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +28,7 @@ pub struct Message<'a> {
 /// Reads the messages of one partition.
 #[derive(Debug)]
 pub struct Stretch {
+    limits: MessageLimits,
     decoder: Decoder,
     builder: Builder,
     event_ms: Vec<Vec<i64>>,
@@ -52,10 +57,12 @@ pub enum Taken {
 
 impl Stretch {
     /// Nothing read yet.
-    pub fn new(plan: &TopicPlan) -> Self {
+    pub fn new(plan: &TopicPlan, limits: MessageLimits) -> Self {
+        let builder = Builder::new(&plan.plan.shapes(), BATCH_ROWS);
         Self {
-            decoder: Decoder::default(),
-            builder: Builder::new(&plan.plan.shapes(), BATCH_ROWS),
+            limits,
+            decoder: Decoder::new(limits),
+            builder: builder.cutting(limits.label_bytes),
             event_ms: vec![Vec::with_capacity(BATCH_ROWS); plan.monitors.len()],
             messages: 0,
             skipped: 0,
@@ -86,25 +93,42 @@ impl Stretch {
         times.max().unwrap_or(0)
     }
 
+    /// Whether there is something to hand on: rows, or what messages left that were rejected.
+    pub fn holds_any(&self) -> bool {
+        self.waiting() > 0 || self.builder.text_bytes() > 0
+    }
+
+    /// Whether so much waits that it has to be handed on.
+    pub fn is_full(&self, plan: &TopicPlan) -> bool {
+        self.waiting() >= plan.plan.batch_rows(BATCH_ROWS) || self.builder.text_bytes() > BATCH_TEXT
+    }
+
+    /// How many labels were cut since this was last asked.
+    pub fn take_cut_labels(&mut self) -> u64 {
+        self.builder.take_cut()
+    }
+
     /// Reads one message.
-    pub fn take(&mut self, plan: &TopicPlan, message: Message<'_>, max_bytes: usize) -> Taken {
+    pub fn take(&mut self, plan: &TopicPlan, message: Message<'_>) -> Taken {
         self.messages += 1;
         let Some(payload) = message.payload else {
             self.skipped += 1;
             return Taken::Skipped;
         };
-        if payload.len() > max_bytes {
-            let detail = format!("{} bytes, at most {max_bytes} are read", payload.len());
+        if payload.len() > self.limits.bytes {
+            let most = self.limits.bytes;
+            let detail = format!("{} bytes, at most {most} are read", payload.len());
             return self.reject(plan, &message, payload, Reason::TooLarge, detail);
         }
         match self.decoder.decode(&plan.plan, payload, &mut self.builder) {
-            Err(error) => self.reject(
-                plan,
-                &message,
-                payload,
-                Reason::Unparsable,
-                error.to_string(),
-            ),
+            Err(error) => {
+                let reason = match error {
+                    json::Error::TooDeep(_) => Reason::TooDeep,
+                    json::Error::TooManyRows(_) => Reason::TooManyRows,
+                    _ => Reason::Unparsable,
+                };
+                self.reject(plan, &message, payload, reason, error.to_string())
+            }
             Ok(rows) => {
                 self.write_headers(plan, message.headers, rows);
                 self.settle_times(plan, &message, payload, rows)
@@ -179,7 +203,8 @@ impl Stretch {
         self.builder.keep(message.offset, message.record_ms, rows);
         for (i, reason, detail) in unusable {
             let monitor = &plan.monitors[i];
-            let (name, keep) = (&monitor.name, monitor.keep_payload);
+            let keep = monitor.keep_payload.then_some(self.limits.bytes);
+            let name = &monitor.name;
             let rejected = Rejected::new(message.offset, name, reason, detail, payload, keep);
             self.set_aside(rejected);
         }
@@ -195,6 +220,7 @@ impl Stretch {
         detail: String,
     ) -> Taken {
         let keep = plan.monitors.iter().any(|monitor| monitor.keep_payload);
+        let keep = keep.then_some(self.limits.bytes);
         self.rejected_messages += 1;
         let rejected = Rejected::new(message.offset, "", reason, detail, payload, keep);
         self.set_aside(rejected);
@@ -212,6 +238,12 @@ fn check_time(
     record_ms: Option<i64>,
     max_future_ms: i64,
 ) -> Result<i64, (Reason, String)> {
+    // Whatever stands in the message: such a time can be the event's own, and it says nothing of
+    // how far ahead another one is.
+    if let Some(ms) = record_ms.filter(|ms| !time::is_plausible(*ms)) {
+        let detail = format!("the record's own timestamp is {ms} ms, not within 1900 to 2300");
+        return Err((Reason::BadTimestamp, detail));
+    }
     match time {
         Ok(ms) => match record_ms {
             Some(record) if ms.saturating_sub(record) > max_future_ms => {
@@ -267,10 +299,17 @@ mod tests {
         plan
     }
 
+    const SMALL: MessageLimits = MessageLimits {
+        bytes: 100,
+        depth: 4,
+        rows: 3,
+        label_bytes: 16,
+    };
+
     #[test]
     fn what_cannot_be_used_is_set_aside_with_its_reason() {
         let plan = plan();
-        let mut stretch = Stretch::new(&plan);
+        let mut stretch = Stretch::new(&plan, SMALL);
         let payloads: [(Option<&[u8]>, Taken); 7] = [
             (Some(br#"{"t": 1000}"#), Taken::Read),
             (None, Taken::Skipped),
@@ -293,7 +332,7 @@ mod tests {
                 payload: *payload,
                 headers: &[Some("7".into())],
             };
-            assert_eq!(stretch.take(&plan, message, 100), *taken, "offset {offset}");
+            assert_eq!(stretch.take(&plan, message), *taken, "offset {offset}");
         }
         assert_eq!(
             (stretch.messages, stretch.skipped, stretch.rejected_messages),
@@ -303,6 +342,131 @@ mod tests {
         let rows = stretch.finish();
         assert_eq!(rows.event_ms, [[1000]]);
         assert_eq!(rows.batch.origins.len(), 1);
+    }
+
+    fn take(stretch: &mut Stretch, plan: &TopicPlan, payload: &[u8], record_ms: i64) -> Taken {
+        let message = Message {
+            offset: stretch.messages,
+            record_ms: Some(record_ms),
+            payload: Some(payload),
+            headers: &[Some("7".into())],
+        };
+        stretch.take(plan, message)
+    }
+
+    /// Each stands between two good messages, which are read as if it were not there.
+    #[test]
+    fn hostile_messages_cost_only_themselves() {
+        use Reason::{BadTimestamp, NoTimestamp, TooDeep, TooLarge, Unparsable};
+        let plan = plan();
+        let hostile: [(Vec<u8>, Taken); 16] = [
+            (vec![b'{'; 50 << 20], Taken::Rejected(TooLarge)),
+            (nested("[", 10_000, "]"), Taken::Rejected(TooDeep)),
+            (nested("{\"a\":", 10_000, "}"), Taken::Rejected(TooDeep)),
+            (vec![b'['; 10_000], Taken::Rejected(TooDeep)),
+            (b"{\"t\": 1, \"t\": 2, \"t\": 3000}".into(), Taken::Read),
+            (
+                b"{\"t\": \"\\u0000\"}".into(),
+                Taken::Rejected(BadTimestamp),
+            ),
+            (b"{\"t\0\": 1}".into(), Taken::Rejected(Unparsable)),
+            (b"{\"t\": \"\\ud800\"}".into(), Taken::Rejected(Unparsable)),
+            (number("9", 10_000), Taken::Rejected(BadTimestamp)),
+            (number("0.", 10_000), Taken::Rejected(Unparsable)),
+            (
+                b"{\"t\": 9223372036854775807}".into(),
+                Taken::Rejected(BadTimestamp),
+            ),
+            (
+                b"{\"t\": -9223372036854775808}".into(),
+                Taken::Rejected(BadTimestamp),
+            ),
+            (b"{\"t\": NaN}".into(), Taken::Rejected(BadTimestamp)),
+            (b"{\"t\": -Infinity}".into(), Taken::Rejected(BadTimestamp)),
+            ("\u{feff}{\"t\": 3000}".into(), Taken::Rejected(Unparsable)),
+            (b"".into(), Taken::Rejected(Unparsable)),
+        ];
+        let limits = MessageLimits::default();
+        let mut stretch = Stretch::new(&plan, limits);
+        let good = b"{\"t\": 3000}";
+        for (payload, taken) in &hostile {
+            assert_eq!(take(&mut stretch, &plan, good, 3000), Taken::Read);
+            let named = String::from_utf8_lossy(&payload[..payload.len().min(40)]);
+            assert_eq!(take(&mut stretch, &plan, payload, 3000), *taken, "{named}");
+        }
+        assert_eq!(
+            take(&mut stretch, &plan, b"[]", 3000),
+            Taken::Rejected(NoTimestamp)
+        );
+        assert_eq!(take(&mut stretch, &plan, good, 3000), Taken::Read);
+        assert_eq!(stretch.rejected_messages, 16);
+        let rows = stretch.finish();
+        assert_eq!(rows.event_ms, [[3000; 18]]);
+        assert_eq!(rows.batch.origins.len(), 18);
+    }
+
+    fn nested(open: &str, levels: usize, close: &str) -> Vec<u8> {
+        format!("{}1{}", open.repeat(levels), close.repeat(levels)).into()
+    }
+
+    fn number(digit: &str, digits: usize) -> Vec<u8> {
+        format!("{{\"t\": {}}}", digit.repeat(digits)).into()
+    }
+
+    /// It could be the event's own time, and nothing is ahead of it.
+    #[test]
+    fn a_kafka_timestamp_that_is_none_rejects_its_message() {
+        let plan = plan();
+        let mut stretch = Stretch::new(&plan, SMALL);
+        for record_ms in [i64::MAX, i64::MIN, -1 << 50, 1 << 50] {
+            let taken = take(&mut stretch, &plan, b"{\"t\": 3000}", record_ms);
+            assert_eq!(taken, Taken::Rejected(Reason::BadTimestamp), "{record_ms}");
+        }
+        assert_eq!(
+            take(&mut stretch, &plan, b"{\"t\": -2000000000000}", -1),
+            Taken::Read
+        );
+        assert_eq!(stretch.finish().event_ms, [[-2_000_000_000_000]]);
+    }
+
+    /// Messages that are rejected leave their labels behind until the next batch.
+    #[test]
+    fn text_of_rejected_messages_is_handed_on_before_it_fills_the_memory() {
+        let plan = plan();
+        let mut stretch = Stretch::new(&plan, MessageLimits::default());
+        let (mut taken, mut most) = (0, 0);
+        while taken < 100_000 {
+            let headers = [Some(format!("{taken:0250}"))];
+            let message = Message {
+                offset: taken,
+                record_ms: Some(3000),
+                payload: Some(b"{}"),
+                headers: &headers,
+            };
+            let rejected = Taken::Rejected(Reason::NoTimestamp);
+            assert_eq!(stretch.take(&plan, message), rejected);
+            most = most.max(stretch.builder.text_bytes());
+            if stretch.is_full(&plan) {
+                assert!(stretch.holds_any());
+                assert_eq!(stretch.finish().batch.origins.len(), 0);
+                assert!(!stretch.holds_any());
+            }
+            taken += 1;
+        }
+        assert!(most < BATCH_TEXT + 1000, "{most} bytes");
+    }
+
+    #[test]
+    fn of_a_payload_no_more_is_kept_than_may_be_read() {
+        let mut plan = plan();
+        plan.monitors[0].keep_payload = true;
+        let mut stretch = Stretch::new(&plan, SMALL);
+        take(&mut stretch, &plan, &[b'x'; 5_000], 3000);
+        let kept = &stretch.rejected[0];
+        assert_eq!(
+            (kept.payload_bytes, kept.payload.as_ref().map(Vec::len)),
+            (5_000, Some(100))
+        );
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Defaults {
     pub judging: Judging,
     /// `limits.max_levels`.
     pub max_levels: usize,
+    /// `limits.max_label_bytes`.
+    pub max_label_bytes: usize,
 }
 
 /// How to reach Kafka.
@@ -193,16 +195,39 @@ pub struct Checkpoint {
 /// What keeps memory bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longer messages are rejected.
-    pub max_message_bytes: usize,
+    /// What one message may hold.
+    pub message: MessageLimits,
     /// Windows open at a time, per monitor and partition.
     pub max_open_windows: usize,
-    /// Model versions followed at a time, per monitor and partition.
-    pub max_versions: usize,
     /// Partitions are paused when this much is held over all of them.
     pub max_held_bytes: usize,
     /// Levels that a categorical column of training data may have.
     pub max_levels: usize,
+}
+
+/// What one message may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// Longer messages are rejected.
+    pub bytes: usize,
+    /// Messages that are nested deeper are rejected.
+    pub depth: usize,
+    /// Messages that make more rows are rejected.
+    pub rows: usize,
+    /// Longer labels are cut.
+    pub label_bytes: usize,
+}
+
+impl Default for MessageLimits {
+    /// As in `config/default.toml`.
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 20,
+            depth: 64,
+            rows: 10_000,
+            label_bytes: 256,
+        }
+    }
 }
 
 /// What to load the settings from.

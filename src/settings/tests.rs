@@ -77,7 +77,7 @@ fn the_least_is_filled_with_defaults() {
     assert_eq!(settings.kafka.brokers, "k:9092");
     assert_eq!(settings.kafka.start_at, StartAt::Earliest);
     assert_eq!(settings.service.listen, "127.0.0.1:8080".parse().unwrap());
-    assert_eq!(settings.limits.max_message_bytes, 1 << 20);
+    assert_eq!(settings.limits.message, MessageLimits::default());
     assert_eq!(settings.checkpoint.max_interval, Duration::from_secs(300));
     let monitor = &settings.monitors[0];
     let input = monitor.input.as_ref().unwrap();
@@ -159,7 +159,7 @@ fn all_problems_come_at_once() {
          grace = 30\n[postgres]\nmax_connections = 'ten'\n[[monitors]]\nname = 'm'\ntopic = 't'\n\
          model = 'x'\nversion = '1'\nwindow = '1x'\nalert = { windows = 3, of = 2 }\n",
         &[("DRIFTD__KAFKA__GRUOP", "g"), ("HOME", "/root")],
-        &[("limits.max_versions", "many")],
+        &[("limits.max_levels", "many")],
     ));
     let expected = [
         "driftd.toml:16: monitors.m.window: found \"1x\"",
@@ -171,7 +171,7 @@ fn all_problems_come_at_once() {
         "driftd.toml:8: service.grace: found 30",
         "driftd.toml:6: log.format: found \"jsn\"; did you mean \"json\"?",
         "driftd.toml:5: log.level: found 3",
-        "--set limits.max_versions: limits.max_versions: found \"many\"",
+        "--set limits.max_levels: limits.max_levels: found \"many\"",
         "driftd.toml:1: colour: unknown key; known are",
     ];
     for words in expected {
@@ -280,14 +280,14 @@ fn layers_win_in_their_order() {
     let env = [
         ("DRIFTD__LOG__LEVEL", "debug"),
         ("DRIFTD__SERVICE__GRACE", "6s"),
-        ("DRIFTD__LIMITS__MAX_VERSIONS", "7"),
+        ("DRIFTD__LIMITS__MAX_LEVELS", "7"),
         ("DRIFTD__DEFAULTS__WINDOW", "{ size = '2d' }"),
     ];
     let settings = load(&format!("{file}{MONITOR}"), &env, &[("log.level", "error")]).unwrap();
     assert_eq!(settings.kafka.group, "f");
     assert_eq!(settings.service.grace, Duration::from_secs(6));
     assert_eq!(settings.log.level, "error");
-    assert_eq!(settings.limits.max_versions, 7);
+    assert_eq!(settings.limits.max_levels, 7);
     assert_eq!(
         settings.monitors[0].input.as_ref().unwrap().window.size_ms,
         2 * 86_400_000

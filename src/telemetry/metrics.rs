@@ -75,6 +75,8 @@ declare! {
         "Messages read and saved: read, rejected and skipped ones.";
     counter rejected_messages(topic, reason) "driftd_rejected_messages_total"
         "Messages of which nothing could be used; each is kept with its reason.";
+    counter unreadable_batches() "driftd_unreadable_batches_total"
+        "How often a batch could not be unpacked; its partition stands still until it can.";
     counter skipped_messages(topic) "driftd_skipped_messages_total"
         "Messages without a payload (tombstones).";
     counter counted_rows(monitor) "driftd_counted_rows_total"
@@ -86,7 +88,9 @@ declare! {
     counter coerced_values(monitor, kind) "driftd_coerced_values_total"
         "Values that were not of the kind that the baseline has, such as numbers in quotes.";
     counter capped(monitor, cap) "driftd_capped_total"
-        "How often one of the limits was met.";
+        "How often one of the limits was met, by its name in [limits]: messages and labels that went beyond it, \
+         rows of model versions without a baseline (versions), stretches of windows with more unseen labels \
+         than are kept by name (unseen_levels).";
     gauge consumer_lag_records(topic, partition) "driftd_consumer_lag_records"
         "Messages between the last one read and the partition's end.";
     gauge watermark_delay_seconds(monitor) "driftd_watermark_delay_seconds"

@@ -17,6 +17,11 @@ use crate::profile::{Layout, Profile};
 /// The model version of rows that name none.
 pub const NO_VERSION: &str = "unknown";
 
+/// The model version of rows that name one without a baseline. A sender can name any number of
+/// them, and no bounded choice of some would be the same for every partition and after a restart;
+/// so they are counted together. No baseline may be of a version of this name.
+pub const OTHER_VERSION: &str = "(other)";
+
 /// How one monitor reads the columns of its topic.
 #[derive(Debug)]
 pub struct MonitorPlan {
@@ -38,7 +43,7 @@ pub struct MonitorPlan {
     pub keep_payload: bool,
     /// How rows of each known model version are profiled.
     pub versions: HashMap<String, Arc<VersionPlan>>,
-    /// How rows of other versions are: they are counted.
+    /// How rows of a version without a baseline are: they are counted.
     pub unknown: Arc<VersionPlan>,
 }
 
@@ -164,6 +169,8 @@ pub struct Assigned {
     pub counted: u64,
     /// Rows that came too late, once per window.
     pub late: u64,
+    /// Rows of versions without a baseline, late or not.
+    pub other: u64,
 }
 
 impl OpenWindows {
@@ -195,6 +202,7 @@ impl OpenWindows {
                 continue;
             }
             let version = versions.of(row as usize);
+            assigned.other += u64::from(**version == *OTHER_VERSION);
             for start in monitor.spec.starts_of(ms) {
                 let early = monitor.starts_at_ms.is_some_and(|first| start < first);
                 if early || self.progress.is_late(&monitor.spec, start) {
@@ -272,7 +280,11 @@ impl OpenWindows {
                 let codes = rows.batch.columns[*column].as_dictionary::<UInt32Type>();
                 let texts = codes.values().as_string::<i32>();
                 let names = (0..texts.len())
-                    .map(|code| self.intern(texts.value(code)))
+                    .map(|code| texts.value(code))
+                    .map(|name| match monitor.versions.contains_key(name) {
+                        true => self.intern(name),
+                        false => self.intern(OTHER_VERSION),
+                    })
                     .collect();
                 let none = self.intern(NO_VERSION);
                 let valid = rows.batch.cells[*column]
@@ -349,11 +361,6 @@ impl OpenWindows {
     /// Whether no window is held.
     pub fn is_empty(&self) -> bool {
         self.windows.is_empty() && self.late.is_empty()
-    }
-
-    /// How many model versions have open windows.
-    pub fn versions(&self) -> usize {
-        self.versions.len()
     }
 
     /// Bytes held, about.

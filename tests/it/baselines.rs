@@ -24,6 +24,7 @@ fn request(file: PathBuf) -> Request {
         exclude: Vec::new(),
         kinds: [].into(),
         max_levels: 1000,
+        max_label_bytes: 256,
         sample_rows: SAMPLE_ROWS,
     }
 }

@@ -21,6 +21,8 @@
 //! - `check`: files against files, without any server
 //! - `oracle`: the same on 79 pairs of files, against scipy
 //! - `bad_input`: what a new user gets wrong, and what comes of it
+//! - `seeds`: the targets of `fuzz` over its seeds
+//! - `hostile`: messages that are made to do harm
 
 #![allow(
     clippy::unwrap_used,
@@ -39,12 +41,14 @@ mod embedded;
 mod embeddings;
 mod end_to_end;
 mod harness;
+mod hostile;
 mod jobs;
 mod judging;
 mod kafka;
 mod oracle;
 mod postgres_faults;
 mod schedules;
+mod seeds;
 mod soak;
 mod store;
 mod structure;

@@ -173,9 +173,10 @@ pub async fn run(
 fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Result<Checked> {
     let judging = judging(&args, defaults.judging)?;
     let least_rows = judging.min_rows;
+    let most_label = defaults.max_label_bytes;
     let side = match stored {
         Some(stored) => chosen(&args, stored)?,
-        None => imported(&args, defaults.max_levels)?,
+        None => imported(&args, defaults.max_levels, most_label)?,
     };
     let spooled; // lives as long as the files that are read from it
     let paths = if args.current.is_empty() || args.current == [PathBuf::from("-")] {
@@ -185,7 +186,8 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
         args.current
     };
     let files = Files::open(paths)?;
-    let current = current::profile(&files, &side.layout, &side.columns, &side.named, EXACT_ROWS)?;
+    let (layout, columns) = (&side.layout, &side.columns);
+    let current = current::profile(&files, layout, columns, &side.named, EXACT_ROWS, most_label)?;
     let (mut window, differences) = (current.profile, current.differences);
     let (tests, no_windows) = (judging.tests(), Vec::new());
     let reference = Reference::new(side.layout, &side.all, &side.profile, tests, no_windows);
@@ -286,7 +288,7 @@ struct Side {
     named: Overrides,
 }
 
-fn imported(args: &Args, max_levels: usize) -> anyhow::Result<Side> {
+fn imported(args: &Args, max_levels: usize, max_label_bytes: usize) -> anyhow::Result<Side> {
     let named = kinds(args)?;
     let request = Request {
         model: String::new(),
@@ -299,6 +301,7 @@ fn imported(args: &Args, max_levels: usize) -> anyhow::Result<Side> {
         exclude: args.exclude.clone(),
         kinds: named.clone(),
         max_levels,
+        max_label_bytes,
         sample_rows: EXACT_ROWS,
     };
     let made = import::profile(&request, |_| {})?;

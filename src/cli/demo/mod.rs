@@ -158,6 +158,7 @@ async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
         exclude: Vec::new(),
         kinds: Default::default(),
         max_levels: 1000,
+        max_label_bytes: 256,
         sample_rows: SAMPLE_ROWS,
     };
     Ok(tokio::task::spawn_blocking(move || import::import(&request, |_| {})).await??)

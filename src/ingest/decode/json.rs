@@ -2,15 +2,15 @@
 //!
 //! A message is walked along the plan's trie; what nobody watches is skipped but still checked to
 //! be JSON. A message that breaks costs only itself: its rows are taken back, whatever of them was
-//! written. Nesting is bounded by the parser (200 levels), the number of rows by
-//! [`Plan::max_rows`].
+//! written. Nesting and the number of rows are bounded by [`MessageLimits`].
 
-use jiter::{Jiter, JiterError, JiterErrorType, Peek};
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 
 use super::Plan;
 use super::leaf::Leaves;
 use super::shape::Shape;
 use crate::batch::{Builder, Cell, MAX_DIMENSION};
+use crate::settings::MessageLimits;
 
 /// Why a payload is not readable.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +29,18 @@ pub enum Error {
     /// `[*]` over a longer array than [`Plan::max_rows`].
     #[error("an array of more than {0} rows")]
     TooManyRows(usize),
+    /// Deeper than `limits.max_message_depth`.
+    #[error("nested too deep at byte {0}")]
+    TooDeep(usize),
 }
 
 impl From<JiterError> for Error {
     fn from(error: JiterError) -> Self {
+        // The parser's own limit is above what the settings allow.
+        let too_deep = JsonErrorType::RecursionLimitExceeded;
+        if error.error_type == JiterErrorType::JsonError(too_deep) {
+            return Self::TooDeep(error.index);
+        }
         let message = match error.error_type {
             JiterErrorType::JsonError(kind) => kind.to_string(),
             wrong @ JiterErrorType::WrongType { .. } => wrong.to_string(),
@@ -48,6 +56,7 @@ impl From<JiterError> for Error {
 /// of late.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    limits: MessageLimits,
     tape: Vec<u8>,
     /// The vector that is being read.
     numbers: Vec<f64>,
@@ -57,6 +66,14 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// Knows no messages yet.
+    pub fn new(limits: MessageLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// Decodes one payload into the builder's next rows and returns how many they are: 1, or the
     /// length of the array that the plan makes rows of. The caller counts them in with
     /// [`Builder::keep`]; on an error they have been taken back.
@@ -87,6 +104,8 @@ impl Decoder {
         let base = out.len();
         let mut walk = Walk {
             plan,
+            limits: self.limits,
+            depth: 0,
             json,
             out,
             numbers: &mut self.numbers,
@@ -128,13 +147,16 @@ impl Decoder {
         if self.shape.is_none() && self.misses == 1
             || self.misses > 1 && self.misses.is_power_of_two()
         {
-            self.shape = Shape::learn(plan, payload);
+            self.shape = Shape::learn(plan, payload, self.limits.depth);
         }
     }
 }
 
 struct Walk<'a, 'j> {
     plan: &'a Plan,
+    limits: MessageLimits,
+    /// Arrays and objects that the walk is inside of.
+    depth: usize,
     json: Jiter<'j>,
     out: &'a mut Builder,
     numbers: &'a mut Vec<f64>,
@@ -174,12 +196,39 @@ impl Walk<'_, '_> {
                     Ok(())
                 }
             }
-            _ if known.leaves.is_empty() => Ok(self.json.known_skip(peek)?),
+            _ if known.leaves.is_empty() => self.skip(peek),
             _ => self.leaf(node, peek),
         }
     }
 
+    /// What nobody watches has to be JSON all the same, and not too deep.
+    fn skip(&mut self, peek: Peek) -> Result<(), Error> {
+        let start = self.json.current_index();
+        self.json.known_skip(peek)?;
+        self.check_depth(start)
+    }
+
+    /// Looks at what was read since `start`, a whole value. Each level takes two brackets, so that
+    /// a short text needs no look.
+    fn check_depth(&self, start: usize) -> Result<(), Error> {
+        let text = self.json.slice_to_current(start);
+        let left = self.limits.depth.saturating_sub(self.depth);
+        if text.len() > 2 * left && nesting(text) > left {
+            return Err(Error::TooDeep(start));
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self) -> Result<(), Error> {
+        self.depth += 1;
+        if self.depth > self.limits.depth {
+            return Err(Error::TooDeep(self.json.current_index()));
+        }
+        Ok(())
+    }
+
     fn object(&mut self, node: usize) -> Result<(), Error> {
+        self.enter()?;
         let plan = self.plan;
         let known = &plan.nodes[node];
         let mut expected = 0;
@@ -206,16 +255,18 @@ impl Walk<'_, '_> {
                     };
                     self.value(child, peek)?;
                 }
-                None => self.json.known_skip(peek)?,
+                None => self.skip(peek)?,
             }
             key = self.json.next_key()?;
         }
+        self.depth -= 1;
         Ok(())
     }
 
     fn array(&mut self, node: usize) -> Result<(), Error> {
+        self.enter()?;
         let known = &self.plan.nodes[node];
-        let most = self.plan.max_rows();
+        let most = self.plan.max_rows(self.limits.rows);
         let mut index = 0;
         let mut item = self.json.known_array()?;
         while let Some(peek) = item {
@@ -228,10 +279,10 @@ impl Walk<'_, '_> {
                 self.out.reserve(self.row);
                 self.value(each, peek)?;
                 self.row = self.base;
-            } else if let Some((_, child)) = known.items.iter().find(|(i, _)| *i == index) {
-                self.value(*child, peek)?;
+            } else if let Some(child) = known.item(index) {
+                self.value(child, peek)?;
             } else {
-                self.json.known_skip(peek)?;
+                self.skip(peek)?;
             }
             index += 1;
             item = self.json.array_step()?;
@@ -239,6 +290,7 @@ impl Walk<'_, '_> {
         if known.each.is_some() {
             self.rows = Some(self.rows.unwrap_or(0));
         }
+        self.depth -= 1;
         Ok(())
     }
 
@@ -272,12 +324,18 @@ impl Walk<'_, '_> {
                 self.leaves().boolean(node, value);
             }
             Peek::Array if self.plan.nodes[node].longest > 0 => {
+                self.enter()?;
+                let start = self.json.current_index();
                 let most = self.plan.nodes[node].longest;
                 let whole = numbers(&mut self.json, most, self.numbers)?;
+                self.depth -= 1;
+                if !whole {
+                    self.check_depth(start)?;
+                }
                 self.vector(node, whole);
             }
             Peek::Object | Peek::Array => {
-                self.json.known_skip(peek)?;
+                self.skip(peek)?;
                 self.absent(node, Cell::WrongType);
             }
             _ => {
@@ -344,6 +402,32 @@ fn numbers(json: &mut Jiter<'_>, most: usize, found: &mut Vec<f64>) -> Result<bo
         item = json.array_step()?;
     }
     Ok(whole)
+}
+
+/// How deep the arrays and objects of a value are nested; it is known to be JSON.
+fn nesting(text: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => drop(bytes.next()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn name(peek: Peek) -> &'static str {
@@ -767,7 +851,7 @@ mod tests {
             ("shared", Read::Vector(2)),
         ]);
         let message = |rows: usize| format!("{{\"rows\": [{}]}}", vec!["{}"; rows].join(","));
-        let most = plan.max_rows();
+        let most = plan.max_rows(10_000);
         assert_eq!(most, 1023);
         assert_eq!(plan.batch_rows(2048), 127);
         let (batch, errors) = decode(
@@ -779,7 +863,7 @@ mod tests {
             errors[1].as_deref(),
             Some("an array of more than 1023 rows")
         );
-        assert_eq!(Plan::default().max_rows(), 10_000);
+        assert_eq!(Plan::default().max_rows(10_000), 10_000);
         assert_eq!(Plan::default().batch_rows(2048), 2048);
     }
 
@@ -805,14 +889,122 @@ mod tests {
         }
     }
 
+    /// Nested as deep as is allowed, or a level deeper, wherever that is: in what nobody watches, where
+    /// a number was expected, within a vector, on the way to a field.
     #[test]
-    fn hostile_nesting_is_refused() {
-        let plan = plan(&[("a", Read::Number)]);
-        let deep = format!("{{\"z\": {}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
-        let (_, errors) = decode(&plan, &[deep.as_bytes()]);
-        assert!(
-            errors[0].as_ref().unwrap().contains("recursion"),
-            "{errors:?}"
+    fn nesting_beyond_the_limit_is_refused() {
+        let plan = plan(&[
+            ("a.b", Read::Number),
+            ("v", Read::Vector(2)),
+            ("l[2]", Read::Number),
+        ]);
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        let places: [(&str, usize); 6] = [
+            ("{\"z\": @}", 1),
+            ("{\"z\": {\"y\": [0, \"]]}\\\"[[[[[[[[[[[[\", @]}}", 3),
+            ("{\"a\": {\"b\": @}}", 2),
+            ("{\"a\": {\"c\": @}}", 2),
+            ("{\"v\": [1, @]}", 2),
+            ("{\"l\": [1, @, 2]}", 2),
+        ];
+        for (text, levels) in places {
+            let limits = MessageLimits {
+                depth: 12,
+                ..MessageLimits::default()
+            };
+            for (more, deep) in [(0, false), (1, true), (9_000, true)] {
+                let payload = text.replace('@', &nested(12 - levels + more));
+                let mut builder = Builder::new(&plan.shapes(), 2);
+                let mut decoder = Decoder::new(limits);
+                let decoded = decoder.decode(&plan, payload.as_bytes(), &mut builder);
+                let refused = matches!(decoded, Err(Error::TooDeep(_)));
+                assert_eq!(refused, deep, "{text} with {more} more: {decoded:?}");
+            }
+        }
+    }
+
+    /// A message of a known shape may have a vector where the one before had none: that is a level.
+    #[test]
+    fn a_known_shape_is_no_way_around_the_limit() {
+        let plan = plan(&[("a.v", Read::Vector(1))]);
+        for (depth, fits) in [(3, true), (2, false)] {
+            let limits = MessageLimits {
+                depth,
+                ..MessageLimits::default()
+            };
+            let mut builder = Builder::new(&plan.shapes(), 4);
+            let mut decoder = Decoder::new(limits);
+            for payload in ["{\"a\":{\"v\":null}}", "{\"a\":{\"v\":[1]}}"] {
+                let decoded = decoder.decode(&plan, payload.as_bytes(), &mut builder);
+                assert_eq!(decoded.is_ok(), fits || payload.contains("null"));
+                builder.keep(0, None, decoded.unwrap_or(0));
+            }
+        }
+    }
+
+    /// What the parser makes of a message is the parser's own affair; that it is the same with and
+    /// without a known shape, and that nothing of it stays, is ours.
+    #[test]
+    fn odd_texts_and_numbers_are_values_or_refused() {
+        let labels = Read::Text {
+            plain_numbers: true,
+        };
+        let plan = plan(&[("a", Read::Number), ("b", labels)]);
+        let digits = "7".repeat(10_000);
+        let small = format!("0.{}1", "0".repeat(10_000));
+        let cases: [(&str, Option<Cell>, Option<Cell>); 9] = [
+            ("{\"a\": @, \"b\": @}", Some(Cell::PosInf), Some(Cell::Ok)),
+            (
+                "{\"a\": 1, \"b\": \"x\\u0000y\"}",
+                Some(Cell::Ok),
+                Some(Cell::Coerced),
+            ),
+            ("{\"a\": 1, \"b\": \"x\0y\"}", None, None),
+            ("{\"a\": 1, \"b\": \"\\ud800\"}", None, None),
+            (
+                "{\"a\": 1, \"\\u0000\": 2, \"b\": 3}",
+                Some(Cell::Ok),
+                Some(Cell::Ok),
+            ),
+            ("\u{feff}{\"a\": 1}", None, None),
+            (
+                "{\"a\": 1, \"a\": \"x\", \"b\": 1, \"b\": null}",
+                Some(Cell::WrongType),
+                Some(Cell::Null),
+            ),
+            (
+                "{\"a\": -Infinity, \"b\": NaN}",
+                Some(Cell::NegInf),
+                Some(Cell::Ok),
+            ),
+            ("", None, None),
+        ];
+        for (text, a, b) in cases {
+            let payload = text.replace('@', &digits);
+            let (batch, errors) = decode(&plan, &[payload.as_bytes()]);
+            let cell = |column: usize| batch.cells[column].first().copied();
+            let named = &text[..text.len().min(40)];
+            assert_eq!((cell(0), cell(1)), (a, b), "{named}: {errors:?}");
+        }
+        let (batch, _) = decode(&plan, &[format!("{{\"a\": {small}}}").as_bytes()]);
+        assert_eq!(numbers(&batch, 0), [Some(0.0)]);
+    }
+
+    #[test]
+    fn a_message_of_too_many_rows_leaves_nothing() {
+        let plan = plan(&[("rows[*].a", Read::Number), ("b", TEXT)]);
+        let rows = vec!["{\"a\":1}"; 1_000_000].join(",");
+        let many = format!("{{\"b\": \"x\", \"rows\": [{rows}]}}");
+        let (batch, errors) = decode(
+            &plan,
+            &[
+                br#"{"rows": [{"a": 3}]}"#,
+                many.as_bytes(),
+                br#"{"rows": [{}]}"#,
+            ],
         );
+        assert!(errors[1].as_ref().unwrap().contains("more than 10000 rows"));
+        assert_eq!(numbers(&batch, 0), [Some(3.0), None]);
+        assert_eq!(batch.cells[1], [Cell::Missing; 2]);
     }
 }

@@ -6,7 +6,7 @@ mod leaf;
 mod shape;
 pub mod time;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::batch::Shape;
 use crate::ingest::path::{FieldPath, Step};
@@ -79,9 +79,18 @@ struct Node {
     keys: Vec<(String, usize)>,
     by_key: HashMap<String, usize>,
     /// Children by array index.
-    items: Vec<(usize, usize)>,
+    items: BTreeMap<usize, usize>,
     /// The child that every element goes to, each as a row.
     each: Option<usize>,
+}
+
+impl Node {
+    /// The child of an array's element. Most elements that a hostile array has come after the last
+    /// one that is watched.
+    fn item(&self, index: usize) -> Option<usize> {
+        let (last, _) = self.items.last_key_value()?;
+        (index <= *last).then(|| self.items.get(&index).copied())?
+    }
 }
 
 /// The compiled plan of a topic.
@@ -98,9 +107,7 @@ pub struct Plan {
     width: usize,
 }
 
-/// One message never makes more rows than this.
-const MAX_ROWS: usize = 10_000;
-/// Nor more than so many numbers in vectors: 128 MiB.
+/// One message never makes more rows than have so many numbers in vectors: 128 MiB.
 const MAX_NUMBERS: usize = 1 << 24;
 
 impl Default for Plan {
@@ -158,9 +165,10 @@ impl Plan {
         self.columns.iter().map(Read::shape).collect()
     }
 
-    /// How many rows one message makes at most: vectors take memory also where a row has none.
-    pub fn max_rows(&self) -> usize {
-        MAX_ROWS.min(MAX_NUMBERS / self.width.max(1)).max(1)
+    /// How many of `most` rows one message makes at most: vectors take memory also where a row has
+    /// none.
+    pub fn max_rows(&self, most: usize) -> usize {
+        most.min(MAX_NUMBERS / self.width.max(1)).max(1)
     }
 
     /// How many of `rows` rows are handed on at a time, so that those with vectors do not pile up.
@@ -196,11 +204,7 @@ impl Plan {
         for step in steps {
             let known = match step {
                 Step::Key(key) => self.nodes[node].by_key.get(key).copied(),
-                Step::Index(index) => self.nodes[node]
-                    .items
-                    .iter()
-                    .find(|(i, _)| i == index)
-                    .map(|(_, n)| *n),
+                Step::Index(index) => self.nodes[node].items.get(index).copied(),
                 Step::Each => self.nodes[node].each,
             };
             node = known.unwrap_or_else(|| self.child(node, step));
@@ -217,7 +221,9 @@ impl Plan {
                 parent.keys.push((key.clone(), child));
                 parent.by_key.insert(key.clone(), child);
             }
-            Step::Index(index) => parent.items.push((*index, child)),
+            Step::Index(index) => {
+                parent.items.insert(*index, child);
+            }
             Step::Each => parent.each = Some(child),
         }
         child

@@ -46,13 +46,14 @@ struct Value {
 
 impl Shape {
     /// The shape of a message that the parser has read as one row; `None` where there is more to
-    /// it than scalars in their places.
-    pub(super) fn learn(plan: &Plan, payload: &[u8]) -> Option<Self> {
+    /// it than scalars in their places. No message of the shape is nested deeper than `depth`.
+    pub(super) fn learn(plan: &Plan, payload: &[u8], depth: usize) -> Option<Self> {
         if payload.len() > MAX_BYTES {
             return None;
         }
         let mut learn = Learn {
             plan,
+            most: MAX_DEPTH.min(depth),
             json: Jiter::new(payload),
             found: Vec::new(),
         };
@@ -104,6 +105,8 @@ impl Shape {
 
 struct Learn<'a> {
     plan: &'a Plan,
+    /// Levels of nesting at most, those of vectors that may come among them.
+    most: usize,
     json: Jiter<'a>,
     found: Vec<(Range<usize>, Option<usize>)>,
 }
@@ -114,8 +117,9 @@ impl Learn<'_> {
         let known = node.map(|node| &self.plan.nodes[node]);
         let watched = known.filter(|known| !known.leaves.is_empty());
         match peek {
+            _ if depth >= self.most && watched.is_some_and(is_vector) => None,
             Peek::Array if watched.is_some_and(is_vector) => self.known(peek, node),
-            Peek::Object | Peek::Array if watched.is_some() || depth >= MAX_DEPTH => None,
+            Peek::Object | Peek::Array if watched.is_some() || depth >= self.most => None,
             Peek::Object => {
                 let mut key = self.json.known_object().ok()?;
                 while let Some(name) = key {
@@ -130,8 +134,7 @@ impl Learn<'_> {
                 let mut item = self.json.known_array().ok()?;
                 let mut index = 0;
                 while item.is_some() {
-                    let mut items = known.iter().flat_map(|known| &known.items);
-                    let child = items.find(|(i, _)| *i == index).map(|(_, child)| *child);
+                    let child = known.and_then(|known| known.item(index));
                     self.value(child, depth + 1)?;
                     index += 1;
                     item = self.json.array_step().ok()?;

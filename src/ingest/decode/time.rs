@@ -7,6 +7,11 @@ use crate::monitor::TimeUnit;
 /// Times outside 1900 to 2300 are taken for mistakes (a wrong unit, a sentinel).
 const RANGE_MS: std::ops::RangeInclusive<i64> = -2_208_988_800_000..=10_413_792_000_000;
 
+/// Whether a point in time is within 1900 to 2300.
+pub fn is_plausible(ms: i64) -> bool {
+    RANGE_MS.contains(&ms)
+}
+
 /// A number in a unit, as milliseconds since the epoch; `None` outside 1900 to 2300.
 pub fn of_number(value: f64, unit: TimeUnit) -> Option<i64> {
     let ms = match unit {
@@ -18,7 +23,7 @@ pub fn of_number(value: f64, unit: TimeUnit) -> Option<i64> {
     // NaN and out-of-range values fail the comparison, so the cast is exact to the millisecond.
     #[allow(clippy::cast_possible_truncation)]
     let whole = ms.floor() as i64;
-    (ms.is_finite() && RANGE_MS.contains(&whole)).then_some(whole)
+    (ms.is_finite() && is_plausible(whole)).then_some(whole)
 }
 
 /// A text in RFC 3339, as milliseconds since the epoch. Without an offset it is read as UTC; a
@@ -31,7 +36,7 @@ pub fn of_text(text: &str) -> Option<i64> {
                 .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f"))
                 .map(|t| t.and_utc().timestamp_millis())
         });
-    ms.ok().filter(|ms| RANGE_MS.contains(ms))
+    ms.ok().filter(|ms| is_plausible(*ms))
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ use super::file::{Origin, Table};
 use super::problem::{Error, Problem, in_order};
 use super::read::{Notes, Section};
 use super::secret::{REDACTED, not_a_flag, redacted, secret, without_password};
-use super::{Checkpoint, Defaults, Limits, Log, LogFormat, Postgres, Service, Settings};
+use super::{
+    Checkpoint, Defaults, Limits, Log, LogFormat, MessageLimits, Postgres, Service, Settings,
+};
 
 const SECOND_MS: i64 = 1_000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
@@ -53,6 +55,7 @@ pub(super) fn defaults(table: &Table, problems: Vec<Problem>) -> Result<Defaults
         (Some(judging), Some(limits)) if problems.is_empty() => Ok(Defaults {
             judging,
             max_levels: limits.max_levels,
+            max_label_bytes: limits.message.label_bytes,
         }),
         _ => Err(Error::Wrong(problems)),
     }
@@ -251,14 +254,21 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     };
     let count = |key, range| section.must(key, "expected a number", |f| f.integer(range));
     let max_message_bytes = bytes("max_message_bytes", 1 << 10..=1 << 30);
+    // The parser itself gives up at 200.
+    let max_message_depth = count("max_message_depth", 1..=128);
+    let max_message_rows = count("max_message_rows", 1..=1_000_000);
+    let max_label_bytes = bytes("max_label_bytes", 16..=64 << 10);
     let max_held_bytes = bytes("max_held_bytes", 1 << 20..=1 << 40);
     let max_open_windows = count("max_open_windows", 2..=1_000_000);
-    let max_versions = count("max_versions", 1..=10_000);
     let max_levels = count("max_levels", 2..=10_000_000);
     Some(Limits {
-        max_message_bytes: max_message_bytes?,
+        message: MessageLimits {
+            bytes: max_message_bytes?,
+            depth: max_message_depth?,
+            rows: max_message_rows?,
+            label_bytes: max_label_bytes?,
+        },
         max_open_windows: max_open_windows?,
-        max_versions: max_versions?,
         max_held_bytes: max_held_bytes?,
         max_levels: max_levels?,
     })

@@ -62,6 +62,11 @@ impl Daemon {
         }
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL: it can do nothing about it.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
