@@ -456,6 +456,26 @@ async fn a_replica_that_was_taken_for_dead_is_fenced_when_it_goes_on() {
     scene.finish(other).await;
 }
 
+/// Results come from event time, leases from Postgres's clock; a replica's own clock only says when
+/// to look.
+#[tokio::test]
+async fn a_clock_that_is_an_hour_off_changes_nothing() {
+    const HOUR_MS: i64 = 3_600_000;
+    let mut scene = Scene::set(postgres::fresh().await);
+    let ahead = Daemon::start_at(&scene.stage.config, HOUR_MS);
+    scene.produce(20);
+    scene.saved().await;
+    let behind = Daemon::start_at(&scene.stage.config, -HOUR_MS);
+    scene.produce(30);
+    scene.saved().await;
+    ahead.kill();
+    scene.produce(20);
+    scene.saved().await;
+    behind.kill();
+    let daemon = Daemon::start(&scene.stage.config);
+    scene.finish(daemon).await;
+}
+
 /// Past the test harness, which swallows what a test that passes prints.
 fn skipped(test: &str, why: &str) {
     let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());

@@ -33,6 +33,11 @@ impl Daemon {
 
     /// Starts it on a settings file, with logs beside that file.
     pub(crate) fn start(config: &Path) -> Self {
+        Self::start_at(config, 0)
+    }
+
+    /// The same, with a clock that is so many milliseconds ahead.
+    pub(crate) fn start_at(config: &Path, skew_ms: i64) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let log = config.with_extension(format!("{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let listen = free_address();
@@ -40,6 +45,7 @@ impl Daemon {
             .args(["run", "--config"])
             .arg(config)
             .args(["--set", &format!("service.listen={listen}")])
+            .env("DRIFTD_TEST_CLOCK_SKEW_MS", skew_ms.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
