@@ -1,6 +1,6 @@
 //! Starts the tasks, and tells how they end.
 //!
-//! Five tasks: collect (a thread of its own), judge, the retraining schedule, notify, api. They
+//! Six tasks: collect (a thread of its own), judge, the retraining schedule, notify, upkeep, api. They
 //! share a database pool and a stop signal, and nothing else. A task that fails stops the others;
 //! a stop from outside lets collect save what it has read and the judge finish the window in hand,
 //! within the grace period.
@@ -29,7 +29,7 @@ use crate::settings::Settings;
 use crate::store::monitors::Registered;
 use crate::store::{self, baselines, monitors};
 use crate::telemetry::metrics;
-use crate::{notify, retrain};
+use crate::{notify, retrain, upkeep};
 
 /// Runs until told to stop, or until a task fails.
 ///
@@ -120,10 +120,18 @@ async fn start(
         });
     }
     {
-        let (pool, stop) = (pool.clone(), stop.clone());
+        let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
         tasks.spawn(async move {
             notify::run(pool, clock, stop).await?;
             Ok("notify")
+        });
+    }
+    {
+        let options = upkeep::Options::of(settings);
+        let (pool, stop) = (pool.clone(), stop.clone());
+        tasks.spawn(async move {
+            upkeep::run(pool, options, clock, stop).await;
+            Ok("upkeep")
         });
     }
     Ok(())

@@ -5,11 +5,11 @@
 //! scores, verdict, episode, job and messages, is saved in the transaction that claimed it. A
 //! replica that dies in between leaves nothing behind, and the next one starts from the same rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::Trigger;
 use crate::store::episodes::{self, Subject};
 use crate::store::windows::{self, Claimed, DeltaRow, LONGEST_SILENCE, Ripeness, ScoreRow, Window};
-use crate::store::{self, outbox};
+use crate::store::{self, outbox, time_partitions};
 use crate::telemetry::metrics;
 
 /// How long to wait when nothing is ripe.
@@ -94,11 +94,23 @@ pub async fn run(
         .collect();
     let mut in_hand: JoinSet<Result<(), Error>> = JoinSet::new();
     let at_once = at_once(&pool);
+    let mut months = HashSet::new();
     let mut failures = 0u32;
     while !stop.is_cancelled() {
         let patience = store::patience(&pool, failures);
         let begun = match in_hand.len() < at_once {
-            true => begin_next(&pool, &lines, &ripeness, &clock, patience, &mut in_hand).await,
+            true => {
+                begin_next(
+                    &pool,
+                    &lines,
+                    &ripeness,
+                    &clock,
+                    patience,
+                    &mut months,
+                    &mut in_hand,
+                )
+                .await
+            }
             false => Ok(false),
         };
         if begun.is_ok() {
@@ -141,6 +153,7 @@ async fn begin_next(
     ripeness: &[Ripeness],
     clock: &Arc<Clock>,
     patience: Duration,
+    months: &mut HashSet<(i32, u32)>,
     in_hand: &mut JoinSet<Result<(), Error>>,
 ) -> Result<bool, Error> {
     let begun = Instant::now();
@@ -160,6 +173,13 @@ async fn begin_next(
     let Some(line) = lines.get(&claimed.monitor_id) else {
         return Ok(false);
     };
+    let start = claimed.window_start;
+    if months.insert((start.year(), start.month())) {
+        // Not under the locks of a claim: the window is claimed again afterwards.
+        drop(transaction);
+        make_month(pool, start).await;
+        return Ok(true);
+    }
     let (pool, line, clock) = (pool.clone(), Arc::clone(line), Arc::clone(clock));
     in_hand.spawn(async move {
         judge_claimed(&pool, transaction, &line, &claimed, &clock, patience).await?;
@@ -167,6 +187,14 @@ async fn begin_next(
         Ok(())
     });
     Ok(true)
+}
+
+/// Windows of a month stand in partitions of their own. Where those cannot be made now, the default
+/// partitions take them.
+async fn make_month(pool: &PgPool, start: DateTime<Utc>) {
+    if let Err(error) = time_partitions::make_month(pool, start).await {
+        tracing::warn!(error = error.chain(), month = %start.format("%Y-%m"), "no partition for a month");
+    }
 }
 
 /// Waits until a window is judged, or for the next look at what is ripe; whether one is judged.

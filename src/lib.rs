@@ -62,5 +62,8 @@ pub mod retrain;
 /// What is told to the outside, at least once.
 pub mod notify;
 
+/// Partitions made ahead, old rows dropped, vacuum not held up.
+pub mod upkeep;
+
 /// The broker and the Postgres of the demo and of the tests.
 pub mod embedded;

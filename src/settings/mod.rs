@@ -47,6 +47,8 @@ pub struct Settings {
     pub checkpoint: Checkpoint,
     /// What keeps memory bounded.
     pub limits: Limits,
+    /// How long what is old is kept.
+    pub retention: Retention,
     /// What is watched; names are unique.
     pub monitors: Vec<Monitor>,
     /// What is allowed but probably not meant; to be logged at the start.
@@ -125,6 +127,8 @@ pub struct Postgres {
     pub max_connections: u32,
     /// How long a statement may take, and how long an answer is waited for.
     pub timeout: Duration,
+    /// A transaction that lasts so long, whoever's, is warned about.
+    pub long_transaction: Duration,
 }
 
 impl Postgres {
@@ -228,6 +232,21 @@ impl Default for MessageLimits {
             label_bytes: 256,
         }
     }
+}
+
+/// How long what is old is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Windows, scores and contributions, from the verdict on.
+    pub history: Duration,
+    /// The profiles of judged windows; not longer than their windows.
+    pub window_profiles: Duration,
+    /// What proves that nothing was skipped.
+    pub checkpoints: Duration,
+    /// What could not be read.
+    pub rejected_messages: Duration,
+    /// Messages that were delivered.
+    pub outbox: Duration,
 }
 
 /// What to load the settings from.

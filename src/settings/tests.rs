@@ -502,3 +502,37 @@ fn whatever_is_written_anywhere_is_taken_or_refused_with_a_reason() {
     }
     assert!(refused > 800, "{refused}");
 }
+
+#[test]
+fn history_is_kept_for_a_day_at_least_and_profiles_not_longer_than_their_windows() {
+    let right = "[postgres]\nurl = 'postgres://localhost/d'\n[retention]\n";
+    let loaded = Settings::from_toml(&format!(
+        "{right}history = '30d'\nwindow_profiles = '30d'\n"
+    ));
+    assert_eq!(
+        loaded.unwrap().retention.history,
+        Duration::from_secs(30 * 86_400)
+    );
+    for (wrong, told) in [
+        (
+            "history = '23h'",
+            "retention.history: found \"23h\"; expected from 1d",
+        ),
+        ("checkpoints = '0s'", "retention.checkpoints: found \"0s\""),
+        (
+            "outbox = 'never'",
+            "retention.outbox: found \"never\"; expected a duration",
+        ),
+        (
+            "history = '30d'",
+            "retention.history: found \"30d\"; window_profiles may not be kept longer",
+        ),
+        (
+            "window_profiles = '9999d'",
+            "retention.window_profiles: found \"9999d\"; window_profiles may",
+        ),
+    ] {
+        let error = Settings::from_toml(&format!("{right}{wrong}\n")).unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}

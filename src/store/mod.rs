@@ -52,6 +52,14 @@ pub mod outbox;
 
 /// What has to hold, whatever happened.
 pub mod verify;
+/// Tables in partitions of time.
+pub mod time_partitions;
+
+/// What is old.
+pub mod upkeep;
+
+/// Who keeps vacuum from its work.
+pub mod vacuum;
 
 pub use error::{Error, SqlState};
 

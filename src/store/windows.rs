@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::{Error, Result};
 use crate::compare::attribution::Contribution;
@@ -227,12 +227,17 @@ async fn lock_ripe(
     .map_err(Error::doing("claim a ripe window"))
 }
 
-/// What a window adds up to.
+/// What a window adds up to. It is read behind a savepoint that is rolled back: so the tables of the
+/// deltas are not held while the window is judged, and those that nobody needs can be dropped.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<Vec<DeltaRow>> {
-    sqlx::query_as!(
+    let mut reading = connection
+        .begin()
+        .await
+        .map_err(Error::doing("begin to read the deltas of a window"))?;
+    let deltas = sqlx::query_as!(
         DeltaRow,
         r#"-- the deltas of a window
         select partition, generation, first_offset, next_offset, baseline_id, rows, late, delta
@@ -243,9 +248,12 @@ pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<
         claimed.version,
         claimed.window_start,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *reading)
     .await
-    .map_err(Error::doing("read the deltas of a window"))
+    .map_err(Error::doing("read the deltas of a window"))?;
+    let done = reading.rollback().await;
+    done.map_err(Error::doing("end reading the deltas of a window"))?;
+    Ok(deltas)
 }
 
 /// Stores a window with its scores and its profile. Its deltas go with the time partition that they

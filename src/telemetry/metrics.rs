@@ -123,6 +123,14 @@ declare! {
         "Retraining jobs by state, of all replicas, as of the scrape.";
     counter notifications(outcome) "driftd_notifications_total"
         "Messages of the outbox that were sent or could not be.";
+    gauge postgres_oldest_transaction_age_seconds() "driftd_postgres_oldest_transaction_age_seconds"
+        "Age of the oldest transaction in the database, whoever's it is.";
+    gauge postgres_horizon_age_transactions() "driftd_postgres_horizon_age_transactions"
+        "Transactions since the oldest one that still keeps dead rows from being removed.";
+    gauge postgres_table_bytes(table) "driftd_postgres_table_bytes"
+        "What a table of driftd's takes on disk, with its indexes and partitions.";
+    gauge postgres_dead_rows(table) "driftd_postgres_dead_rows"
+        "Rows of a table of driftd's that vacuum has not removed yet.";
     counter postgres_errors(attempt) "driftd_postgres_errors_total"
         "Transactions that failed, by what was attempted; they are tried again.";
 }

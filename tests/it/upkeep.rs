@@ -1,17 +1,25 @@
 //! Postgres as it ages: tables in time partitions, what retention takes, and who keeps vacuum waiting.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use driftd::settings::Retention;
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
 use driftd::store::windows::{self, Claimed};
-use driftd::store::{self, monitors, partitions};
+use driftd::store::{self, monitors, partitions, time_partitions, upkeep};
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio_util::sync::CancellationToken;
 
+use crate::harness::daemon::Daemon;
 use crate::harness::monitors::streaming;
 use crate::harness::postgres;
+use crate::harness::reference::Reference;
+use crate::harness::stage::{Knobs, Stage, mock_topic};
+use crate::harness::traffic::{messages, produce, story};
+use crate::harness::until;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -123,21 +131,27 @@ async fn a_database_from_before_partitions_keeps_its_rows() {
 struct Log<'a> {
     pool: &'a PgPool,
     monitor_id: i64,
+    partition: i32,
     offset: i64,
 }
 
 impl<'a> Log<'a> {
     async fn begin(pool: &'a PgPool, monitor: &str) -> Self {
+        Self::begin_at(pool, monitor, 0).await
+    }
+
+    async fn begin_at(pool: &'a PgPool, monitor: &str, partition: i32) -> Self {
         let mut transaction = pool.begin().await.unwrap();
         let registered = monitors::register(&mut transaction, &streaming(monitor)).await;
         let monitor_id = registered.unwrap().monitor_id;
-        partitions::take_over(&mut transaction, "t", 0, "me")
+        partitions::take_over(&mut transaction, "t", partition, "me")
             .await
             .unwrap();
         transaction.commit().await.unwrap();
         Self {
             pool,
             monitor_id,
+            partition,
             offset: 0,
         }
     }
@@ -158,7 +172,7 @@ impl<'a> Log<'a> {
         };
         let checkpoint = Checkpoint {
             topic: "t".into(),
-            partition: 0,
+            partition: self.partition,
             epoch: 1,
             expected_offset: if first == 0 { -1 } else { first },
             first_offset: first,
@@ -185,9 +199,8 @@ impl<'a> Log<'a> {
     }
 }
 
-async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store::Result<()> {
-    let mut transaction = pool.begin().await?;
-    let claimed = Claimed {
+fn claimed(monitor_id: i64, next: i64, window: i64) -> Claimed {
+    Claimed {
         monitor_id,
         version: "1".into(),
         window_start: day(window),
@@ -195,7 +208,12 @@ async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store:
         silence: 0,
         incomplete: false,
         state: json!({}),
-    };
+    }
+}
+
+async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store::Result<()> {
+    let mut transaction = pool.begin().await?;
+    let claimed = claimed(monitor_id, next, window);
     let lock = "select from driftd.window_cursors where monitor_id = $1 for update";
     sqlx::query(lock)
         .bind(monitor_id)
@@ -264,4 +282,377 @@ async fn late_rows_are_counted_once_wherever_their_window_is() {
     log.save("1", 12, 0, 32).await; // of one that was stepped over
     assert_eq!(counted(&db.pool).await, [15, 9, 54, 0, 0]);
     assert_eq!(log.offset, 15 + 9 + 54, "every row is in one place");
+}
+
+// --- what becomes of old rows ----------------------------------------------------------------------
+
+fn retention() -> Retention {
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    Retention {
+        history: days(40),
+        window_profiles: days(20),
+        checkpoints: days(3),
+        rejected_messages: days(3),
+        outbox: days(3),
+    }
+}
+
+/// Postgres' own time as the tests set it: what is written gets it as its time.
+struct Time(PgPool);
+
+impl Time {
+    async fn take(pool: &PgPool) -> Self {
+        let statements = "create table driftd_test_time (at timestamptz);
+            insert into driftd_test_time values (now());
+            create function driftd_test_now() returns timestamptz language sql stable
+                as 'select at from public.driftd_test_time';
+            grant select on driftd_test_time to public;
+            alter table driftd.profile_deltas alter saved_at set default public.driftd_test_now();
+            alter table driftd.checkpoints alter committed_at set default public.driftd_test_now();
+            alter table driftd.rejected_messages alter rejected_at set default public.driftd_test_now();
+            alter table driftd.windows alter judged_at set default public.driftd_test_now()";
+        run(
+            pool,
+            &format!("set search_path = public; {statements}; reset search_path"),
+        )
+        .await;
+        Self(pool.clone())
+    }
+
+    /// Sets it to so many hours before the real one.
+    async fn ago(&self, hours: i64) -> DateTime<Utc> {
+        let set =
+            "update public.driftd_test_time set at = now() - $1 * interval '1 hour' returning at";
+        let set = sqlx::query_scalar(set).bind(hours);
+        set.fetch_one(&self.0).await.unwrap()
+    }
+}
+
+async fn tick(pool: &PgPool, now: DateTime<Utc>) {
+    driftd::upkeep::tick(pool, retention(), now).await;
+}
+
+/// How many partitions of a table have a time of their own.
+async fn partitions_of(pool: &PgPool, table: &str) -> i64 {
+    let sql = "select count(*) from driftd.time_partitions
+        where table_name = $1 and until_time is not null";
+    let count = sqlx::query_scalar(sql).bind(table);
+    count.fetch_one(pool).await.unwrap()
+}
+
+async fn rows_in(pool: &PgPool, table: &str) -> i64 {
+    let sql = format!("select count(*)::text from driftd.{table}");
+    text(pool, &sql).await.parse().unwrap()
+}
+
+#[tokio::test]
+async fn deltas_go_with_their_hour_once_no_window_waits() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let time = Time::take(pool).await;
+    let mut log = Log::begin(pool, "m").await;
+    tick(pool, time.ago(10).await).await;
+    log.save("1", 10, 5, 0).await;
+    log.save("1", 11, 5, 0).await;
+    log.judge(10, 11).await;
+    let now = time.ago(8).await;
+    tick(pool, now).await;
+    assert_eq!(rows_in(pool, "profile_deltas").await, 2, "window 11 waits");
+    log.save("1", 12, 5, 0).await;
+    log.judge(11, 12).await;
+    // A judge at work on a window has read its deltas and holds their tables no longer.
+    let mut judging = pool.begin().await.unwrap();
+    let claimed = claimed(log.monitor_id, 12, 12);
+    let read = windows::deltas(&mut judging, &claimed).await.unwrap();
+    assert_eq!(read.len(), 1);
+    let fallen = "select count(*)::text from driftd.profile_deltas_default";
+    assert_eq!(text(pool, fallen).await, "0", "an hour was not made ahead");
+    tick(pool, now).await;
+    assert_eq!(
+        rows_in(pool, "profile_deltas").await,
+        1,
+        "of window 12 only"
+    );
+    judging.rollback().await.unwrap();
+    assert_eq!(counted(pool).await, [10, 0, 0, 5, 0]);
+    // An hour that is still written to stays, whatever it holds.
+    log.judge(12, 13).await;
+    tick(pool, now).await;
+    assert_eq!(rows_in(pool, "profile_deltas").await, 1);
+}
+
+#[tokio::test]
+async fn deltas_of_long_windows_are_carried_over_as_they_are() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let time = Time::take(pool).await;
+    let mut log = Log::begin(pool, "m").await;
+    tick(pool, time.ago(40).await).await;
+    for _ in 0..3 {
+        log.save("1", 10, 5, 0).await;
+    }
+    let waiting = "select jsonb_agg(to_jsonb(d) - 'saved_at' order by checkpoint_id)::text
+        from driftd.profile_deltas d";
+    let before = text(pool, waiting).await;
+    let now = time.ago(10).await;
+    tick(pool, now).await;
+    assert_eq!(text(pool, waiting).await, before);
+    let oldest = "select (min(saved_at) = (select at from public.driftd_test_time))::text
+        from driftd.profile_deltas";
+    assert_eq!(text(pool, oldest).await, "true");
+    let old = time_partitions::over_by(pool, "profile_deltas", now - upkeep::DELTAS_STAY).await;
+    assert_eq!(old.unwrap(), []);
+    log.judge(10, 11).await;
+    tick(pool, time.ago(0).await).await;
+    assert_eq!(rows_in(pool, "profile_deltas").await, 0);
+    assert_eq!(counted(pool).await, [15, 0, 0, 0, 0]);
+}
+
+/// Windows, scores, profiles.
+async fn history(pool: &PgPool) -> [i64; 3] {
+    [
+        rows_in(pool, "windows").await,
+        rows_in(pool, "drift_scores").await,
+        rows_in(pool, "window_profiles").await,
+    ]
+}
+
+#[tokio::test]
+async fn history_goes_by_the_clock_and_a_month_when_all_of_it_is_old() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let time = Time::take(pool).await;
+    let mut log = Log::begin(pool, "m").await;
+    // Windows of 1970: days 0 and 1 of January and day 31, in February; March falls into the default
+    // partitions, because nobody makes it.
+    for (window, make) in [(0, true), (1, true), (31, true), (59, false), (60, false)] {
+        log.save("1", window, 1, 0).await;
+        if make {
+            time_partitions::make_month(pool, day(window))
+                .await
+                .unwrap();
+        }
+    }
+    time.ago(50 * 24).await;
+    log.judge(0, 1).await;
+    log.judge(1, 31).await;
+    let day_31 = time.ago(30 * 24).await;
+    log.judge(31, 59).await;
+    let default = "select count(*)::text from driftd.windows_default";
+    assert_eq!(text(pool, default).await, "0");
+    time.ago(50 * 24).await;
+    log.judge(59, 60).await;
+    let now = time.ago(0).await;
+    log.judge(60, 61).await;
+    assert_eq!(text(pool, default).await, "2");
+    assert_eq!(history(pool).await, [5, 5, 5]);
+
+    // As of then nothing is older than forty days, and the profiles of days 0, 1 and 59 are older
+    // than twenty.
+    tick(pool, day_31 + chrono::Duration::days(2)).await;
+    assert_eq!(history(pool).await, [5, 5, 2]);
+    tick(pool, now).await;
+    let left = "select string_agg(extract(doy from window_start)::text, ', ' order by window_start)
+        from driftd.windows";
+    assert_eq!(text(pool, left).await, "32, 61");
+    assert_eq!(history(pool).await, [2, 2, 1]);
+    assert_eq!(
+        partitions_of(pool, "windows").await,
+        partitions_of(pool, "drift_scores").await
+    );
+    // Late rows of what is gone are counted all the same.
+    log.save("1", 0, 0, 7).await;
+    assert_eq!(counted(pool).await, [2, 0, 7, 0, 0]);
+}
+
+#[tokio::test]
+async fn checkpoints_and_messages_go_when_they_are_old() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let time = Time::take(pool).await;
+    let mut log = Log::begin(pool, "m").await;
+    let rejected =
+        "insert into driftd.rejected_messages (topic, partition, message_offset, reason, digest,
+        payload_bytes) select 't', 0, coalesce(max(message_offset), 0) + 1, 'unparsable', '', 0
+        from driftd.rejected_messages";
+    time.ago(10 * 24).await;
+    log.save("1", 10, 1, 0).await; // into the default partition: none was made
+    run(pool, rejected).await;
+    for days in [6, 4, 2] {
+        tick(pool, time.ago(days * 24).await).await;
+        log.save("1", 10, 1, 0).await;
+        run(pool, rejected).await;
+    }
+    let delivered =
+        "insert into driftd.outbox (key, kind, payload, delivered_at) select n, 'k', '{}',
+        now() - n * interval '1 day' from generate_series(1, 9) n;
+        insert into driftd.outbox (key, kind, payload) values ('undelivered', 'k', '{}')";
+    run(pool, delivered).await;
+    tick(pool, time.ago(0).await).await;
+    let left = [
+        rows_in(pool, "checkpoints").await,
+        rows_in(pool, "rejected_messages").await,
+        rows_in(pool, "outbox").await,
+    ];
+    assert_eq!(left, [1, 1, 3]);
+    assert_eq!(
+        counted(pool).await,
+        [0, 0, 0, 4, 0],
+        "deltas wait for their window"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_dropped_early_by_a_clock_that_runs_ahead() {
+    let db = postgres::fresh().await;
+    let mut log = Log::begin(&db.pool, "m").await;
+    log.save("1", 10, 1, 0).await;
+    log.judge(10, 11).await;
+    tick(&db.pool, Utc::now() + chrono::Duration::days(4000)).await;
+    assert_eq!(rows_in(&db.pool, "checkpoints").await, 1);
+    assert_eq!(history(&db.pool).await, [1, 1, 1]);
+}
+
+/// Two replicas make and drop partitions while others write, judge and read: nobody fails, and no row
+/// is lost.
+#[tokio::test]
+async fn partitions_come_and_go_under_writers_judges_and_readers() {
+    let db = postgres::fresh().await;
+    let (pool, other) = (&db.pool, db.another_pool().await);
+    let time = Time::take(pool).await;
+    let mut log = Log::begin(pool, "m").await;
+    let mut late = Log::begin_at(&other, "m", 1).await;
+    let monitor_id = log.monitor_id;
+    let stop = CancellationToken::new();
+    let writer = async {
+        let mut window = 0;
+        while !stop.is_cancelled() {
+            log.save("1", window, 3, 0).await;
+            late.save("1", window / 2, 1, 1).await;
+            window += 1;
+        }
+        (log.offset + late.offset, window)
+    };
+    let judge = async {
+        while !stop.is_cancelled() {
+            let sql = "select (extract(epoch from next_start) / 86400)::bigint
+                from driftd.window_cursors where next_start < last_start";
+            let next = sqlx::query_scalar(sql).fetch_optional(&other).await;
+            match next.unwrap() {
+                Some(next) => judge(&other, monitor_id, next, next + 1).await.unwrap(),
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let reader = async {
+        while !stop.is_cancelled() {
+            for view in [
+                "drift_history",
+                "waiting_rows",
+                "monitor_health",
+                "drift_attribution",
+            ] {
+                rows_in(pool, view).await;
+            }
+        }
+    };
+    let upkeep = async {
+        for ago in (0..48).rev() {
+            let now = time.ago(ago).await;
+            tokio::join!(tick(pool, now), tick(&other, now));
+        }
+        stop.cancel();
+    };
+    let ((written, windows), (), (), ()) = tokio::join!(writer, judge, reader, upkeep);
+    assert!(windows > 10, "only {windows} were written");
+    let counted = counted(pool).await;
+    assert_eq!(counted.iter().sum::<i64>(), written, "{counted:?}");
+    assert!(counted[0] > 0, "none was judged");
+
+    // With nobody in the way what could not be dropped meanwhile is dropped.
+    let now = time.ago(0).await;
+    tick(pool, now).await;
+    let left = time_partitions::over_by(pool, "profile_deltas", now - upkeep::DELTAS_STAY).await;
+    assert_eq!(left.unwrap(), []);
+    assert!(partitions_of(pool, "profile_deltas").await < 40);
+}
+
+/// Fault: somebody's report runs for long in one transaction, over driftd's own tables.
+#[tokio::test]
+async fn a_report_that_takes_long_is_named_and_changes_nothing() {
+    let (quiet, disturbed) = (mock_topic(), mock_topic());
+    let log = messages(16, &story());
+    let mut results = Vec::new();
+    for (topic, is_disturbed) in [(quiet, false), (disturbed, true)] {
+        let knobs = Knobs::mock(&topic);
+        let stage = Stage::set(&knobs).await;
+        produce(&knobs.brokers, &topic, &log);
+        let settings = std::fs::read_to_string(&stage.config).unwrap();
+        let settings = settings.replace("[postgres]\n", "[postgres]\nlong_transaction = \"1s\"\n");
+        std::fs::write(&stage.config, settings).unwrap();
+
+        let mut report = stage.db.pool.begin().await.unwrap();
+        if is_disturbed {
+            let begin = "set transaction isolation level repeatable read;
+                set local application_name = 'monthly report';
+                select 'secret' from driftd.drift_history, driftd.profile_deltas, driftd.checkpoints";
+            sqlx::raw_sql(begin).execute(&mut *report).await.unwrap();
+            until("the report has run for a second", async || {
+                let old =
+                    "select (now() - xact_start > interval '1.1 s')::text from pg_stat_activity
+                    where application_name = 'monthly report'";
+                text(&stage.db.pool, old).await == "true"
+            })
+            .await;
+        }
+        let mut daemon = Daemon::start(&stage.config);
+        stage.saved(log.len()).await;
+        let windows = Reference::of(&log, &stage.baseline_csv).windows.len();
+        stage.judged(windows).await;
+        if is_disturbed {
+            check_told(&daemon).await;
+        }
+        assert!(daemon.terminate().await.success(), "{}", daemon.log());
+        report.rollback().await.unwrap();
+        let found = stage.results().await;
+        assert!(found.len() > 10);
+        results.push(found);
+        // Nobody makes a partition of a table that the report has looked at; its rows find a place.
+        let stray = "select count(*) from driftd.windows_default";
+        assert_eq!(stage.count(stray).await > 0, is_disturbed);
+    }
+    assert_eq!(results[0], results[1]);
+}
+
+async fn check_told(daemon: &Daemon) {
+    until("the report is named in the log", async || {
+        daemon.log().contains("monthly report")
+    })
+    .await;
+    let told = daemon.log();
+    let line = told
+        .lines()
+        .find(|line| line.contains("monthly report"))
+        .unwrap();
+    for words in [
+        "WARN",
+        "kind=\"session\"",
+        "pid=",
+        "user=\"driftd\"",
+        "idle in transaction",
+        "age.seconds=",
+    ] {
+        assert!(line.contains(words), "{words} is not in {line}");
+    }
+    assert!(!told.contains("secret"), "the query's text is in the log");
+    let (_, metrics) = daemon.get("/metrics").unwrap();
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<f64>().ok())
+    };
+    assert!(value("driftd_postgres_oldest_transaction_age_seconds ").is_some_and(|age| age >= 1.0));
+    assert!(value("driftd_postgres_horizon_age_transactions ").is_some_and(|age| age >= 1.0));
+    assert!(
+        value("driftd_postgres_table_bytes{table=\"windows\"}").is_some_and(|bytes| bytes > 0.0)
+    );
 }

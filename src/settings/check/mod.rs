@@ -19,7 +19,8 @@ use super::problem::{Error, Problem, in_order};
 use super::read::{Notes, Section};
 use super::secret::{REDACTED, not_a_flag, redacted, secret, without_password};
 use super::{
-    Checkpoint, Defaults, Limits, Log, LogFormat, MessageLimits, Postgres, Service, Settings,
+    Checkpoint, Defaults, Limits, Log, LogFormat, MessageLimits, Postgres, Retention, Service,
+    Settings,
 };
 
 const SECOND_MS: i64 = 1_000;
@@ -73,6 +74,7 @@ fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
     let log = root.must("log", SECTION, |f| section(f, log));
     let checkpoint = root.must("checkpoint", SECTION, |f| section(f, checkpoint));
     let limits = root.must("limits", SECTION, |f| section(f, limits));
+    let retention = root.must("retention", SECTION, |f| section(f, retention));
     root.finish();
     if monitors.as_ref().is_some_and(Vec::is_empty) {
         warnings.push("nothing is watched: there is no [[monitors]] entry".into());
@@ -93,6 +95,7 @@ fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
         log: log?,
         checkpoint: checkpoint?,
         limits: limits?,
+        retention: retention?,
         monitors: monitors?,
         warnings,
         effective: redacted(table),
@@ -121,6 +124,9 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
     });
     let timeout = section.must("timeout", "expected a duration", |f| {
         duration(f, SECOND_MS..=HOUR_MS)
+    });
+    let long_transaction = section.must("long_transaction", "expected a duration", |f| {
+        duration(f, SECOND_MS..=DAY_MS)
     });
     if !given {
         section.missing("url", RIGHT);
@@ -152,6 +158,7 @@ fn postgres(section: &Section<'_>) -> Option<Postgres> {
         shown,
         max_connections: max_connections?,
         timeout: timeout?,
+        long_transaction: long_transaction?,
     })
 }
 
@@ -271,6 +278,31 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
         max_open_windows: max_open_windows?,
         max_held_bytes: max_held_bytes?,
         max_levels: max_levels?,
+    })
+}
+
+/// Less than a day of anything would take away what is still in use; partitions are of a day or longer.
+fn retention(section: &Section<'_>) -> Option<Retention> {
+    let kept = |key| {
+        section.must(key, "expected a duration", |f| {
+            duration(f, DAY_MS..=100 * YEAR_MS)
+        })
+    };
+    let (history, window_profiles) = (kept("history"), kept("window_profiles"));
+    let (checkpoints, rejected_messages) = (kept("checkpoints"), kept("rejected_messages"));
+    let outbox = kept("outbox");
+    if let (Some(windows), Some(profiles)) = (history, window_profiles)
+        && profiles > windows
+        && let Some(field) = blamed(section, ["window_profiles", "history"])
+    {
+        field.wrong("window_profiles may not be kept longer than history, which they belong to");
+    }
+    Some(Retention {
+        history: history?,
+        window_profiles: window_profiles?,
+        checkpoints: checkpoints?,
+        rejected_messages: rejected_messages?,
+        outbox: outbox?,
     })
 }
 
