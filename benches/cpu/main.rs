@@ -7,7 +7,9 @@
 //! - `profile`: columns to profiles; profiles merged, stored and read
 //! - `compare`: the tests
 //! - `collect`: the whole collect half, from Kafka to Postgres
+//! - `aging`: a day of checkpoints of 1,000 monitors, and how the tables stand meanwhile
 
+mod aging;
 mod collect;
 mod compare;
 mod decode;
@@ -19,12 +21,13 @@ mod records;
 /// A part: its name and what runs it.
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("memory", memory::run), // first: it looks at the memory of the whole process
     ("decode", decode::run),
     ("profile", profile::run),
     ("compare", compare::run),
     ("collect", collect::run),
+    ("aging", aging::run),
 ];
 
 fn main() -> anyhow::Result<()> {
