@@ -354,12 +354,12 @@ async fn deltas_go_with_their_hour_once_no_window_waits() {
     tick(pool, time.ago(10).await).await;
     log.save("1", 10, 5, 0).await;
     log.save("1", 11, 5, 0).await;
-    log.judge(10, 11).await;
+    log.judge(10, 10).await;
     let now = time.ago(8).await;
     tick(pool, now).await;
     assert_eq!(rows_in(pool, "profile_deltas").await, 2, "window 11 waits");
     log.save("1", 12, 5, 0).await;
-    log.judge(11, 12).await;
+    log.judge(11, 11).await;
     // A judge at work on a window has read its deltas and holds their tables no longer.
     let mut judging = pool.begin().await.unwrap();
     let claimed = claimed(log.monitor_id, 12, 12);
@@ -376,7 +376,7 @@ async fn deltas_go_with_their_hour_once_no_window_waits() {
     judging.rollback().await.unwrap();
     assert_eq!(counted(pool).await, [10, 0, 0, 5, 0]);
     // An hour that is still written to stays, whatever it holds.
-    log.judge(12, 13).await;
+    log.judge(12, 12).await;
     tick(pool, now).await;
     assert_eq!(rows_in(pool, "profile_deltas").await, 1);
 }
@@ -402,7 +402,7 @@ async fn deltas_of_long_windows_are_carried_over_as_they_are() {
     assert_eq!(text(pool, oldest).await, "true");
     let old = time_partitions::over_by(pool, "profile_deltas", now - upkeep::DELTAS_STAY).await;
     assert_eq!(old.unwrap(), []);
-    log.judge(10, 11).await;
+    log.judge(10, 10).await;
     tick(pool, time.ago(0).await).await;
     assert_eq!(rows_in(pool, "profile_deltas").await, 0);
     assert_eq!(counted(pool).await, [15, 0, 0, 0, 0]);
@@ -434,16 +434,16 @@ async fn history_goes_by_the_clock_and_a_month_when_all_of_it_is_old() {
         }
     }
     time.ago(50 * 24).await;
-    log.judge(0, 1).await;
-    log.judge(1, 31).await;
+    log.judge(0, 0).await;
+    log.judge(1, 1).await;
     let day_31 = time.ago(30 * 24).await;
-    log.judge(31, 59).await;
+    log.judge(2, 31).await;
     let default = "select count(*)::text from driftd.windows_default";
     assert_eq!(text(pool, default).await, "0");
     time.ago(50 * 24).await;
-    log.judge(59, 60).await;
+    log.judge(32, 59).await;
     let now = time.ago(0).await;
-    log.judge(60, 61).await;
+    log.judge(60, 60).await;
     assert_eq!(text(pool, default).await, "2");
     assert_eq!(history(pool).await, [5, 5, 5]);
 
@@ -507,7 +507,7 @@ async fn nothing_is_dropped_early_by_a_clock_that_runs_ahead() {
     let db = postgres::fresh().await;
     let mut log = Log::begin(&db.pool, "m").await;
     log.save("1", 10, 1, 0).await;
-    log.judge(10, 11).await;
+    log.judge(10, 10).await;
     tick(&db.pool, Utc::now() + chrono::Duration::days(4000)).await;
     assert_eq!(rows_in(&db.pool, "checkpoints").await, 1);
     assert_eq!(history(&db.pool).await, [1, 1, 1]);
@@ -539,7 +539,7 @@ async fn partitions_come_and_go_under_writers_judges_and_readers() {
                 from driftd.window_cursors where next_start < last_start";
             let next = sqlx::query_scalar(sql).fetch_optional(&other).await;
             match next.unwrap() {
-                Some(next) => judge(&other, monitor_id, next, next + 1).await.unwrap(),
+                Some(next) => judge(&other, monitor_id, next, next).await.unwrap(),
                 None => tokio::task::yield_now().await,
             }
         }
