@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
 use crate::harness::reference::{Reference, Score, Window};
-use crate::harness::stage::{Knobs, Stage, fresh_topic, hold, is_held_up, mock_topic};
+use crate::harness::stage::{Knobs, Stage, hold, is_held_up, kafka_topic, mock_topic};
 use crate::harness::traffic::{
     Dice, PARTITIONS, Record, START_MS, WINDOW_MS, messages, produce, story,
 };
@@ -45,7 +45,7 @@ pub(crate) async fn check(stage: &Stage, reference: &Reference) {
     check_messages(stage, reference).await;
 }
 
-async fn check_windows(pool: &PgPool, expected: &[Window]) {
+pub(crate) async fn check_windows(pool: &PgPool, expected: &[Window]) {
     type Row = (DateTime<Utc>, i64, i64, i64, String, i32, i32, f64);
     let sql = "select window_start, rows, late, late_after_idle, verdict::text, features,
             drifted_features, drifted_share
@@ -109,7 +109,7 @@ async fn check_contributions(pool: &PgPool) {
     assert!(most <= 1.0 + 1e-9, "{most}");
 }
 
-async fn check_scores(pool: &PgPool, windows: &[Window]) {
+pub(crate) async fn check_scores(pool: &PgPool, windows: &[Window]) {
     check_contributions(pool).await;
     let sql = "select * from driftd.drift_scores order by window_start, feature, test";
     let found: Vec<FoundScore> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
@@ -156,7 +156,7 @@ async fn check_scores(pool: &PgPool, windows: &[Window]) {
     }
 }
 
-async fn check_episodes(pool: &PgPool, reference: &Reference) {
+pub(crate) async fn check_episodes(pool: &PgPool, reference: &Reference) {
     type Row = (DateTime<Utc>, DateTime<Utc>, i32, String);
     let sql = "select first_window, fired_window, drifted_windows, state::text
         from driftd.alert_episodes order by first_window";
@@ -174,7 +174,7 @@ async fn check_episodes(pool: &PgPool, reference: &Reference) {
 }
 
 /// The first episode enqueues the model's job; while that is open, the others join it.
-async fn check_jobs(pool: &PgPool, reference: &Reference) {
+pub(crate) async fn check_jobs(pool: &PgPool, reference: &Reference) {
     let sql = "select model, version, monitor, state::text, jsonb_array_length(reasons)
         from driftd.retraining_jobs order by job_id";
     let found: Vec<(String, String, String, String, i32)> =
@@ -433,21 +433,12 @@ async fn run_two(stage: &Stage, knobs: &Knobs, log: &[Record], windows: usize) {
 
 // --- on Apache Kafka -----------------------------------------------------------------------------
 
-async fn kafka_topic(kafka: &Kafka) -> Knobs {
-    let topic = fresh_topic();
-    kafka.create_topic(&topic, PARTITIONS).await;
-    Knobs {
-        brokers: kafka.brokers().to_owned(),
-        ..Knobs::mock(&topic)
-    }
-}
-
 #[tokio::test]
 async fn apache_kafka_gives_the_same() {
     let Some(kafka) = Kafka::start_or_skip("end_to_end::apache_kafka_gives_the_same") else {
         return;
     };
-    let knobs = kafka_topic(kafka).await;
+    let knobs = kafka_topic(kafka, PARTITIONS).await;
     let stage = Stage::set(&knobs).await;
     let log = messages(SEED, &story());
     produce(&knobs.brokers, &knobs.topic, &log);
@@ -462,7 +453,7 @@ async fn a_start_by_timestamp_begins_there() {
     let Some(kafka) = Kafka::start_or_skip("end_to_end::a_start_by_timestamp_begins_there") else {
         return;
     };
-    let mut knobs = kafka_topic(kafka).await;
+    let mut knobs = kafka_topic(kafka, PARTITIONS).await;
     knobs.start_at = "2013-04-01T00:30:00Z";
     let from_ms = start_of(3).timestamp_millis();
     let stage = Stage::set(&knobs).await;

@@ -13,6 +13,8 @@
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `embeddings`: a stream of vectors, from the training file to the scores
 //! - `upkeep`: tables in time partitions, and what becomes of old rows
+//! - `kafka_faults`: brokers that go, move and answer wrongly, and what else a log may hold
+//! - `replicas`: a group whose members come, go and die
 //! - `backpressure`: Postgres stands still while messages come
 //! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
 //! - `soak`: half an hour of all that; only on demand
@@ -45,8 +47,10 @@ mod hostile;
 mod jobs;
 mod judging;
 mod kafka;
+mod kafka_faults;
 mod oracle;
 mod postgres_faults;
+mod replicas;
 mod schedules;
 mod seeds;
 mod soak;

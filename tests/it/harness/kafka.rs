@@ -42,7 +42,7 @@ pub(crate) struct Kafka {
     brokers: String,
     admin: AdminClient<DefaultClientContext>,
     // Dropped in this order: the process, then its directory.
-    _process: Process,
+    process: Process,
     dir: TempDir,
 }
 
@@ -84,6 +84,23 @@ impl Kafka {
     /// Where its data and its log are.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// SIGKILL: the broker can do nothing about it.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts a killed broker on what its directory holds, at the same address.
+    pub(crate) fn start_again(&mut self) {
+        let (java, jars) = (java().unwrap(), jars().unwrap());
+        let settings = self.dir.path().join("server.properties");
+        let log = self.dir.path().join("log");
+        let mut command = broker(&java, &jars, &settings);
+        self.process = Process::start(&mut command, &log, self.dir.path());
+        answers(&self.admin, &mut self.process).unwrap_or_else(|()| {
+            panic!("{}", fs::read_to_string(&log).unwrap_or_default());
+        });
     }
 
     /// Client settings that name this broker.
@@ -132,23 +149,26 @@ impl Kafka {
             .set("bootstrap.servers", &brokers)
             .create()
             .unwrap();
-        let deadline = Instant::now() + START_TIMEOUT;
-        while admin
-            .inner()
-            .fetch_metadata(None, Duration::from_secs(1))
-            .is_err()
-        {
-            if process.has_ended() || Instant::now() > deadline {
-                return Err(fs::read_to_string(&log).unwrap_or_default());
-            }
-        }
+        answers(&admin, &mut process).map_err(|()| fs::read_to_string(&log).unwrap_or_default())?;
         Ok(Self {
             brokers,
             admin,
-            _process: process,
+            process,
             dir,
         })
     }
+}
+
+/// Waits until the broker answers; an error when it has ended or takes too long.
+fn answers(admin: &AdminClient<DefaultClientContext>, process: &mut Process) -> Result<(), ()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let ask = || admin.inner().fetch_metadata(None, Duration::from_secs(1));
+    while ask().is_err() {
+        if process.has_ended() || Instant::now() > deadline {
+            return Err(());
+        }
+    }
+    Ok(())
 }
 
 fn options() -> AdminOptions {
@@ -186,7 +206,11 @@ fn properties(dir: &Path, port: u16, controller: u16) -> String {
          transaction.state.log.num.partitions=1\n\
          # A test does not wait for members to gather, nor long for one that was killed.\n\
          group.initial.rebalance.delay.ms=0\n\
-         group.min.session.timeout.ms=1000\n"
+         group.min.session.timeout.ms=1000\n\
+         group.consumer.min.session.timeout.ms=1000\n\
+         group.consumer.session.timeout.ms=4000\n\
+         group.consumer.min.heartbeat.interval.ms=100\n\
+         group.consumer.heartbeat.interval.ms=300\n"
     )
 }
 
@@ -309,9 +333,11 @@ struct Process {
 }
 
 impl Process {
-    /// A line on the pipe means that there is nothing left to kill.
+    /// A line on the pipe means that there is nothing left to kill; `keep`, that another broker is
+    /// to live in the directory.
     const REAPER: &str = r#"trap '' HUP INT TERM
 read -r done
+[ "$done" != keep ] || exit 0
 [ -n "$done" ] || { kill -9 "$1"; sleep 1; }
 rm -rf "$2""#;
 
@@ -344,13 +370,24 @@ rm -rf "$2""#;
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// Kills the broker; its directory stays.
+    fn kill(&mut self) {
+        self.end("keep");
+    }
+
+    fn end(&mut self, word: &str) {
         let _ = self.broker.kill();
         let _ = self.broker.wait();
         if let Some(mut pipe) = self.pipe.take() {
-            let _ = writeln!(pipe, "done");
+            let _ = writeln!(pipe, "{word}");
         }
         let _ = self.reaper.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end("done");
     }
 }

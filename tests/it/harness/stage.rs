@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
 
 use super::daemon::driftd;
+use super::kafka::Kafka;
 use super::postgres::{self, TestDb};
 use super::reference::{ALPHA, FEATURES, LIMITS, MIN_ROWS, RESOLVE_AFTER};
 use super::traffic::{self, ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, PARTITIONS, WINDOW_MS};
@@ -56,6 +57,23 @@ impl Knobs {
             start_at: "earliest",
             idle_after: "1h",
         }
+    }
+}
+
+/// How members of a group agree among themselves. A member that was killed is missed soon. Less
+/// than the three seconds for which the mock cluster waits for a group to gather, and it would miss
+/// members that wait with it.
+pub(crate) const CLASSIC: &str = "\"session.timeout.ms\" = 4000\n\"heartbeat.interval.ms\" = 300\n";
+/// The brokers assign; the same timeouts are in the broker's own settings.
+pub(crate) const BY_BROKERS: &str = "\"group.protocol\" = \"consumer\"\n";
+
+/// A topic of so many partitions on an Apache Kafka broker.
+pub(crate) async fn kafka_topic(kafka: &Kafka, partitions: i32) -> Knobs {
+    let topic = fresh_topic();
+    kafka.create_topic(&topic, partitions).await;
+    Knobs {
+        brokers: kafka.brokers().to_owned(),
+        ..Knobs::mock(&topic)
     }
 }
 
@@ -114,6 +132,18 @@ impl Stage {
             topic: knobs.topic.clone(),
             _dir: dir,
         }
+    }
+
+    /// Gives the Kafka client other properties than those of the classic protocol.
+    pub(crate) fn set_properties(&self, properties: &str) {
+        self.rewrite(CLASSIC, properties);
+    }
+
+    /// Changes the settings file.
+    pub(crate) fn rewrite(&self, from: &str, to: &str) {
+        let settings = std::fs::read_to_string(&self.config).unwrap();
+        assert!(settings.contains(from), "{from} is not in\n{settings}");
+        std::fs::write(&self.config, settings.replace(from, to)).unwrap();
     }
 
     /// Waits until so many messages are saved.
@@ -255,11 +285,7 @@ brokers = "{brokers}"
 group = "driftd-{topic}"
 start_at = "{start_at}"
 [kafka.properties]
-# A member that was killed is missed soon. Less than the three seconds for which the mock cluster
-# waits for a group to gather, and it would miss members that wait with it.
-"session.timeout.ms" = 4000
-"heartbeat.interval.ms" = 300
-[postgres]
+{CLASSIC}[postgres]
 url = "{postgres_url}"
 max_connections = 6
 [service]
