@@ -19,6 +19,7 @@ use crate::api::Readiness;
 use crate::clock::Clock;
 use crate::decide::episode::Change;
 use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
+use crate::failpoint::{Failpoint, reached};
 use crate::monitor::{Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::Trigger;
@@ -244,12 +245,15 @@ async fn judge_claimed(
     clock: &Clock,
     patience: Duration,
 ) -> Result<(), Error> {
+    reached(Failpoint::WindowClaimed);
     let deltas = windows::deltas(&mut transaction, claimed);
     let deltas = store::within(patience, "read the deltas of a window", deltas).await?;
+    reached(Failpoint::WindowGathered);
     let mut state: State = serde_json::from_value(claimed.state.clone())
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
     let judging = merge_and_judge(line, claimed, &deltas, &mut state);
     let judged = store::meanwhile(pool, &mut transaction, judging).await??;
+    reached(Failpoint::WindowCompared);
 
     let window = window_row(line, claimed, &deltas, &judged.judged);
     let save = save(transaction, line, claimed, &window, &judged, state, clock);
@@ -284,8 +288,11 @@ async fn save(
     let state = serde_json::to_value(&state)
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
     windows::advance(connection, claimed, next_start, silence, &state).await?;
+    reached(Failpoint::BeforeWindowCommit);
     let committed = transaction.commit().await;
-    Ok(committed.map_err(store::Error::doing("save a judged window"))?)
+    committed.map_err(store::Error::doing("save a judged window"))?;
+    reached(Failpoint::WindowCommitted);
+    Ok(())
 }
 
 /// What came of a window, with its stored profile.
@@ -486,6 +493,7 @@ async fn alert(
         }
         Change::None => return Ok(()),
     };
+    reached(Failpoint::EpisodeChanged);
     state.episode_id = (judged.change != Change::Resolves).then_some(episode_id);
     let detail = json!({
         "drifted_share": judged.drifted_share(),
@@ -494,8 +502,10 @@ async fn alert(
         "top_features": window.top_features,
     });
     episodes::note(connection, episode_id, kind, window.window_start, &detail).await?;
+    reached(Failpoint::EpisodeNoted);
     if matches!(judged.change, Change::Fires { .. } | Change::Resolves) {
         send(connection, line, window, episode_id, kind, &detail).await?;
+        reached(Failpoint::MessageWritten);
     }
     if state.episode.is_firing() && window.verdict == Verdict::Drifted.as_str() {
         ask_for_retraining(connection, line, window, judged, episode_id, clock).await?;
@@ -558,7 +568,10 @@ async fn ask_for_retraining(
         }),
     };
     let now = clock.now();
-    if let Some(fired) = trigger.fire(connection, now).await?
+    reached(Failpoint::BeforeEnqueue);
+    let fired = trigger.fire(connection, now).await?;
+    reached(Failpoint::Enqueued);
+    if let Some(fired) = fired
         && fired.created_at == now
     {
         let outcome = fired.guard.as_deref().unwrap_or(&fired.outcome);

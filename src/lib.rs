@@ -14,6 +14,9 @@ pub mod monitor;
 /// The one place that knows the time.
 pub mod clock;
 
+/// Where a test can end the process; nothing in a release.
+pub mod failpoint;
+
 /// Starts the tasks, and tells how they end.
 pub mod daemon;
 

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use driftd::cli::{self, Cli, FAILED};
+use driftd::failpoint;
 
 fn main() -> ExitCode {
+    failpoint::arm();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Readiness;
 use crate::collect::as_gap;
+use crate::failpoint::{Failpoint, reached};
 use crate::ingest::consumer::TopicPartition;
 use crate::ingest::reject::Rejected;
 use crate::profile::encoding;
@@ -204,7 +205,9 @@ impl Saver {
             Request::RecordGap { gap, done } => {
                 let gap_row = as_gap(&gap);
                 let record = || partitions::record_gap(pool, &gap_row);
+                reached(Failpoint::BeforeGap);
                 let recorded = self.retrying("record a gap", record).await;
+                reached(Failpoint::GapRecorded);
                 let _ = done.try_send(());
                 recorded.map(|()| None)
             }
@@ -218,7 +221,9 @@ impl Saver {
             let mut connection = self.pool.acquire().await.map_err(doing)?;
             partitions::take_over(&mut connection, &key.topic, key.partition, &self.owner).await
         };
+        reached(Failpoint::BeforeTakeOver);
         let taken = self.retrying("take a partition over", take).await?;
+        reached(Failpoint::TakenOver);
         Ok(Reply::Taken { key, turn, taken })
     }
 

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Readiness;
 use crate::clock::Clock;
+use crate::failpoint::{Failpoint, reached};
 use crate::ingest::consumer::{self, Assignment, Context, TopicPartition};
 use crate::ingest::partition::{Partition, Phase};
 use crate::ingest::plan::TopicPlan;
@@ -215,6 +216,7 @@ impl Collector {
         let look = match consumer.poll(POLL) {
             None => true,
             Some(Ok(message)) => {
+                reached(Failpoint::Polled);
                 let now = clock.now_ms();
                 let mut full = read(message, now)?;
                 // What is fetched already is taken without looking up in between.
@@ -289,6 +291,7 @@ impl Collector {
                 } => {
                     if let Some(partition) = self.current(&key, epoch) {
                         partition.saved();
+                        reached(Failpoint::BeforeKafkaCommit);
                         consumer::commit_for_lag_tools(&self.consumer, &key, next_offset);
                     }
                 }

@@ -3,15 +3,15 @@
 //!
 //! It is good for `driftd demo` and for tests, and for nothing else: records live in memory, and a
 //! partition keeps only its last 5 MiB or 100,000 batches, so a producer has to keep pace with who
-//! reads. It takes three seconds to give a new consumer group its first partitions. Offsets by
-//! timestamp and aborted transactions it answers wrongly.
+//! reads. Offsets by timestamp and aborted transactions it answers wrongly.
 
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use rdkafka::error::KafkaError;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::mocking;
-use rdkafka::producer::DefaultProducerContext;
+use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer};
 
 /// The cluster itself, with all that can be done to it.
 pub type Cluster<'c> = mocking::MockCluster<'c, DefaultProducerContext>;
@@ -134,16 +134,43 @@ fn serve(
     started: &mpsc::SyncSender<Result<String, KafkaError>>,
     asked: &mpsc::Receiver<Request>,
 ) {
-    let cluster = match Cluster::new(nodes) {
-        Ok(cluster) => cluster,
+    let client = match client(nodes) {
+        Ok(client) => client,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
+    let Some(cluster) = client.client().mock_cluster() else {
+        let _ = started.send(Err(KafkaError::MockCluster(RDKafkaErrorCode::Fail)));
+        return;
+    };
+    give_partitions_at_once(&client);
     let _ = started.send(Ok(cluster.bootstrap_servers()));
     while let Ok(request) = asked.recv() {
         request(&cluster);
+    }
+}
+
+/// A client with a cluster of its own, which it holds as long as it lives.
+fn client(nodes: i32) -> Result<BaseProducer, KafkaError> {
+    let mut config = ClientConfig::new();
+    config.set("test.mock.num.brokers", nodes.to_string());
+    config.create()
+}
+
+/// Otherwise the cluster waits for three seconds whether more members come to a new group.
+#[allow(
+    unsafe_code,
+    reason = "the binding has no call for it, and hides the cluster that one would need"
+)]
+fn give_partitions_at_once(client: &BaseProducer) {
+    let client = client.client().native_ptr();
+    // The client is alive, so its cluster is, and both calls may come from any thread: the first
+    // reads a field that does not change, the second takes the cluster's lock.
+    unsafe {
+        let cluster = rdkafka_sys::rd_kafka_handle_mock_cluster(client);
+        rdkafka_sys::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0);
     }
 }
 

@@ -12,6 +12,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use super::consumer::{self, TopicPartition};
 use super::plan::TopicPlan;
 use super::stretch::{Message, Stretch, Taken};
+use crate::failpoint::{Failpoint, reached};
 use crate::profile::sample::RowHash;
 use crate::save::{Request, Unsaved};
 use crate::settings::{Checkpoint, Limits};
@@ -236,6 +237,7 @@ impl Partition {
         let cut = self.stretch.take_cut_labels();
         self.capped("max_label_bytes", cut);
         let rows = self.stretch.finish();
+        reached(Failpoint::Decoded);
         for (i, monitor) in self.plan.monitors.iter().enumerate() {
             let event_ms = &rows.event_ms[i];
             let added = self.windows[i].add(monitor, &rows, event_ms, key.partition, self.hash)?;
@@ -245,6 +247,7 @@ impl Partition {
                 metrics::capped(&monitor.name, "versions", added.other);
             }
         }
+        reached(Failpoint::HandedOn);
         Ok(())
     }
 
@@ -344,6 +347,7 @@ impl Partition {
         let Phase::Reading { epoch } = self.phase else {
             return None;
         };
+        reached(Failpoint::BeforeCut);
         let freed = self.freeable();
         let deltas = self
             .plan
@@ -394,6 +398,7 @@ impl Partition {
         self.saved_ms = now;
         self.saving = true;
         self.kept = self.windows_bytes();
+        reached(Failpoint::Cut);
         Some(unsaved)
     }
 }

@@ -13,6 +13,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::failpoint::{Failpoint, reached};
 use crate::store::outbox::{self, Message};
 use crate::store::{self, Error};
 
@@ -67,9 +68,11 @@ pub async fn deliver(pool: &PgPool, clock: &Clock) -> store::Result<usize> {
             return Ok(delivered);
         }
         for message in &messages {
+            reached(Failpoint::BeforeDelivery);
             let payload = payload(message);
             let publish = outbox::publish(pool, CHANNEL, &payload);
             store::within(limit, "publish a message", publish).await?;
+            reached(Failpoint::Delivered);
             tracing::info!(
                 message.key = message.key,
                 message.kind = message.kind,
@@ -79,6 +82,7 @@ pub async fn deliver(pool: &PgPool, clock: &Clock) -> store::Result<usize> {
             );
             let mark = outbox::mark_delivered(pool, message.outbox_id, clock.now());
             store::within(limit, "mark a message as delivered", mark).await?;
+            reached(Failpoint::DeliveryMarked);
             delivered += 1;
         }
     }

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::{Error, Result, rejected};
+use crate::failpoint::{Failpoint, reached};
 
 /// A stretch of a partition with all that it added.
 #[derive(Debug, Clone)]
@@ -96,6 +97,7 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         .begin()
         .await
         .map_err(Error::doing("begin a checkpoint"))?;
+    reached(Failpoint::CheckpointBegun);
     if !advance(&mut transaction, checkpoint).await? {
         let done = is_saved(&mut transaction, checkpoint).await?;
         return Ok(if done {
@@ -104,23 +106,32 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
             Outcome::Fenced
         });
     }
+    reached(Failpoint::CheckpointAdvanced);
     let checkpoint_id = insert(&mut transaction, checkpoint).await?;
+    reached(Failpoint::CheckpointInserted);
     rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
+    reached(Failpoint::CheckpointRejected);
     advance_watermarks(&mut transaction, checkpoint).await?;
+    reached(Failpoint::CheckpointWatermarks);
     let maybe_judged = checkpoint.may_be_behind_the_judge();
     if maybe_judged {
         lock_cursors(&mut transaction, checkpoint).await?;
+        reached(Failpoint::CheckpointLocked);
     }
     advance_cursors(&mut transaction, checkpoint).await?;
+    reached(Failpoint::CheckpointLines);
     let waiting = insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
+    reached(Failpoint::CheckpointDeltas);
     // A partition that was idle may bring rows for judged windows for more than one checkpoint.
     if maybe_judged || waiting < checkpoint.deltas.len() as u64 {
         count_late(&mut transaction, checkpoint).await?;
     }
+    reached(Failpoint::BeforeCheckpointCommit);
     transaction
         .commit()
         .await
         .map_err(Error::doing("commit a checkpoint"))?;
+    reached(Failpoint::CheckpointCommitted);
     Ok(Outcome::Saved)
 }
 

@@ -7,6 +7,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Error, Result};
 use crate::compare::attribution::Contribution;
+use crate::failpoint::{Failpoint, reached};
 
 /// What makes a window of a monitor ripe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,10 +269,14 @@ pub async fn save(
     profile: Option<&[u8]>,
 ) -> Result<()> {
     insert(connection, window).await?;
+    reached(Failpoint::WindowInserted);
     insert_scores(connection, window, scores).await?;
+    reached(Failpoint::ScoresInserted);
     insert_contributions(connection, window, scores).await?;
+    reached(Failpoint::ContributionsInserted);
     if let Some(profile) = profile {
         insert_profile(connection, window, profile).await?;
+        reached(Failpoint::ProfileInserted);
     }
     Ok(())
 }

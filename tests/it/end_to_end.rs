@@ -2,12 +2,13 @@
 //! Postgres, as an independent reference computes them from the same messages.
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
-use crate::harness::reference::{Reference, Score, Window};
+use crate::harness::oracle::{
+    assert_same, check, check_all, check_scores, check_windows, run_undisturbed, undisturbed,
+};
+use crate::harness::reference::{CREDIT, HOPPING, Reference};
 use crate::harness::stage::{Knobs, Stage, hold, is_held_up, kafka_topic, mock_topic};
 use crate::harness::traffic::{
     Dice, PARTITIONS, Record, START_MS, WINDOW_MS, messages, produce, story,
@@ -19,211 +20,6 @@ const SEED: u64 = 16;
 
 fn start_of(window: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(START_MS + window * WINDOW_MS).unwrap()
-}
-
-fn at(ms: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_millis(ms).unwrap()
-}
-
-/// Runs one daemon over a log that is there already, to its end.
-async fn run_undisturbed(stage: &Stage, log: &[Record], windows: usize) {
-    let mut daemon = Daemon::start(&stage.config);
-    stage.saved(log.len()).await;
-    stage.judged(windows).await;
-    assert!(daemon.terminate().await.success(), "{}", daemon.log());
-}
-
-// --- what comes out is what the reference says ---------------------------------------------------
-
-pub(crate) async fn check(stage: &Stage, reference: &Reference) {
-    let pool = &stage.db.pool;
-    check_windows(pool, &reference.windows).await;
-    check_offsets(pool, &reference.windows).await;
-    check_scores(pool, &reference.windows).await;
-    check_episodes(pool, reference).await;
-    check_jobs(pool, reference).await;
-    check_messages(stage, reference).await;
-}
-
-pub(crate) async fn check_windows(pool: &PgPool, expected: &[Window]) {
-    type Row = (DateTime<Utc>, i64, i64, i64, String, i32, i32, f64);
-    let sql = "select window_start, rows, late, late_after_idle, verdict::text, features,
-            drifted_features, drifted_share
-        from driftd.windows order by window_start";
-    let found: Vec<Row> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
-    let row = |window: &Window| {
-        let tested = if window.scores.is_empty() { 0 } else { 4 };
-        let share = f64::from(window.drifted_features) / f64::from(tested.max(1));
-        (
-            at(window.start_ms),
-            window.rows,
-            window.late,
-            0,
-            window.verdict.to_owned(),
-            tested,
-            window.drifted_features,
-            share,
-        )
-    };
-    assert_eq!(found, expected.iter().map(row).collect::<Vec<Row>>());
-}
-
-async fn check_offsets(pool: &PgPool, expected: &[Window]) {
-    let sql = "select offsets from driftd.windows order by window_start";
-    let found: Vec<Value> = sqlx::query_scalar(sql).fetch_all(pool).await.unwrap();
-    let hull = |(partition, (first, next)): (&i32, &(i64, i64))| json!({"partition": partition, "first_offset": first, "next_offset": next});
-    let row = |window: &Window| window.offsets.iter().map(hull).collect::<Value>();
-    assert_eq!(found, expected.iter().map(row).collect::<Vec<_>>());
-}
-
-#[derive(sqlx::FromRow)]
-struct FoundScore {
-    window_start: DateTime<Utc>,
-    feature: String,
-    test: String,
-    statistic: Option<f64>,
-    p_value: Option<f64>,
-    p_adjusted: Option<f64>,
-    effect: Option<f64>,
-    threshold: Option<f64>,
-    threshold_origin: Option<String>,
-    error_bound: Option<f64>,
-    rows_window: i64,
-    nulls: i64,
-    unseen: i64,
-    drifted: bool,
-}
-
-/// What speaks for drift has bins that it comes from, and nothing else has any.
-async fn check_contributions(pool: &PgPool) {
-    let sql = "select count(*) from driftd.drift_scores s
-        where drifted <> exists (select from driftd.drift_contributions c
-            where (c.monitor_id, c.version, c.window_start, c.feature, c.test)
-                = (s.monitor_id, s.version, s.window_start, s.feature, s.test)
-                and c.rank = 1 and c.contribution > 0)";
-    let astray: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
-    assert_eq!(astray, 0);
-    let sql = "select coalesce(max(total), 1) from (select sum(contribution) as total
-        from driftd.drift_contributions group by window_start, feature, test) as x";
-    let most: f64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
-    assert!(most <= 1.0 + 1e-9, "{most}");
-}
-
-pub(crate) async fn check_scores(pool: &PgPool, windows: &[Window]) {
-    check_contributions(pool).await;
-    let sql = "select * from driftd.drift_scores order by window_start, feature, test";
-    let found: Vec<FoundScore> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
-    let expected: Vec<(&Window, &Score)> = windows
-        .iter()
-        .flat_map(|window| window.scores.iter().map(move |score| (window, score)))
-        .collect();
-    assert_eq!(found.len(), expected.len());
-    for (found, (window, score)) in found.iter().zip(expected) {
-        let place = format!("{} {} {}", at(window.start_ms), score.feature, score.test);
-        let FoundScore { feature, test, .. } = found;
-        assert_eq!(format!("{} {feature} {test}", found.window_start), place);
-        let numbers = [
-            ("statistic", found.statistic, Some(score.statistic)),
-            ("effect", found.effect, Some(score.effect)),
-            ("p_value", found.p_value, score.p_value),
-            ("p_adjusted", found.p_adjusted, score.p_adjusted),
-            ("threshold", found.threshold, Some(score.threshold)),
-        ];
-        let known = if score.decides() { 5 } else { 2 };
-        for (name, found, expected) in numbers.into_iter().take(known) {
-            let near = match (found, expected) {
-                (Some(found), Some(expected)) => {
-                    // The root of a small difference has half of its digits.
-                    let digits = if name == "effect" { 1e-6 } else { 1e-9 };
-                    (found - expected).abs() <= digits * expected.abs().max(1e-6)
-                }
-                (found, expected) => found == expected,
-            };
-            assert!(near, "{place}: {name} is {found:?}, expected {expected:?}");
-        }
-        assert_eq!(
-            found.threshold_origin.as_deref(),
-            Some("settings"),
-            "{place}"
-        );
-        assert_eq!(
-            found.error_bound, None,
-            "{place}: all rows are in the sample"
-        );
-        let counts = (found.rows_window, found.nulls, found.unseen, found.drifted);
-        let expected = (window.rows, score.nulls, score.unseen, score.drifted);
-        assert_eq!(counts, expected, "{place}");
-    }
-}
-
-pub(crate) async fn check_episodes(pool: &PgPool, reference: &Reference) {
-    type Row = (DateTime<Utc>, DateTime<Utc>, i32, String);
-    let sql = "select first_window, fired_window, drifted_windows, state::text
-        from driftd.alert_episodes order by first_window";
-    let found: Vec<Row> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
-    let expected = reference.episodes.iter().map(|episode| {
-        let state = if episode.resolved {
-            "resolved"
-        } else {
-            "firing"
-        };
-        let first = at(episode.first_ms);
-        (first, first, episode.drifted_windows, state.to_owned())
-    });
-    assert_eq!(found, expected.collect::<Vec<Row>>());
-}
-
-/// The first episode enqueues the model's job; while that is open, the others join it.
-pub(crate) async fn check_jobs(pool: &PgPool, reference: &Reference) {
-    let sql = "select model, version, monitor, state::text, jsonb_array_length(reasons)
-        from driftd.retraining_jobs order by job_id";
-    let found: Vec<(String, String, String, String, i32)> =
-        sqlx::query_as(sql).fetch_all(pool).await.unwrap();
-    let [credit, one, queued] = ["credit", "1", "queued"].map(str::to_owned);
-    let episodes = i32::try_from(reference.episodes.len()).unwrap();
-    let job = (credit.clone(), one, credit, queued, episodes);
-    let expected = if episodes == 0 { vec![] } else { vec![job] };
-    assert_eq!(found, expected);
-    let sql = "select outcome from driftd.retraining_triggers t
-        join driftd.alert_episodes e using (episode_id) order by e.first_window";
-    let outcomes: Vec<String> = sqlx::query_scalar(sql).fetch_all(pool).await.unwrap();
-    let expected =
-        (0..reference.episodes.len()).map(|i| if i == 0 { "enqueued" } else { "joined" });
-    assert_eq!(outcomes, expected.collect::<Vec<_>>());
-}
-
-/// Every message is accounted for: counted, late, rejected or skipped.
-async fn check_messages(stage: &Stage, reference: &Reference) {
-    let sql = "select partition, message_offset, reason from driftd.rejected_messages
-        order by partition, message_offset";
-    let found: Vec<(i32, i64, String)> =
-        sqlx::query_as(sql).fetch_all(&stage.db.pool).await.unwrap();
-    let expected = reference.rejected.iter();
-    let expected =
-        expected.map(|(partition, offset, reason)| (*partition, *offset, (*reason).to_owned()));
-    assert_eq!(found, expected.collect::<Vec<_>>());
-
-    let rejected = i64::try_from(reference.rejected.len()).unwrap();
-    let messages: i64 = reference.messages.iter().sum();
-    assert_eq!(
-        messages,
-        reference.counted + reference.late + rejected + reference.skipped
-    );
-    let sql = "select sum(messages)::bigint, sum(rejected)::bigint, sum(skipped)::bigint
-        from driftd.checkpoints";
-    let sums: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
-    assert_eq!(sums, (messages, rejected, reference.skipped));
-
-    let sql = "select sum(rows)::bigint, sum(late)::bigint from driftd.windows";
-    let judged: (i64, i64) = sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
-    let waiting = "select coalesce(sum(rows), 0)::bigint from driftd.waiting_rows";
-    assert_eq!(stage.count(waiting).await, reference.waiting);
-    assert_eq!(
-        judged,
-        (reference.counted - reference.waiting, reference.late)
-    );
-    let first = vec![0; reference.messages.len()];
-    stage.check_coverage(&first, &reference.messages).await;
 }
 
 #[tokio::test]
@@ -263,6 +59,24 @@ async fn a_drifting_stream_comes_out_as_the_reference_says() {
     assert_eq!(reference.episodes.len(), 2);
 }
 
+/// One read and one decode for both: tumbling windows, and hopping ones that share their rows.
+#[tokio::test]
+async fn two_monitors_on_one_topic_come_out_as_the_reference_says() {
+    let topic = mock_topic();
+    let mut knobs = Knobs::mock(&topic);
+    knobs.watches = &[CREDIT, HOPPING];
+    let stage = Stage::set(&knobs).await;
+    let log = messages(SEED + 5, &story()[2..11]);
+    produce(&knobs.brokers, &topic, &log);
+
+    let reference = |watch| Reference::of_watch(watch, &log, &stage.baseline_csv);
+    let (tumbling, hopping) = (reference(&CREDIT), reference(&HOPPING));
+    assert!(hopping.late > tumbling.late);
+    let windows = tumbling.windows.len() + hopping.windows.len();
+    run_undisturbed(&stage, &log, windows).await;
+    check_all(&stage, &[&tumbling, &hopping]).await;
+}
+
 /// Nobody closes the windows here: the messages end, one partition never has any, and being
 /// caught up and quiet is what lets the windows ripen.
 #[tokio::test]
@@ -283,24 +97,6 @@ async fn partitions_that_have_ended_hold_no_window_back() {
 }
 
 // --- the same, whatever happens meanwhile --------------------------------------------------------
-
-/// What an undisturbed daemon makes of a log.
-pub(crate) async fn undisturbed(log: &[Record]) -> Vec<String> {
-    let topic = mock_topic();
-    let knobs = Knobs::mock(&topic);
-    let stage = Stage::set(&knobs).await;
-    produce(&knobs.brokers, &topic, log);
-    let windows = Reference::of(log, &stage.baseline_csv).windows.len();
-    run_undisturbed(&stage, log, windows).await;
-    stage.results().await
-}
-
-pub(crate) fn assert_same(found: &[String], expected: &[String]) {
-    for (found, expected) in found.iter().zip(expected) {
-        assert_eq!(found, expected);
-    }
-    assert_eq!(found.len(), expected.len());
-}
 
 /// When the daemon is killed.
 #[derive(Debug, Clone, Copy)]
@@ -481,8 +277,8 @@ async fn a_start_by_timestamp_begins_there() {
     let reference = Reference::of(&read, &stage.baseline_csv);
     run_undisturbed(&stage, &read, reference.windows.len()).await;
 
-    check_windows(&stage.db.pool, &reference.windows).await;
-    check_scores(&stage.db.pool, &reference.windows).await;
+    check_windows(&stage.db.pool, &reference).await;
+    check_scores(&stage.db.pool, &reference).await;
     let first: Vec<i64> = first.iter().map(|at| i64::try_from(*at).unwrap()).collect();
     let all: Vec<i64> = (0..PARTITIONS)
         .map(|p| i64::try_from(of_partition(p).count()).unwrap())

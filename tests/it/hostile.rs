@@ -9,7 +9,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
-use crate::end_to_end::check;
+use crate::harness::oracle::check;
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
 use crate::harness::reference::Reference;

@@ -8,7 +8,7 @@ use rdkafka::mocking::MockCoordinator;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
 
-use crate::end_to_end::{check, check_episodes, check_jobs, check_scores, check_windows};
+use crate::harness::oracle::{check, check_episodes, check_jobs, check_scores, check_windows};
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
 use crate::harness::reference::Reference;

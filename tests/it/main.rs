@@ -11,6 +11,7 @@
 //! - `checkpoints`: the fence around a partition
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
+//! - `crashes`: the process ends at every failpoint, and the rows are the same
 //! - `embeddings`: a stream of vectors, from the training file to the scores
 //! - `upkeep`: tables in time partitions, and what becomes of old rows
 //! - `kafka_faults`: brokers that go, move and answer wrongly, and what else a log may hold
@@ -38,6 +39,8 @@ mod bad_input;
 mod baselines;
 mod check;
 mod checkpoints;
+#[cfg(feature = "failpoints")]
+mod crashes;
 mod docs;
 mod embedded;
 mod embeddings;

@@ -8,8 +8,8 @@ use driftd::store;
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 
-use crate::end_to_end::{assert_same, check, undisturbed};
 use crate::harness::daemon::Daemon;
+use crate::harness::oracle::{assert_same, check, undisturbed};
 use crate::harness::postgres::{self, TestDb};
 use crate::harness::proxy::{Flow, Lost, Proxy};
 use crate::harness::reference::Reference;
@@ -168,7 +168,7 @@ async fn a_commit_of_unknown_outcome_counts_once_after_a_restart() {
 /// A migrated database on a server of the test's own.
 async fn own(server: &Server) -> TestDb {
     let pool = server.pool();
-    store::migrate(&pool).await.unwrap();
+    postgres::migrate(&pool).await;
     TestDb {
         pool,
         url: server.url(),

@@ -4,7 +4,7 @@
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::end_to_end::{assert_same, check};
+use crate::harness::oracle::{assert_same, check};
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
 use crate::harness::reference::Reference;

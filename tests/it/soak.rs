@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::end_to_end::check;
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
+use crate::harness::oracle::check;
 use crate::harness::postgres;
 use crate::harness::proxy::{Flow, Proxy};
 use crate::harness::reference::Reference;

@@ -38,14 +38,28 @@ impl Daemon {
 
     /// The same, with a clock that is so many milliseconds ahead.
     pub(crate) fn start_at(config: &Path, skew_ms: i64) -> Self {
+        let mut command = Command::new(BINARY);
+        command.env("DRIFTD_TEST_CLOCK_SKEW_MS", skew_ms.to_string());
+        Self::spawn(config, free_address(), &mut command)
+    }
+
+    /// Starts it in a group of its own, where nobody asks it over HTTP, with failpoints.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn start_armed(config: &Path, group: &str, failpoints: &str) -> Self {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["--set", &format!("kafka.group={group}")])
+            .env("FAILPOINTS", failpoints);
+        Self::spawn(config, (Ipv4Addr::LOCALHOST, 0).into(), &mut command)
+    }
+
+    fn spawn(config: &Path, listen: SocketAddr, command: &mut Command) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let log = config.with_extension(format!("{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        let listen = free_address();
-        let child = Command::new(BINARY)
+        let child = command
             .args(["run", "--config"])
             .arg(config)
             .args(["--set", &format!("service.listen={listen}")])
-            .env("DRIFTD_TEST_CLOCK_SKEW_MS", skew_ms.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -121,6 +135,12 @@ impl Daemon {
         })
         .await;
         status.unwrap()
+    }
+
+    /// How it ended, if it has.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Whether it has not ended.

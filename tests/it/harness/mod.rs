@@ -28,6 +28,9 @@ pub(crate) mod traffic;
 /// What has to come out, computed from what went in.
 pub(crate) mod reference;
 
+/// Whether it has come out, and what holds whatever happened.
+pub(crate) mod oracle;
+
 /// `driftd` as a process of its own.
 pub(crate) mod daemon;
 

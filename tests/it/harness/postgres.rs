@@ -14,6 +14,19 @@ use tokio::sync::OnceCell;
 
 use super::proxy::{Proxy, Upstream};
 
+/// Notes each update that moves a stored offset back within its log, for the oracle.
+const AUDIT: &str = "create schema harness;
+    create table harness.went_back (line text not null);
+    create function harness.note_going_back() returns trigger language plpgsql as $$
+    begin
+        insert into harness.went_back values (old::text || ' became ' || new::text);
+        return null;
+    end $$;
+    create trigger note_going_back after update on driftd.partition_progress for each row
+        when (new.generation < old.generation or new.epoch < old.epoch
+            or (new.generation = old.generation and new.next_offset < old.next_offset))
+        execute function harness.note_going_back();";
+
 /// The database of one test.
 pub(crate) struct TestDb {
     pub(crate) pool: PgPool,
@@ -24,6 +37,20 @@ impl TestDb {
     /// Another pool on the same database, as a second replica has one.
     pub(crate) async fn another_pool(&self) -> PgPool {
         connect(&self.url).await
+    }
+
+    /// Drops it, where a test makes many.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn drop(&self) {
+        let name: String = sqlx::query_scalar("select current_database()::text")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+        self.pool.close().await;
+        let options = PgConnectOptions::from_str(&server().url()).unwrap();
+        let mut admin = options.connect().await.unwrap();
+        let statement = format!("drop database {name} with (force)");
+        admin.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
     }
 }
 
@@ -49,6 +76,12 @@ pub(crate) fn server() -> &'static Postgres {
     SERVER.get_or_init(|| Postgres::start(Options::default()).unwrap())
 }
 
+/// Brings a database up to date, and watches it for the oracle.
+pub(crate) async fn migrate(pool: &PgPool) {
+    store::migrate(pool).await.unwrap();
+    pool.execute(AUDIT).await.unwrap();
+}
+
 /// A fresh migrated database.
 pub(crate) async fn fresh() -> TestDb {
     static TEMPLATE: OnceCell<()> = OnceCell::const_new();
@@ -56,11 +89,32 @@ pub(crate) async fn fresh() -> TestDb {
         .get_or_init(|| async {
             create("template_migrated", "template0").await;
             let pool = connect(&server().url_of("template_migrated")).await;
-            store::migrate(&pool).await.unwrap();
+            migrate(&pool).await;
             pool.close().await; // a database with a session in it cannot be copied
         })
         .await;
     from_template("template_migrated").await
+}
+
+/// A fresh database with what `prepare` puts into the first one. The name is the caller's own.
+#[cfg(feature = "failpoints")]
+pub(crate) async fn fresh_with(name: &str, prepare: impl AsyncFnOnce(&TestDb)) -> TestDb {
+    static MADE: tokio::sync::Mutex<Vec<String>> = tokio::sync::Mutex::const_new(Vec::new());
+    let mut made = MADE.lock().await;
+    if !made.iter().any(|made| made == name) {
+        fresh().await.drop().await; // so that the migrated template is there
+        create(name, "template_migrated").await;
+        let url = server().url_of(name);
+        let db = TestDb {
+            pool: connect(&url).await,
+            url,
+        };
+        prepare(&db).await;
+        db.pool.close().await;
+        made.push(name.to_owned());
+    }
+    drop(made);
+    from_template(name).await
 }
 
 /// A fresh database that driftd has never seen.

@@ -28,6 +28,34 @@ pub(crate) const RESOLVE_AFTER: usize = 3;
 /// depends on how rare the rarest label is, is checked elsewhere.
 pub(crate) const LIMITS: [(&str, f64); 3] = [("chi2", 0.1), ("ks", 0.1), ("null_rate", 0.05)];
 
+/// A monitor of the tests: what it is called and which windows it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watch {
+    pub(crate) name: &'static str,
+    pub(crate) size_ms: i64,
+    pub(crate) every_ms: i64,
+}
+
+impl Watch {
+    /// Into how many windows each row falls.
+    pub(crate) fn windows_per_row(&self) -> i64 {
+        self.size_ms / self.every_ms
+    }
+}
+
+/// The monitor of most tests.
+pub(crate) const CREDIT: Watch = Watch {
+    name: "credit",
+    size_ms: WINDOW_MS,
+    every_ms: WINDOW_MS,
+};
+/// One that may watch beside it; it never asks for retraining.
+pub(crate) const HOPPING: Watch = Watch {
+    name: "credit-hopping",
+    size_ms: 2 * WINDOW_MS,
+    every_ms: WINDOW_MS,
+};
+
 /// A value as the tests see it.
 #[derive(Debug, Clone, PartialEq)]
 enum Cell {
@@ -83,6 +111,7 @@ pub(crate) struct Episode {
 /// All that follows from a log.
 #[derive(Debug)]
 pub(crate) struct Reference {
+    pub(crate) watch: Watch,
     pub(crate) windows: Vec<Window>,
     pub(crate) episodes: Vec<Episode>,
     /// Partition, offset and reason of each message that could not be used.
@@ -117,17 +146,23 @@ impl Reference {
     /// Computes it from the messages in the order in which they were produced, up to the last
     /// window that the watermarks of all partitions have passed.
     pub(crate) fn of(log: &[Record], baseline_csv: &str) -> Self {
-        Self::compute(log, baseline_csv, false)
+        Self::of_watch(&CREDIT, log, baseline_csv)
+    }
+
+    /// The same for another monitor.
+    pub(crate) fn of_watch(watch: &Watch, log: &[Record], baseline_csv: &str) -> Self {
+        Self::compute(watch, log, baseline_csv, false)
     }
 
     /// The same for a log that has ended: when all partitions are idle, no window waits.
     pub(crate) fn of_ended(log: &[Record], baseline_csv: &str) -> Self {
-        Self::compute(log, baseline_csv, true)
+        Self::compute(&CREDIT, log, baseline_csv, true)
     }
 
-    fn compute(log: &[Record], baseline_csv: &str, has_ended: bool) -> Self {
+    fn compute(watch: &Watch, log: &[Record], baseline_csv: &str, has_ended: bool) -> Self {
         let mut windows: BTreeMap<i64, Gathered> = BTreeMap::new();
         let mut reference = Self {
+            watch: *watch,
             windows: Vec::new(),
             episodes: Vec::new(),
             rejected: Vec::new(),
@@ -145,19 +180,19 @@ impl Reference {
         }
         if has_ended {
             let last = windows.keys().next_back();
-            least_watermark = last.map_or(i64::MIN, |start| start + WINDOW_MS + ALLOWED_MS);
+            least_watermark = last.map_or(i64::MIN, |start| start + watch.size_ms + ALLOWED_MS);
         }
         let baseline = training_rows(baseline_csv);
         let first = windows
             .iter()
             .find(|(_, gathered)| !gathered.rows.is_empty());
         let mut start_ms = first.map_or(i64::MAX, |(start, _)| *start);
-        while start_ms < i64::MAX && start_ms + WINDOW_MS + ALLOWED_MS <= least_watermark {
+        while start_ms < i64::MAX && start_ms + watch.size_ms + ALLOWED_MS <= least_watermark {
             let gathered = windows.remove(&start_ms).unwrap_or_default();
             reference
                 .windows
                 .push(judge(start_ms, &gathered, &baseline));
-            start_ms += WINDOW_MS;
+            start_ms += watch.every_ms;
         }
         let waiting: usize = windows.values().map(|gathered| gathered.rows.len()).sum();
         reference.waiting = i64::try_from(waiting).unwrap();
@@ -179,13 +214,16 @@ impl Reference {
                 Read::Skipped => self.skipped += 1,
                 Read::Rejected(reason) => self.rejected.push((partition, offset, reason)),
                 Read::Row((event_ms, cells)) => {
-                    let start_ms = event_ms - event_ms.rem_euclid(WINDOW_MS);
-                    let window = windows.entry(start_ms).or_default();
-                    if start_ms + WINDOW_MS + ALLOWED_MS <= watermark {
-                        window.late += 1;
-                        self.late += 1;
-                    } else {
-                        window.rows.push(cells);
+                    let latest = event_ms - event_ms.rem_euclid(self.watch.every_ms);
+                    for back in 0..self.watch.windows_per_row() {
+                        let start_ms = latest - back * self.watch.every_ms;
+                        let window = windows.entry(start_ms).or_default();
+                        if start_ms + self.watch.size_ms + ALLOWED_MS <= watermark {
+                            window.late += 1;
+                            self.late += 1;
+                            continue;
+                        }
+                        window.rows.push(cells.clone());
                         let hull = window.offsets.entry(partition).or_insert((offset, 0));
                         hull.1 = offset + 1;
                         self.counted += 1;

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::daemon::driftd;
 use super::kafka::Kafka;
 use super::postgres::{self, TestDb};
-use super::reference::{ALPHA, FEATURES, LIMITS, MIN_ROWS, RESOLVE_AFTER};
-use super::traffic::{self, ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, PARTITIONS, WINDOW_MS};
+use super::reference::{ALPHA, CREDIT, FEATURES, LIMITS, MIN_ROWS, RESOLVE_AFTER, Watch};
+use super::traffic::{self, ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, PARTITIONS};
 use super::until;
 
 /// The seed of the training data.
@@ -46,6 +46,8 @@ pub(crate) struct Knobs {
     pub(crate) start_at: &'static str,
     /// Long: nothing is left to the clock. Short: partitions that have ended hold nothing back.
     pub(crate) idle_after: &'static str,
+    /// The monitors of the topic, the one that asks for retraining first.
+    pub(crate) watches: &'static [Watch],
 }
 
 impl Knobs {
@@ -56,6 +58,7 @@ impl Knobs {
             topic: topic.to_owned(),
             start_at: "earliest",
             idle_after: "1h",
+            watches: &[CREDIT],
         }
     }
 }
@@ -95,9 +98,30 @@ impl Stage {
     /// The same on a migrated database of the test's own.
     pub(crate) fn set_on(db: TestDb, knobs: &Knobs) -> Self {
         let stage = Self::on(db, knobs);
-        let training = stage.config.with_file_name("training.csv");
-        std::fs::write(&training, &stage.baseline_csv).unwrap();
-        let (config, training) = (stage.config.to_str().unwrap(), training.to_str().unwrap());
+        stage.import_baseline();
+        stage
+    }
+
+    /// The same from a copy, which is made once: for tests that need many.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn copy(knobs: &Knobs) -> Self {
+        let prepare = async |db: &TestDb| {
+            let db = TestDb {
+                pool: db.pool.clone(),
+                url: db.url.clone(),
+            };
+            Self::on(db, knobs).import_baseline();
+        };
+        Self::on(
+            postgres::fresh_with("template_credit", prepare).await,
+            knobs,
+        )
+    }
+
+    fn import_baseline(&self) {
+        let training = self.config.with_file_name("training.csv");
+        std::fs::write(&training, &self.baseline_csv).unwrap();
+        let (config, training) = (self.config.to_str().unwrap(), training.to_str().unwrap());
         let imported = driftd(&[
             "baseline",
             "import",
@@ -114,7 +138,6 @@ impl Stage {
         ]);
         let said = String::from_utf8_lossy(&imported.stderr);
         assert!(imported.status.success(), "{said}");
-        stage
     }
 
     /// Settings for a database, without a baseline in it.
@@ -221,17 +244,27 @@ impl Stage {
     }
 }
 
-const RESULTS: [&str; 8] = [
-    "select 'window ' || (to_jsonb(w) - 'monitor_id' - 'judged_at')::text
-     from driftd.windows w order by version, segment, window_start",
-    "select 'score ' || (to_jsonb(s) - 'monitor_id')::text from driftd.drift_scores s
-     order by version, segment, window_start, feature, reference, test",
-    "select 'profile ' || version || ' ' || window_start || ' ' || encode(sha256(profile), 'hex')
-     from driftd.window_profiles order by version, segment, window_start",
+const RESULTS: [&str; 10] = [
+    "select 'window ' || monitor || ' ' || (to_jsonb(w) - 'monitor_id' - 'judged_at')::text
+     from driftd.windows w join driftd.monitors using (monitor_id)
+     order by monitor, version, segment, window_start",
+    "select 'score ' || monitor || ' ' || (to_jsonb(s) - 'monitor_id')::text
+     from driftd.drift_scores s join driftd.monitors using (monitor_id)
+     order by monitor, version, segment, window_start, feature, reference, test",
+    "select 'contribution ' || monitor || ' ' || (to_jsonb(c) - 'monitor_id')::text
+     from driftd.drift_contributions c join driftd.monitors using (monitor_id)
+     order by monitor, version, segment, window_start, feature, reference, test, rank",
+    "select 'profile ' || monitor || ' ' || version || ' ' || window_start || ' '
+         || encode(sha256(profile), 'hex')
+     from driftd.window_profiles join driftd.monitors using (monitor_id)
+     order by monitor, version, segment, window_start",
     "select 'episode ' || (to_jsonb(e) - 'monitor_id' - 'episode_id' - 'opened_at' - 'resolved_at')::text
-     from driftd.alert_episodes e order by first_window",
-    "select 'event ' || e.kind || ' ' || e.window_start from driftd.alert_events e
-     order by e.window_start, e.kind",
+     from driftd.alert_episodes e order by monitor, first_window",
+    "select 'event ' || monitor || ' ' || v.kind || ' ' || v.window_start || ' ' || v.detail
+     from driftd.alert_events v join driftd.alert_episodes using (episode_id)
+     order by monitor, v.window_start, v.kind",
+    "select 'message ' || kind || ' ' || (payload - 'episode_id' - 'job_id')::text
+     from driftd.outbox where kind like 'alert%' order by payload->>'monitor', outbox_id",
     "select 'job ' || jsonb_build_array(model, version, monitor, state, priority, attempt,
          max_attempts, baseline_id, parameters, training_data - 'topic',
          (select jsonb_agg(reason - 'at' - 'episode_id') from jsonb_array_elements(reasons) reason))::text
@@ -270,14 +303,13 @@ fn settings(knobs: &Knobs, postgres_url: &str) -> String {
         brokers,
         topic,
         start_at,
-        idle_after,
+        ..
     } = knobs;
-    let features: Vec<&str> = FEATURES.iter().map(|(name, _)| *name).collect();
-    let limits = LIMITS.map(|(test, effect)| {
-        let decides = test != "chi2";
-        format!("{test} = {{ effect = {effect:?}, decides = {decides} }}")
-    });
-    let limits = limits.join("\n");
+    let monitors: String = knobs
+        .watches
+        .iter()
+        .map(|watch| monitor(knobs, watch))
+        .collect();
     format!(
         r#"
 [kafka]
@@ -293,14 +325,40 @@ grace = "20s"
 [checkpoint]
 min_interval = "100ms"
 max_interval = "500ms"
+{monitors}"#
+    )
+}
+
+fn monitor(knobs: &Knobs, watch: &Watch) -> String {
+    let Knobs {
+        topic, idle_after, ..
+    } = knobs;
+    let Watch {
+        name,
+        size_ms,
+        every_ms,
+    } = watch;
+    let features: Vec<&str> = FEATURES.iter().map(|(name, _)| *name).collect();
+    let limits = LIMITS.map(|(test, effect)| {
+        let decides = test != "chi2";
+        format!("{test} = {{ effect = {effect:?}, decides = {decides} }}")
+    });
+    let limits = limits.join("\n");
+    let window = match watch.windows_per_row() {
+        1 => format!("\"{size_ms}ms\""),
+        _ => format!("{{ size = \"{size_ms}ms\", every = \"{every_ms}ms\" }}"),
+    };
+    let asks = *watch == CREDIT;
+    format!(
+        r#"
 [[monitors]]
-name = "credit"
+name = "{name}"
 topic = "{topic}"
 model = "credit"
 version = "1"
 timestamp = "at"
 features = {features:?}
-window = "{WINDOW_MS}ms"
+window = {window}
 mode = "thresholds"
 alpha = {ALPHA}
 min_rows = {MIN_ROWS}
@@ -316,6 +374,7 @@ windows = 1
 of = 1
 resolve_after = {RESOLVE_AFTER}
 [monitors.retraining]
+on_drift = {asks}
 cooldown = "1d"
 "#
     )
