@@ -385,8 +385,8 @@ async fn only_what_was_committed_counts() {
     stage.judged(reference.windows.len()).await;
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     let pool = &stage.db.pool;
-    check_windows(pool, &reference.windows).await;
-    check_scores(pool, &reference.windows).await;
+    check_windows(pool, &reference).await;
+    check_scores(pool, &reference).await;
     check_episodes(pool, &reference).await;
     check_jobs(pool, &reference).await;
 }
