@@ -34,10 +34,10 @@ failpoints! {
     BeforeTakeOver = "take_over.before",
     /// Postgres knows us as its owner; we do not know yet where to go on.
     TakenOver = "take_over.done",
-    /// A gap in the log is known to us only.
-    BeforeGap = "gap.before",
-    /// It is recorded, and reading has not gone on.
-    GapRecorded = "gap.recorded",
+    /// Where reading goes on, and whether the log has a gap there, is known to us only.
+    BeforeSettle = "start.before_settle",
+    /// It is stored, and reading has not gone on.
+    Settled = "start.settled",
     /// Messages came from Kafka, and none was looked at.
     Polled = "collect.polled",
     /// Rows are decoded, and in no profile.

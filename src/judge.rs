@@ -397,8 +397,8 @@ fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], judged: &Judg
     }
 }
 
-/// Where in each partition the rows of a window stand, from the first to behind the last. Where the
-/// topic was made anew or cut, offsets say nothing without the log that they are of.
+/// Where in each partition the rows of a window stand, from the first to behind the last; in a log
+/// that is not the partition's first one, with its generation.
 fn offsets(deltas: &[DeltaRow]) -> Value {
     let mut hulls: Vec<(i32, i64, i64, i64)> = Vec::new();
     for delta in deltas.iter().filter(|delta| delta.rows > 0) {

@@ -26,6 +26,9 @@ pub mod collect;
 /// The judge half, top to bottom.
 pub mod judge;
 
+/// What the collect half asks of the brokers.
+pub mod ask;
+
 /// What the collect half asks of Postgres.
 pub mod save;
 

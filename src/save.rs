@@ -22,12 +22,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Readiness;
-use crate::collect::as_gap;
 use crate::failpoint::{Failpoint, reached};
 use crate::ingest::consumer::TopicPartition;
 use crate::ingest::reject::Rejected;
 use crate::profile::encoding;
 use crate::store::checkpoints::{self, Checkpoint, Outcome};
+use crate::store::gaps::{self, OpenGap};
+use crate::store::partitions::Settlement;
 use crate::store::{self, partitions, rejected};
 use crate::telemetry::metrics;
 use crate::window::open::Delta;
@@ -67,18 +68,16 @@ pub enum Request {
         /// The offset that it should have.
         next_offset: i64,
     },
-    /// Record a gap, and say when it is done.
-    RecordGap {
-        /// Partition, first missing offset, first offset there, why, policy.
-        gap: (TopicPartition, i64, i64, &'static str, &'static str),
-        /// Told when it is recorded.
-        done: std::sync::mpsc::SyncSender<()>,
-    },
+    /// Store where reading a partition goes on, with the gaps before that; where the policy is to
+    /// stop, the gaps alone.
+    Settle(Box<Settlement>),
 }
 
 /// What is answered.
 #[derive(Debug)]
 pub enum Reply {
+    /// So many partitions of a topic are known.
+    Noted(String, i32),
     /// The partition is ours.
     Taken {
         /// Partition.
@@ -88,6 +87,17 @@ pub enum Reply {
         /// With what it is taken over.
         taken: partitions::Taken,
     },
+    /// It is stored where reading goes on.
+    Settled {
+        /// Partition.
+        key: TopicPartition,
+        /// Under this epoch.
+        epoch: i64,
+        /// Gaps that have no end yet.
+        open_gaps: Vec<OpenGap>,
+    },
+    /// The gaps are recorded, and reading stands before them.
+    Stopped(TopicPartition),
     /// The stretch is durable, or still is.
     Saved {
         /// Partition.
@@ -121,6 +131,12 @@ pub struct Unsaved {
     pub first_offset: i64,
     /// The offset after it.
     pub next_offset: i64,
+    /// Which log under the partition's name it was read from.
+    pub generation: i64,
+    /// How many partitions the topic has, where that is news.
+    pub partitions: Option<i32>,
+    /// Gaps behind which it has the first message, with the first window that is whole again.
+    pub closed_gaps: Vec<(OpenGap, DateTime<Utc>)>,
     /// Messages in it.
     pub messages: i64,
     /// Messages that no monitor could use.
@@ -193,7 +209,8 @@ impl Saver {
         let reply = match request {
             Request::NoteTopic { topic, partitions } => {
                 let note = || partitions::note_topic(pool, &topic, partitions);
-                self.retrying("note a topic", note).await.map(|()| None)
+                let noted = self.retrying("note a topic", note).await;
+                noted.map(|()| Some(Reply::Noted(topic.clone(), partitions)))
             }
             Request::TakeOver { key, turn } => self.take_over(key, turn).await.map(Some),
             Request::Save(unsaved) => self.save(*unsaved).await.map(Some),
@@ -202,15 +219,7 @@ impl Saver {
                 epoch,
                 next_offset,
             } => self.confirm(key, epoch, next_offset).await.map(Some),
-            Request::RecordGap { gap, done } => {
-                let gap_row = as_gap(&gap);
-                let record = || partitions::record_gap(pool, &gap_row);
-                reached(Failpoint::BeforeGap);
-                let recorded = self.retrying("record a gap", record).await;
-                reached(Failpoint::GapRecorded);
-                let _ = done.try_send(());
-                recorded.map(|()| None)
-            }
+            Request::Settle(settlement) => self.settle(&settlement).await.map(Some),
         };
         reply.unwrap_or_else(|error| Some(Reply::Failed(error)))
     }
@@ -225,6 +234,35 @@ impl Saver {
         let taken = self.retrying("take a partition over", take).await?;
         reached(Failpoint::TakenOver);
         Ok(Reply::Taken { key, turn, taken })
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<Reply, String> {
+        let (topic, partition) = (settlement.topic.as_str(), settlement.partition);
+        let key = TopicPartition {
+            topic: topic.into(),
+            partition,
+        };
+        let epoch = settlement.epoch;
+        reached(Failpoint::BeforeSettle);
+        if settlement.policy == "stop" && !settlement.gaps.is_empty() {
+            let (place, gaps) = ((topic, partition), &settlement.gaps);
+            let record = || gaps::record(&self.pool, place, gaps, "stop", false);
+            self.retrying("record gaps", record).await?;
+            return Ok(Reply::Stopped(key));
+        }
+        let settle = || partitions::settle(&self.pool, settlement);
+        let settled = self
+            .retrying("settle where reading goes on", settle)
+            .await?;
+        reached(Failpoint::Settled);
+        Ok(match settled {
+            Some(open_gaps) => Reply::Settled {
+                key,
+                epoch,
+                open_gaps,
+            },
+            None => Reply::Fenced { key, epoch },
+        })
     }
 
     async fn save(&self, unsaved: Unsaved) -> Result<Reply, String> {
@@ -351,6 +389,7 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
     let rejected = rejected.into_iter().map(|one| rejected::Rejected {
         topic: topic.clone(),
         partition,
+        generation: unsaved.generation,
         offset: one.offset,
         monitor: one.monitor,
         reason: one.reason.as_str().to_owned(),
@@ -367,6 +406,9 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
         expected_offset: unsaved.expected_offset,
         first_offset: unsaved.first_offset,
         next_offset: unsaved.next_offset,
+        generation: unsaved.generation,
+        partitions: unsaved.partitions,
+        closed_gaps: unsaved.closed_gaps,
         messages: unsaved.messages,
         rejected_messages: unsaved.rejected_messages,
         skipped: unsaved.skipped,

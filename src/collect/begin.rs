@@ -1,57 +1,25 @@
-//! From an assignment to the first message: the topic is there, the partition is taken over in
-//! Postgres, sought and read.
+//! From an assignment to the first message: the partition is taken over in Postgres, the brokers
+//! say where its log begins and ends, Postgres stores where reading goes on, and it is sought.
+//!
+//! Each partition goes this way alone: one whose leader is down waits, and the others are read.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use rdkafka::consumer::Consumer;
-use rdkafka::topic_partition_list::TopicPartitionList;
-use tokio_util::sync::CancellationToken;
-
-use super::gap::truncated;
-use super::{BROKER_TIMEOUT, Collector, Error, FIRST_ANSWER};
-use crate::api::Readiness;
-use crate::ingest::consumer::{self, Start, TopicPartition};
+use super::Collector;
+use crate::ask::Question;
+use crate::ingest::consumer::{self, Log, TopicPartition};
 use crate::ingest::partition::{Partition, Phase};
+use crate::ingest::starting::Starting;
 use crate::profile::sample::RowHash;
 use crate::save::Request;
+use crate::settings::StartAt;
+use crate::store::gaps::OpenGap;
 use crate::store::partitions::Taken;
 
-impl Collector {
-    /// Waits for the brokers, and refuses topics that do not exist.
-    pub(super) fn find_topics(
-        &self,
-        readiness: &Readiness,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        for topic in self.plans.keys() {
-            while !stop.is_cancelled() {
-                // The client tells why it cannot connect only to who polls it.
-                if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
-                    tracing::debug!(%error, "Kafka client");
-                }
-                match consumer::partitions_of(&self.consumer, topic, FIRST_ANSWER) {
-                    Ok(Some(partitions)) => {
-                        let topic = topic.clone();
-                        self.ask(Request::NoteTopic { topic, partitions });
-                        break;
-                    }
-                    Ok(None) => {
-                        let brokers = self.options.kafka.brokers.clone();
-                        return Err(Error::NoTopic(topic.clone(), brokers));
-                    }
-                    Err(error) => {
-                        let brokers = &self.options.kafka.brokers;
-                        let reason = format!("no answer from {brokers}: {error}");
-                        tracing::warn!(kafka.brokers = %brokers, %error, "Kafka does not answer; trying again");
-                        readiness.not_ready("kafka", reason);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
+/// Attempts to seek, about one in 20 ms, before the client is given the partition anew.
+const ATTEMPTS: u32 = 250;
 
+impl Collector {
     pub(super) fn assigned(&mut self, topic: &str, partition: i32) {
         let Some(plan) = self.plans.get(topic) else {
             return;
@@ -66,80 +34,161 @@ impl Collector {
         let turn = self.turns;
         let state = Partition::new(plan, &self.options.limits, hash, turn, self.clock.now_ms());
         self.partitions.insert(key.clone(), state);
-        if let Ok(Some(partitions)) = consumer::partitions_of(&self.consumer, topic, BROKER_TIMEOUT)
-        {
-            self.ask(Request::NoteTopic {
-                topic: topic.to_owned(),
-                partitions,
-            });
-        }
         self.ask(Request::TakeOver { key, turn });
     }
 
-    /// The fence stands: find out where to go on, and go on there.
+    /// The fence stands: find out what log is there.
     ///
     /// A partition that was revoked and assigned again meanwhile has asked again, and waits for the
     /// answer to that: this one's epoch may be over already.
-    pub(super) fn taken(
-        &mut self,
-        key: &TopicPartition,
-        turn: u64,
-        taken: &Taken,
-    ) -> Result<(), Error> {
-        let asked = |p: &Partition| p.turn == turn && p.phase == Phase::Taking && !p.revoked;
-        if !self.partitions.get(key).is_some_and(asked) {
-            return Ok(());
-        }
-        let kafka = &self.options.kafka;
-        let start = consumer::start_of(
-            &self.consumer,
-            key,
-            taken.next_offset,
-            kafka.start_at,
-            BROKER_TIMEOUT,
-        );
-        let offset = match start {
-            Ok(Start::At(offset)) => offset,
-            Ok(Start::Gap { stored, available }) => self.gap(key, stored, available)?,
-            Ok(Start::Truncated { stored, end }) => return Err(truncated(key, stored, end)),
-            Err(error) => {
-                tracing::warn!(topic = %key.topic, partition = key.partition, %error, "no answer about offsets; trying again");
-                let key = key.clone();
-                self.ask(Request::TakeOver { key, turn });
-                return Ok(());
-            }
-        };
+    pub(super) fn taken(&mut self, key: &TopicPartition, turn: u64, taken: Taken) {
         let Some(partition) = self.partitions.get_mut(key) else {
-            return Ok(());
+            return;
         };
-        partition.begin(taken, offset, self.clock.now_ms());
-        tracing::info!(topic = %key.topic, partition = key.partition, offset, epoch = taken.epoch, "reading");
-        if let Err(error) = consumer::seek(&self.consumer, key, offset) {
-            tracing::warn!(topic = %key.topic, partition = key.partition, %error, "cannot seek; taking over again");
-            self.fenced(key);
+        if partition.turn != turn || partition.phase != Phase::Taking || partition.revoked {
+            return;
         }
-        Ok(())
+        partition.starting = Some(Starting {
+            taken,
+            topic_asked: self.topics.want(&key.topic),
+            topic_id: None,
+            log: None,
+            start: None,
+        });
+        self.ask_log(key, self.clock.now_ms());
     }
 
-    /// Lets partitions be read that were taken over, all at once when none is waited for: as soon
-    /// as one is read, questions about the others queue up behind its fetches.
-    pub(super) fn resume_taken(&mut self) {
-        let waiting = |p: &Partition| p.phase == Phase::Taking && !p.revoked;
-        if self.paused || self.partitions.values().any(waiting) {
+    /// Asks where the log of a partition begins and ends.
+    pub(super) fn ask_log(&mut self, key: &TopicPartition, now: i64) {
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return;
+        };
+        let number = self.log_questions + 1;
+        let question = Question::Log {
+            number,
+            key: key.clone(),
+            since_ms: match (&partition.starting, self.options.kafka.start_at) {
+                (Some(_), StartAt::Timestamp(time)) => Some(time.timestamp_millis()),
+                _ => None,
+            },
+        };
+        if self.asker.ask(question) {
+            self.log_questions = number;
+            partition.asked = Some(number);
+            partition.asked_ms = now;
+            partition.asked_offset = partition.next_offset;
+        }
+    }
+
+    /// Takes an answer about a partition's log in.
+    pub(super) fn hear_log(&mut self, key: &TopicPartition, number: u64, log: Option<Log>) {
+        let now = self.clock.now_ms();
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return;
+        };
+        if partition.asked != Some(number) {
             return;
         }
-        let mut list = TopicPartitionList::new();
+        partition.asked = None;
+        if let Some(starting) = &mut partition.starting {
+            starting.log = log;
+            self.settle(key); // where there is no answer, it is asked again
+            return;
+        }
+        let position = consumer::position(&self.consumer, key);
+        if partition.is_reading() && !partition.hear_log(log.as_ref(), position, now) {
+            tracing::warn!(topic = %key.topic, partition = key.partition, "what should be read next is not in the log");
+            self.restart(key);
+        }
+    }
+
+    /// Finds where reading goes on, as soon as all is known, and begins there; where Postgres has
+    /// to know of that first, when it does.
+    pub(super) fn settle(&mut self, key: &TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return;
+        };
+        let Some(starting) = &mut partition.starting else {
+            return;
+        };
+        if !starting.find_start(self.options.kafka.start_at) {
+            return;
+        }
+        if starting.is_stored() {
+            let open_gaps = starting.taken.open_gaps.clone();
+            self.begin(key, open_gaps);
+            return;
+        }
+        let policy = super::gap::policy_name(&self.options, &key.topic);
+        if let Some(settlement) = starting.settlement(key, &partition.plan, policy) {
+            let epoch = settlement.epoch;
+            partition.phase = Phase::Settling { epoch };
+            self.ask(Request::Settle(Box::new(settlement)));
+        }
+    }
+
+    /// Postgres knows where reading goes on: it does.
+    pub(super) fn begin(&mut self, key: &TopicPartition, open_gaps: Vec<OpenGap>) {
+        let now = self.clock.now_ms();
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return;
+        };
+        let Some(starting) = partition.starting.take() else {
+            return;
+        };
+        partition.begin(starting, open_gaps, now);
+        let (offset, generation) = (partition.next_offset, partition.log.generation);
+        // Rows of another log have offsets of their own.
+        let key_of_log = self
+            .options
+            .sample_key
+            .wrapping_add(generation.cast_unsigned() - 1);
+        partition.hash = RowHash::new(key_of_log, key.partition);
+        tracing::info!(topic = %key.topic, partition = key.partition, offset, generation, epoch = partition.epoch(), "reading");
+        self.seek_begun();
+    }
+
+    /// Lets the client read the partitions that have begun.
+    pub(super) fn seek_begun(&mut self) {
+        if self.paused {
+            return;
+        }
+        let mut stuck = Vec::new();
         for (key, partition) in &mut self.partitions {
-            if !partition.resumed && !partition.revoked {
-                partition.resumed = true;
-                list.add_partition(&key.topic, key.partition);
+            if !partition.is_reading() || partition.resumed || partition.revoked {
+                continue;
+            }
+            partition.resumed = consumer::start_at(&self.consumer, key, partition.next_offset);
+            partition.attempts += 1;
+            if !partition.resumed && partition.attempts >= ATTEMPTS {
+                stuck.push(key.clone());
             }
         }
-        if list.count() == 0 {
+        for key in stuck {
+            self.restart(&key);
+        }
+    }
+
+    /// Drops what was read of a partition since its last checkpoint, has the client let go of it and
+    /// take it again, and takes it over anew.
+    pub(super) fn restart(&mut self, key: &TopicPartition) {
+        let revoked = self.partitions.get(key).is_none_or(|p| p.revoked);
+        if revoked || self.finishing {
+            self.partitions.remove(key);
             return;
         }
-        if let Err(error) = self.consumer.resume(&list) {
-            tracing::warn!(%error, "cannot resume");
+        let cooperative = consumer::is_cooperative(&self.consumer);
+        let mine = self.partitions.iter().filter(|(_, p)| !p.revoked);
+        let keys: Vec<TopicPartition> = match cooperative {
+            true => vec![key.clone()],
+            false => mine.map(|(key, _)| key.clone()).collect(),
+        };
+        if let Err(error) = consumer::assign_anew(&self.consumer, &keys) {
+            tracing::warn!(topic = %key.topic, partition = key.partition, %error, "cannot have the partition assigned anew");
+        }
+        for key in keys {
+            let topic = Arc::clone(&key.topic);
+            self.assigned(&topic, key.partition);
         }
     }
 
@@ -151,7 +200,7 @@ impl Collector {
             .partitions
             .remove(key)
             .is_none_or(|partition| partition.revoked);
-        if !revoked {
+        if !revoked && !self.finishing {
             self.pause(key);
             let topic = Arc::clone(&key.topic);
             self.assigned(&topic, key.partition);

@@ -5,50 +5,46 @@ use std::time::Duration;
 use rdkafka::consumer::Consumer;
 
 use super::{Collector, Error};
+use crate::api::Readiness;
 use crate::ingest::consumer::TopicPartition;
-use crate::save::{Reply, Request};
+use crate::ingest::partition::Partition;
+
+/// How long saving may take.
+const SAVING_MS: i64 = 20_000;
+/// How long the brokers may take to confirm that what was read may be saved.
+const CONFIRMING_MS: i64 = 5_000;
 
 impl Collector {
-    /// The end: nothing more is taken in, what was read is saved, the group is left.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
-        let now = self.clock.now_ms();
-        let mut open = 0;
+    /// Nothing more is taken in. A partition that is fenced now is somebody else's: nothing of it
+    /// is lost.
+    pub(super) fn finish(mut self, readiness: &Readiness) -> Result<(), Error> {
+        self.finishing = true;
+        let begun = self.clock.now_ms();
         for (key, partition) in &mut self.partitions {
             partition.hand_on(key)?;
         }
-        let deadline = now + 20_000;
-        while self.clock.now_ms() < deadline {
+        let mut open = 0;
+        let mut now = begun;
+        while now < begun + SAVING_MS {
             let keys: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
-            open = 0;
             for key in keys {
-                let Some(partition) = self.partitions.get_mut(&key) else {
-                    continue;
-                };
-                if partition.saving {
-                    open += 1;
-                } else if partition.has_unsaved()
-                    && let Some(unsaved) = partition.cut(&key, now)
-                {
-                    self.ask(Request::Save(Box::new(unsaved)));
-                    open += 1;
+                let partition = self.partitions.get(&key);
+                if partition.is_some_and(Partition::has_unsaved) {
+                    self.save(&key, false, now);
                 }
             }
+            if now >= begun + CONFIRMING_MS {
+                self.partitions.retain(|_, p| p.confirming.is_none());
+            }
+            open = self.partitions.values().filter(|p| p.saving).count();
             if open == 0 {
                 break;
             }
+            self.ask_topics(now);
             std::thread::sleep(Duration::from_millis(5));
-            // A partition that is fenced now is somebody else's: nothing of it is lost.
-            while let Ok(reply) = self.replies.try_recv() {
-                match reply {
-                    Reply::Saved { key, epoch, .. } | Reply::Fenced { key, epoch } => {
-                        if let Some(partition) = self.current(&key, epoch) {
-                            partition.saved();
-                        }
-                    }
-                    Reply::Failed(error) => return Err(Error::Store(error)),
-                    Reply::Taken { .. } => {}
-                }
-            }
+            self.hear_answers(readiness)?;
+            self.hear_replies()?;
+            now = self.clock.now_ms();
         }
         if open > 0 {
             tracing::warn!(

@@ -1,73 +1,49 @@
 //! Messages that were gone from the log before they were read.
 
-use super::{BROKER_TIMEOUT, Collector, Error};
+use super::{Collector, Error, Options};
 use crate::ingest::consumer::TopicPartition;
+use crate::ingest::partition::Phase;
 use crate::monitor::OnGap;
-use crate::save::Request;
-use crate::store::partitions::Gap;
-use crate::telemetry::metrics;
+
+/// How long the other partitions are waited for, so that their gaps are recorded too.
+const OTHERS_MS: i64 = 3_000;
+
+/// What is to be done about gaps of a topic, as it is stored.
+pub(super) fn policy_name(options: &Options, topic: &str) -> &'static str {
+    match options.on_gap.get(topic) {
+        Some(OnGap::Continue) => "continue",
+        Some(OnGap::Stop) | None => "stop",
+    }
+}
 
 impl Collector {
-    pub(super) fn gap(
-        &self,
-        key: &TopicPartition,
-        stored: i64,
-        available: i64,
-    ) -> Result<i64, Error> {
-        let policy = self
-            .options
-            .on_gap
-            .get(&*key.topic)
-            .copied()
-            .unwrap_or(OnGap::Stop);
-        let what = format!(
-            "messages {stored} to {} are gone from the log",
-            available - 1
-        );
-        let name = match policy {
-            OnGap::Stop => "stop",
-            OnGap::Continue => "continue",
-        };
-        let (done, wait) = std::sync::mpsc::sync_channel(1);
-        self.ask(Request::RecordGap {
-            gap: (key.clone(), stored, available, "retention", name),
-            done,
+    /// A partition's gaps are recorded, and the policy is to stop.
+    pub(super) fn stopped(&mut self, key: &TopicPartition) {
+        let starting = self.partitions.get_mut(key).and_then(|partition| {
+            partition.phase = Phase::Taking;
+            partition.starting.take()
         });
-        let _ = wait.recv_timeout(BROKER_TIMEOUT);
-        metrics::gaps(&key.topic, 1);
-        tracing::error!(topic = %key.topic, partition = key.partition, policy = name, "{what}");
-        match policy {
-            OnGap::Stop => Err(Error::Gap {
-                topic: key.topic.to_string(),
-                partition: key.partition,
-                what,
-            }),
-            OnGap::Continue => Ok(available),
+        let start = starting.and_then(|starting| starting.start);
+        let missing: Vec<String> = start
+            .iter()
+            .flat_map(|start| &start.missing)
+            .map(ToString::to_string)
+            .collect();
+        let error = Error::Gap {
+            topic: key.topic.to_string(),
+            partition: key.partition,
+            what: missing.join("; "),
+        };
+        self.gap
+            .get_or_insert((error, self.clock.now_ms() + OTHERS_MS));
+    }
+
+    /// The gap that ends collecting, once the other partitions have had the time to find theirs.
+    pub(super) fn end_for_gap(&mut self, now: i64) -> Result<(), Error> {
+        let waiting = self.partitions.values().any(|p| p.starting.is_some());
+        match self.gap.take_if(|(_, until)| !waiting || now >= *until) {
+            Some((error, _)) => Err(error),
+            None => Ok(()),
         }
-    }
-}
-
-pub(super) fn truncated(key: &TopicPartition, stored: i64, end: i64) -> Error {
-    Error::Gap {
-        topic: key.topic.to_string(),
-        partition: key.partition,
-        what: format!(
-            "the log ends at {end}, but it was read up to {stored}: it was cut, or the topic was \
-             created anew"
-        ),
-    }
-}
-
-/// For the saver: a gap as it is recorded.
-pub(crate) fn as_gap<'a>(
-    (key, from, to, reason, policy): &'a (TopicPartition, i64, i64, &'static str, &'static str),
-) -> Gap<'a> {
-    Gap {
-        topic: &key.topic,
-        partition: key.partition,
-        from_offset: *from,
-        to_offset: *to,
-        reason,
-        policy,
     }
 }

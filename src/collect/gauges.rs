@@ -24,6 +24,8 @@ impl Collector {
                 metrics::watermark_delay_seconds(monitor, (now - watermark) as f64 / 1e3);
             }
         }
+        let reading = self.partitions.values().filter(|p| p.is_reading()).count();
+        metrics::waiting_partitions((self.partitions.len() - reading) as f64);
         if !self.announced && !self.partitions.is_empty() {
             self.announced = true;
             tracing::info!(partitions = self.partitions.len(), "collecting");

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::Collector;
 use crate::ingest::consumer::TopicPartition;
-use crate::ingest::partition::{Partition, Phase};
+use crate::ingest::partition::Partition;
 use crate::telemetry::metrics;
 
 impl Collector {
@@ -50,7 +50,7 @@ impl Collector {
             tracing::info!(held.bytes = held, "reading goes on");
             let mut list = TopicPartitionList::new();
             for (key, partition) in &self.partitions {
-                if matches!(partition.phase, Phase::Reading { .. }) && !partition.revoked {
+                if partition.resumed && !partition.revoked {
                     list.add_partition(&key.topic, key.partition);
                 }
             }

@@ -1,8 +1,8 @@
 //! The collect half, top to bottom: poll, decode, window, profile, checkpoint.
 //!
-//! One dedicated thread polls Kafka and does everything up to the profiles; only the checkpoint
-//! itself, a Postgres transaction, runs elsewhere (`save`), so that polling goes on while
-//! Postgres is slow and the group does not rebalance.
+//! One dedicated thread polls Kafka and does everything up to the profiles. What may take long runs
+//! elsewhere: transactions in Postgres (`save`) and questions to the brokers (`ask`). So polling
+//! goes on while either is slow, and the group does not rebalance.
 //!
 //! A partition is taken over in Postgres (a new epoch), sought to the stored offset and read. What
 //! is read since the last checkpoint lives in memory only and is dropped whenever another replica
@@ -12,8 +12,8 @@ mod begin;
 mod finish;
 mod gap;
 mod gauges;
-mod idle;
 mod memory;
+mod topics;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,10 +27,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Readiness;
+use crate::ask::{Answer, Asker};
 use crate::clock::Clock;
 use crate::failpoint::{Failpoint, reached};
 use crate::ingest::consumer::{self, Assignment, Context, TopicPartition};
-use crate::ingest::partition::{Partition, Phase};
+use crate::ingest::partition::Partition;
 use crate::ingest::plan::TopicPlan;
 use crate::monitor::OnGap;
 use crate::profile::encoding;
@@ -38,17 +39,12 @@ use crate::save::{Reply, Request, Saver};
 use crate::settings::{Checkpoint, Kafka, Limits};
 use crate::telemetry::metrics;
 
-pub(crate) use gap::as_gap;
+use topics::Topics;
 
 /// How long one poll waits for a message.
 const POLL: Duration = Duration::from_millis(20);
 /// How often, at most, rows are handed on, checkpoints considered and gauges set.
 const TICK_MS: i64 = 100;
-/// How long the first question to the brokers may take, before it is asked again.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// How long a question to the brokers may take.
-const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What the collect half needs to know.
 #[derive(Debug)]
 pub struct Options {
@@ -136,6 +132,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let topics: Vec<&str> = plans.iter().map(|plan| plan.topic.as_str()).collect();
     let consumer = consumer::subscribe(&options.kafka, &topics)?;
+    let asker = Asker::start(&options.kafka)?;
     let handle = tokio::runtime::Handle::current();
     let (requests, replies) = Saver::start(
         &handle,
@@ -153,20 +150,31 @@ pub fn run(
         plans,
         clock,
         consumer,
+        asker,
+        log_questions: 0,
+        topics: Topics::default(),
         requests,
         replies,
         partitions: BTreeMap::new(),
         turns: 0,
         latest: None,
         paused: false,
+        gap: None,
+        finishing: false,
         last_tick_ms: 0,
         announced: false,
     };
-    collector.find_topics(readiness, stop)?;
     while !stop.is_cancelled() {
-        collector.step(readiness)?;
+        match collector.step(readiness) {
+            Ok(()) => {}
+            Err(gap @ Error::Gap { .. }) => {
+                collector.finish(readiness)?;
+                return Err(gap);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    collector.finish()
+    collector.finish(readiness)
 }
 
 struct Collector {
@@ -174,6 +182,10 @@ struct Collector {
     plans: HashMap<String, Arc<TopicPlan>>,
     clock: Arc<Clock>,
     consumer: BaseConsumer<Context>,
+    asker: Asker,
+    /// Numbers the questions about logs.
+    log_questions: u64,
+    topics: Topics,
     requests: mpsc::Sender<Request>,
     replies: mpsc::Receiver<Reply>,
     partitions: BTreeMap<TopicPartition, Partition>,
@@ -182,6 +194,10 @@ struct Collector {
     /// Where the last message came from: they come in runs of one partition.
     latest: Option<TopicPartition>,
     paused: bool,
+    /// The gap for which collecting is about to end, and when.
+    gap: Option<(Error, i64)>,
+    /// Nothing more is taken in.
+    finishing: bool,
     last_tick_ms: i64,
     announced: bool,
 }
@@ -213,6 +229,7 @@ impl Collector {
             }
             None => Ok::<bool, Error>(false),
         };
+        let mut lost = false;
         let look = match consumer.poll(POLL) {
             None => true,
             Some(Ok(message)) => {
@@ -226,20 +243,23 @@ impl Collector {
                     }
                     match consumer.poll(Duration::ZERO) {
                         Some(Ok(message)) => full = read(message, now)?,
-                        Some(Err(error)) => heed(consumer, &options.kafka, &error)?,
+                        Some(Err(error)) => lost |= heed(consumer, &options.kafka, &error)?,
                         None => break,
                     }
                 }
                 full
             }
             Some(Err(error)) => {
-                heed(consumer, &options.kafka, &error)?;
+                lost |= heed(consumer, &options.kafka, &error)?;
                 false
             }
         };
         self.follow_group(readiness);
+        self.hear_answers(readiness)?;
         self.hear_replies()?;
         let now = self.clock.now_ms();
+        self.look_for_lost(lost, now);
+        self.ask_topics(now);
         if look || now - self.last_tick_ms >= TICK_MS {
             self.last_tick_ms = now;
             self.tick(now)?;
@@ -280,10 +300,38 @@ impl Collector {
         }
     }
 
+    /// Acts on what the brokers have answered.
+    fn hear_answers(&mut self, readiness: &Readiness) -> Result<(), Error> {
+        while let Some(answer) = self.asker.hear() {
+            match answer {
+                Answer::Topics { number, topics } => self.hear_topics(number, topics, readiness)?,
+                Answer::Log { number, key, log } => {
+                    if let Err(error) = &log {
+                        tracing::warn!(topic = %key.topic, partition = key.partition, %error, "no answer about a partition's log");
+                    }
+                    self.hear_log(&key, number, log.ok());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on what Postgres has done.
     fn hear_replies(&mut self) -> Result<(), Error> {
         while let Ok(reply) = self.replies.try_recv() {
             match reply {
-                Reply::Taken { key, turn, taken } => self.taken(&key, turn, &taken)?,
+                Reply::Noted(topic, partitions) => self.topics.noted(&topic, partitions),
+                Reply::Taken { key, turn, taken } => self.taken(&key, turn, taken),
+                Reply::Settled {
+                    key,
+                    epoch,
+                    open_gaps,
+                } => {
+                    if self.current(&key, epoch).is_some() {
+                        self.begin(&key, open_gaps);
+                    }
+                }
+                Reply::Stopped(key) => self.stopped(&key),
                 Reply::Saved {
                     key,
                     epoch,
@@ -303,14 +351,34 @@ impl Collector {
                 Reply::Failed(error) => return Err(Error::Store(error)),
             }
         }
-        self.resume_taken();
         Ok(())
     }
 
     /// The partition, if a reply is about its present epoch.
     fn current(&mut self, key: &TopicPartition, epoch: i64) -> Option<&mut Partition> {
         let partition = self.partitions.get_mut(key)?;
-        (partition.phase == Phase::Reading { epoch }).then_some(partition)
+        (partition.epoch() == Some(epoch)).then_some(partition)
+    }
+
+    /// The client does not say of which partition an offset is out of range. So the brokers are asked
+    /// about all; and one that the client has given up by its statistics is taken again in any case.
+    fn look_for_lost(&mut self, lost: bool, now: i64) {
+        if lost {
+            let reading = self.partitions.iter().filter(|(_, p)| p.is_reading());
+            let keys: Vec<TopicPartition> = reading.map(|(key, _)| key.clone()).collect();
+            keys.iter().for_each(|key| self.ask_log(key, now));
+        }
+        for (topic, partition) in self.consumer.context().given_up() {
+            let key = TopicPartition {
+                topic: topic.into(),
+                partition,
+            };
+            let is_read = |p: &Partition| p.resumed && !p.revoked;
+            if self.partitions.get(&key).is_some_and(is_read) {
+                tracing::warn!(topic = %key.topic, partition, "the client has given the partition up");
+                self.restart(&key);
+            }
+        }
     }
 
     /// Hands rows on, saves what is due, keeps memory bounded.
@@ -322,37 +390,52 @@ impl Collector {
                 continue;
             };
             partition.hand_on(&key)?;
-            if partition.idle_due(now) {
-                let caught_up = idle::is_caught_up(&self.consumer, &key, partition.next_offset);
-                partition.idle_asked_ms = now;
-                if caught_up {
-                    partition.idle_since_ms = Some(now);
-                }
-            }
             let pressed = pressure.is_some_and(|share| partition.freeable() >= share);
             let due = partition.is_due(now, &self.options.checkpoint, &self.options.limits);
-            if due || pressed && !partition.saving {
-                let unsaved = partition.cut(&key, now);
-                partition.forget_beyond(self.options.limits.max_open_windows);
-                if pressure.is_some() {
-                    partition.forget();
-                }
-                if let Some(unsaved) = unsaved {
-                    self.ask(Request::Save(Box::new(unsaved)));
-                }
+            let ask = partition.is_question_due(now);
+            if due || pressed {
+                self.save(&key, pressure.is_some(), now);
             } else if partition.confirm_due(now, &self.options.checkpoint)
                 && let Some(question) = partition.confirm(&key, now)
             {
                 self.ask(question);
+            }
+            if ask {
+                self.ask_log(&key, now);
             }
             let done = self.partitions.get(&key).is_some_and(Partition::is_done);
             if done {
                 self.partitions.remove(&key);
             }
         }
+        self.seek_begun();
         self.bound_memory();
         self.tell_gauges(now);
-        Ok(())
+        self.end_for_gap(now)
+    }
+
+    /// Cuts a stretch off, if none is on its way. One that holds messages is saved once the brokers
+    /// have confirmed that its topic is still the one it was read from.
+    fn save(&mut self, key: &TopicPartition, pressed: bool, now: i64) {
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return;
+        };
+        if partition.saving {
+            return;
+        }
+        let unsaved = partition.cut(key, now);
+        partition.forget_beyond(self.options.limits.max_open_windows);
+        if pressed {
+            partition.forget();
+        }
+        match unsaved {
+            Some(unsaved) if unsaved.messages > 0 => {
+                let asked = self.topics.want(&key.topic);
+                partition.confirming = Some((Box::new(unsaved), asked));
+            }
+            Some(unsaved) => self.ask(Request::Save(Box::new(unsaved))),
+            None => {}
+        }
     }
 }
 
@@ -371,20 +454,22 @@ fn find<'a>(
     Some((key, partitions.get_mut(key)?))
 }
 
-/// Errors of the client that mean something to us; the others it mends by itself.
-fn heed(consumer: &BaseConsumer<Context>, kafka: &Kafka, error: &KafkaError) -> Result<(), Error> {
+/// Errors of the client that mean something to us; the others it mends by itself. True: what should
+/// be read next of some partition is not in its log.
+fn heed(
+    consumer: &BaseConsumer<Context>,
+    kafka: &Kafka,
+    error: &KafkaError,
+) -> Result<bool, Error> {
     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
         return Err(fatal(consumer, kafka, error));
     }
     match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Ok(true),
         Some(
-            RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::TopicAuthorizationFailed
+            RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::AutoOffsetReset
-            | RDKafkaErrorCode::OffsetOutOfRange,
+            | RDKafkaErrorCode::SaslAuthenticationFailed,
         ) => Err(Error::Kafka(error.clone())),
         // The client would go on behind a batch that is damaged.
         Some(RDKafkaErrorCode::BadMessage)
@@ -403,7 +488,7 @@ fn heed(consumer: &BaseConsumer<Context>, kafka: &Kafka, error: &KafkaError) -> 
         }
         _ => {
             tracing::warn!(%error, "Kafka client error");
-            Ok(())
+            Ok(false)
         }
     }
 }

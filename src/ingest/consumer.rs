@@ -16,7 +16,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::settings::{Kafka, StartAt};
+use crate::settings::Kafka;
 use crate::telemetry::metrics;
 
 /// One partition of one topic.
@@ -42,6 +42,7 @@ pub enum Assignment {
 #[derive(Debug, Default)]
 pub struct Context {
     decisions: Mutex<VecDeque<Assignment>>,
+    given_up: Mutex<Vec<(String, i32)>>,
 }
 
 impl Context {
@@ -51,6 +52,12 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front()
+    }
+
+    /// Partitions that the client has given up by its latest statistics. It tells the error that led
+    /// to it without the partition.
+    pub fn given_up(&self) -> Vec<(String, i32)> {
+        std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, decision: Assignment) {
@@ -74,15 +81,23 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        let mut given_up = Vec::new();
         for (name, topic) in &statistics.topics {
             for (partition, state) in &topic.partitions {
+                if *partition >= 0 && state.desired && state.fetch_state == "none" {
+                    given_up.push((name.clone(), *partition));
+                }
                 // Offsets below 0 say that something is not known yet.
                 if *partition >= 0 && state.app_offset >= 0 && state.hi_offset >= 0 {
+                    let label = partition.to_string();
                     let lag = (state.hi_offset - state.app_offset).max(0);
-                    metrics::consumer_lag_records(name, &partition.to_string(), lag as f64);
+                    let unstable = (state.hi_offset - state.ls_offset.max(0)).max(0);
+                    metrics::consumer_lag_records(name, &label, lag as f64);
+                    metrics::unstable_records(name, &label, unstable as f64);
                 }
             }
         }
+        *self.given_up.lock().unwrap_or_else(PoisonError::into_inner) = given_up;
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -97,10 +112,7 @@ impl ConsumerContext for Context {
         event: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
-        let cooperative = matches!(
-            consumer.rebalance_protocol(),
-            RebalanceProtocol::Cooperative
-        );
+        let cooperative = is_cooperative(consumer);
         let names: Vec<(String, i32)> = partitions
             .elements()
             .iter()
@@ -158,6 +170,8 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
         // so long behind a fetch that finds nothing.
         .set("fetch.wait.max.ms", "100")
         .set("queued.max.messages.kbytes", "65536")
+        // How soon the group notices partitions that were added.
+        .set("topic.metadata.refresh.interval.ms", "30000")
         .set("statistics.interval.ms", "5000");
     if !kafka.brokers_assign() {
         config.set("partition.assignment.strategy", "cooperative-sticky");
@@ -178,109 +192,130 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
     Ok(consumer)
 }
 
-/// How many partitions a topic has; `None` where there is no such topic.
+/// A client that asks and reads nothing. It is no member of the group, and is told the real ends of
+/// logs: those for readers of committed messages stand still behind a transaction that hangs.
 ///
 /// # Errors
-/// The brokers cannot be reached in time.
-pub fn partitions_of(
-    consumer: &BaseConsumer<Context>,
-    topic: &str,
-    timeout: Duration,
-) -> KafkaResult<Option<i32>> {
-    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let count = found
-        .filter(|found| found.error().is_none())
-        .map(|found| found.partitions().len());
-    Ok(count
-        .filter(|count| *count > 0)
-        .and_then(|count| i32::try_from(count).ok()))
-}
-
-/// Where reading a partition goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// At this offset.
-    At(i64),
-    /// Messages from `stored` up to `available` are gone.
-    Gap {
-        /// The offset that should be read next.
-        stored: i64,
-        /// The first that is there.
-        available: i64,
-    },
-    /// The log ends before the stored offset: it was cut, or the topic was created anew.
-    Truncated {
-        /// The offset that should be read next.
-        stored: i64,
-        /// Where the log ends.
-        end: i64,
-    },
-}
-
-/// Finds where to go on, and whether what should be read next is still there.
-///
-/// # Errors
-/// The brokers cannot be reached in time.
-pub fn start_of(
-    consumer: &BaseConsumer<Context>,
-    partition: &TopicPartition,
-    stored: Option<i64>,
-    start_at: StartAt,
-    timeout: Duration,
-) -> KafkaResult<Start> {
-    let (low, high) = consumer.fetch_watermarks(&partition.topic, partition.partition, timeout)?;
-    Ok(match stored {
-        Some(stored) if stored < low => Start::Gap {
-            stored,
-            available: low,
-        },
-        Some(stored) if stored > high => Start::Truncated { stored, end: high },
-        Some(stored) => Start::At(stored),
-        None => Start::At(match start_at {
-            StartAt::Earliest => low,
-            StartAt::Latest => high,
-            StartAt::Timestamp(time) => {
-                let mut wanted = TopicPartitionList::new();
-                let offset = Offset::Offset(time.timestamp_millis());
-                wanted.add_partition_offset(&partition.topic, partition.partition, offset)?;
-                let found = consumer.offsets_for_times(wanted, timeout)?;
-                match found.elements().first().map(|element| element.offset()) {
-                    Some(Offset::Offset(offset)) => offset,
-                    _ => high, // nothing as young as that: begin with what comes next
-                }
-            }
-        }),
-    })
-}
-
-/// Seeks a paused partition. The client starts a new assignment in the
-/// background and refuses to seek until then, so a refusal is asked again for a while.
-///
-/// # Errors
-/// It is refused all the time.
-pub fn seek(
-    consumer: &BaseConsumer<Context>,
-    partition: &TopicPartition,
-    offset: i64,
-) -> KafkaResult<()> {
-    let TopicPartition { topic, partition } = partition;
-    let mut attempts = 0;
-    loop {
-        match consumer.seek(
-            topic,
-            *partition,
-            Offset::Offset(offset),
-            Duration::from_secs(10),
-        ) {
-            Ok(()) => return Ok(()),
-            Err(KafkaError::Seek(_)) if attempts < 200 => {
-                attempts += 1;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(error) => return Err(error),
+/// A property is unknown to librdkafka or has a wrong value.
+pub fn without_group(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
+    let mut config = ClientConfig::new();
+    config.set("client.id", "driftd");
+    for (name, value) in kafka.properties() {
+        if !is_of_a_member(&name) {
+            config.set(name, value);
         }
     }
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("statistics.interval.ms", "0")
+        .set("isolation.level", "read_uncommitted");
+    config.create_with_context(Context::default())
+}
+
+/// Whether a property is for members of a group.
+fn is_of_a_member(name: &str) -> bool {
+    const OTHERS: [&str; 3] = [
+        "partition.assignment.strategy",
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+    ];
+    name.starts_with("group.") || OTHERS.contains(&name)
+}
+
+/// A partition's log as it is at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The first offset that is kept.
+    pub low: i64,
+    /// The offset behind the last one, whether or not its transaction has ended.
+    pub high: i64,
+    /// The first offset with a timestamp not before the one asked for; `None`: there is none, or
+    /// it was not asked for.
+    pub since: Option<i64>,
+}
+
+/// Asks where a log begins and ends.
+///
+/// # Errors
+/// The partition's leader cannot be reached in time.
+pub fn log_of(
+    client: &BaseConsumer<Context>,
+    key: &TopicPartition,
+    since_ms: Option<i64>,
+    timeout: Duration,
+) -> KafkaResult<Log> {
+    let (low, high) = client.fetch_watermarks(&key.topic, key.partition, timeout)?;
+    let since = match since_ms {
+        None => None,
+        Some(ms) => {
+            let mut wanted = TopicPartitionList::new();
+            wanted.add_partition_offset(&key.topic, key.partition, Offset::Offset(ms))?;
+            let found = client.offsets_for_times(wanted, timeout)?;
+            let found = found.elements().first().map(|element| element.offset());
+            match found {
+                Some(Offset::Offset(offset)) => Some(offset),
+                _ => None,
+            }
+        }
+    };
+    Ok(Log { low, high, since })
+}
+
+/// Seeks a paused partition, and lets it be read. False: the client starts a new assignment in the
+/// background and refuses to seek until then, so this has to be asked again a little later.
+pub fn start_at(consumer: &BaseConsumer<Context>, key: &TopicPartition, offset: i64) -> bool {
+    let place = Offset::Offset(offset);
+    let sought = consumer.seek(&key.topic, key.partition, place, Duration::from_secs(1));
+    let resumed = sought.and_then(|()| consumer.resume(&list_of([key])));
+    if let Err(error) = &resumed {
+        tracing::debug!(topic = %key.topic, partition = key.partition, %error, "cannot start yet");
+    }
+    resumed.is_ok()
+}
+
+/// Lets go of partitions and takes them again, paused, as the group has assigned them: a client
+/// that was told that an offset is out of range has given the partition up, and does not seek.
+/// Where the group assigns eagerly that goes for all partitions or none.
+///
+/// # Errors
+/// The client refuses.
+pub fn assign_anew(consumer: &BaseConsumer<Context>, keys: &[TopicPartition]) -> KafkaResult<()> {
+    let mut list = list_of(keys);
+    let cooperative = is_cooperative(consumer);
+    if cooperative {
+        consumer.incremental_unassign(&list)?;
+    } else {
+        consumer.unassign()?;
+    }
+    assign_paused(consumer, &mut list, cooperative)
+}
+
+/// Whether the group gives and takes single partitions.
+pub fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
+    matches!(
+        consumer.rebalance_protocol(),
+        RebalanceProtocol::Cooperative
+    )
+}
+
+/// How far the client has come in a partition, with the markers of transactions, which no reader is
+/// given.
+pub fn position(consumer: &BaseConsumer<Context>, key: &TopicPartition) -> Option<i64> {
+    let positions = consumer.position().ok()?;
+    let found = positions.find_partition(&key.topic, key.partition)?;
+    match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }
+}
+
+/// Partitions as the client takes them.
+pub fn list_of<'a>(keys: impl IntoIterator<Item = &'a TopicPartition>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for key in keys {
+        list.add_partition(&key.topic, key.partition);
+    }
+    list
 }
 
 /// Tells the group how far a partition was read: for tools that show lag, never read back.

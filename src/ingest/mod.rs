@@ -6,12 +6,18 @@
 //! - `stretch`: the messages of one partition, one after another
 //! - `partition`: one partition while it is read
 //! - `consumer`: the Kafka client, its rebalances and its offsets
+//! - `describe`: what brokers say of topics
+//! - `start`: where reading a partition goes on, and what is missing before that
+//! - `starting`: what is known of a partition before it can be read
 //! - `reject`: why a message could not be read
 
 pub mod consumer;
 pub mod decode;
+pub mod describe;
 pub mod partition;
 pub mod path;
 pub mod plan;
 pub mod reject;
+pub mod start;
+pub mod starting;
 pub mod stretch;

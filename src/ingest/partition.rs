@@ -6,22 +6,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::error::ArrowError;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
-use super::consumer::{self, TopicPartition};
+use super::consumer::{self, Log, TopicPartition};
 use super::plan::TopicPlan;
+use super::start::Stored;
+use super::starting::Starting;
 use super::stretch::{Message, Stretch, Taken};
 use crate::failpoint::{Failpoint, reached};
 use crate::profile::sample::RowHash;
 use crate::save::{Request, Unsaved};
 use crate::settings::{Checkpoint, Limits};
-use crate::store::partitions;
+use crate::store::gaps::OpenGap;
 use crate::telemetry::metrics;
 use crate::window::open::OpenWindows;
 
 /// Rows that reach over more windows than this are not gathered into one batch.
 const WINDOWS_AT_ONCE: i64 = 16;
+/// How often it is confirmed that a partition is still idle.
+const CONFIRM_IDLE_MS: i64 = 5_000;
+
+/// How long to wait after a question that was not answered.
+const ASK_AGAIN_MS: i64 = 300;
 
 /// One partition that is ours.
 #[derive(Debug)]
@@ -38,6 +45,24 @@ pub struct Partition {
     pub windows: Vec<OpenWindows>,
     /// Chooses sample rows.
     pub hash: RowHash,
+    /// What is known and asked before it can be read.
+    pub starting: Option<Starting>,
+    /// Which log under its name is read: Kafka's id of the topic, where that is known, and how many
+    /// logs there were before. The offset in it is not kept up to date.
+    pub log: Stored,
+    /// Gaps behind which no message was read yet.
+    pub open_gaps: Vec<OpenGap>,
+    /// Gaps whose end was found in this stretch: the first window that is whole again.
+    pub closed_gaps: Vec<(OpenGap, DateTime<Utc>)>,
+    /// The question about its log that is not answered yet.
+    pub asked: Option<u64>,
+    /// When that was asked, or the last one.
+    pub asked_ms: i64,
+    /// How far it was read then.
+    pub asked_offset: i64,
+    /// A stretch that waits for the word that its topic is still the one it was read from, and the
+    /// number of the first question about topics that was asked after it was read.
+    pub confirming: Option<(Box<Unsaved>, u64)>,
     /// Messages below it were read in this stretch or before; `-1` until it was taken over.
     pub next_offset: i64,
     /// What Postgres has, including what is on its way there.
@@ -54,14 +79,14 @@ pub struct Partition {
     pub last_message_ms: i64,
     /// Since when it is caught up and quiet.
     pub idle_since_ms: Option<i64>,
-    /// When the broker was last asked whether it is caught up.
-    pub idle_asked_ms: i64,
     /// Postgres knows it as idle.
     pub told_idle: bool,
     /// Windows may have been judged without it: it was idle, or we do not know what it was.
     pub was_idle: bool,
-    /// It is not paused any more since it was taken over.
+    /// It was sought, and is not paused any more since it was taken over.
     pub resumed: bool,
+    /// How often that was tried in vain.
+    pub attempts: u32,
     /// The group has given it to somebody else.
     pub revoked: bool,
     /// Bytes that the last checkpoint has left behind: what samples have in mind.
@@ -73,8 +98,13 @@ pub struct Partition {
 /// Whether a partition is read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Waiting for Postgres to fence whoever had it.
+    /// Waiting for Postgres to fence whoever had it, and then for the brokers.
     Taking,
+    /// Waiting for Postgres to store where reading goes on.
+    Settling {
+        /// What Postgres has to have for that to be accepted.
+        epoch: i64,
+    },
     /// Being read, under this epoch.
     Reading {
         /// What Postgres has to have for a checkpoint to be accepted.
@@ -92,6 +122,18 @@ impl Partition {
             turn,
             phase: Phase::Taking,
             hash,
+            starting: None,
+            log: Stored {
+                next_offset: None,
+                generation: 1,
+                topic_id: None,
+            },
+            open_gaps: Vec::new(),
+            closed_gaps: Vec::new(),
+            asked: None,
+            asked_ms: 0,
+            asked_offset: -1,
+            confirming: None,
             next_offset: -1,
             saved_offset: -1,
             first_offset: -1,
@@ -100,10 +142,10 @@ impl Partition {
             saved_ms: now,
             last_message_ms: now,
             idle_since_ms: None,
-            idle_asked_ms: 0,
             told_idle: false,
             was_idle: true,
             resumed: false,
+            attempts: 0,
             revoked: false,
             kept: 0,
             on_the_way: 0,
@@ -120,8 +162,8 @@ impl Partition {
         message: &BorrowedMessage<'_>,
         now: i64,
     ) -> Result<(), ArrowError> {
-        let reading = matches!(self.phase, Phase::Reading { .. }) && !self.revoked;
-        // Before the seek, and after a seek backwards, other messages may still be on their way.
+        // Before the seek other messages may still be on their way.
+        let reading = self.is_reading() && self.resumed && !self.revoked;
         if !reading || message.offset() < self.next_offset {
             return Ok(());
         }
@@ -139,6 +181,9 @@ impl Partition {
             },
         );
         self.next_offset = message.offset() + 1;
+        if !self.open_gaps.is_empty() {
+            self.close_gaps(message.timestamp().to_millis());
+        }
         if let Taken::Rejected(reason) = taken {
             metrics::rejected_messages(&key.topic, reason.as_str(), 1);
             if let Some(limit) = reason.limit() {
@@ -202,12 +247,35 @@ impl Partition {
         self.revoked && !self.saving && !self.has_unsaved()
     }
 
-    /// Starts reading at an offset, with the event times stored.
-    pub fn begin(&mut self, taken: &partitions::Taken, offset: i64, now: i64) {
+    /// The epoch it was taken over with; `None` before that.
+    pub fn epoch(&self) -> Option<i64> {
+        match self.phase {
+            Phase::Reading { epoch } | Phase::Settling { epoch } => Some(epoch),
+            Phase::Taking => self.starting.as_ref().map(|starting| starting.taken.epoch),
+        }
+    }
+
+    /// Whether it is being read.
+    pub fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Reading { .. })
+    }
+
+    /// Starts reading where it was found that reading goes on, with the event times stored.
+    pub fn begin(&mut self, starting: Starting, open_gaps: Vec<OpenGap>, now: i64) {
+        let (Some(start), taken) = (&starting.start, &starting.taken) else {
+            return;
+        };
         self.phase = Phase::Reading { epoch: taken.epoch };
-        self.next_offset = offset;
-        self.first_offset = offset;
-        self.saved_offset = taken.next_offset.unwrap_or(-1);
+        let known = starting.topic_id.clone().flatten();
+        self.log = Stored {
+            next_offset: Some(start.offset),
+            generation: start.generation,
+            topic_id: known.or_else(|| taken.topic_id.clone()),
+        };
+        self.next_offset = start.offset;
+        self.first_offset = start.offset;
+        self.saved_offset = start.offset;
+        self.open_gaps = open_gaps;
         self.last_message_ms = now;
         self.saved_ms = now;
         let stored: HashMap<i64, i64> = taken.max_event_ms.iter().copied().collect();
@@ -217,6 +285,25 @@ impl Partition {
             .map(|monitor| OpenWindows::starting_at(stored.get(&monitor.monitor_id).copied()));
         self.windows = windows.collect();
         self.saved_open = self.first_open();
+    }
+
+    /// The first message behind gaps says where they end: a row that is missing has a timestamp of
+    /// its own not after this one's, and an event time at most `max_future` ahead of that.
+    fn close_gaps(&mut self, record_ms: Option<i64>) {
+        for gap in std::mem::take(&mut self.open_gaps) {
+            let mut monitors = self.plan.monitors.iter().enumerate();
+            let Some((i, monitor)) = monitors.find(|(_, m)| m.monitor_id == gap.monitor_id) else {
+                continue; // an earlier revision's: no row will count for it any more
+            };
+            let spec = &monitor.spec;
+            let latest = record_ms.max(self.stretch.latest_event(i));
+            let reach = latest.map(|ms| ms.saturating_add(spec.max_future_ms));
+            let until = reach.map(|ms| spec.next_start(ms.saturating_add(1)));
+            match until.and_then(DateTime::from_timestamp_millis) {
+                Some(until) => self.closed_gaps.push((gap, until)),
+                None => self.open_gaps.push(gap),
+            }
+        }
     }
 
     fn first_open(&self) -> Vec<Option<i64>> {
@@ -259,36 +346,62 @@ impl Partition {
         }
     }
 
-    /// Whether it is time to ask if the partition is caught up and quiet.
-    pub fn idle_due(&self, now: i64) -> bool {
-        let after = self
-            .plan
-            .monitors
-            .iter()
-            .map(|monitor| monitor.spec.idle_after_ms)
-            .max();
+    /// Whether it is time to ask about the log: until that is answered before the partition is read,
+    /// when it has become quiet, and again and again while it is taken for idle.
+    pub fn is_question_due(&self, now: i64) -> bool {
+        if self.asked.is_some() {
+            return false;
+        }
+        if let Some(starting) = &self.starting {
+            return starting.log.is_none() && now - self.asked_ms >= ASK_AGAIN_MS;
+        }
+        let monitors = self.plan.monitors.iter();
+        let after = monitors.map(|monitor| monitor.spec.idle_after_ms).max();
         let after = after.unwrap_or(i64::MAX);
-        matches!(self.phase, Phase::Reading { .. })
-            && self.idle_since_ms.is_none()
-            && now - self.last_message_ms >= after
-            && now - self.idle_asked_ms >= after.clamp(200, 5_000)
+        let pause = match self.idle_since_ms {
+            Some(_) => CONFIRM_IDLE_MS,
+            None => after.clamp(200, CONFIRM_IDLE_MS),
+        };
+        self.is_reading() && now - self.last_message_ms >= after && now - self.asked_ms >= pause
+    }
+
+    /// Takes in where the log begins and ends, by the brokers' word since it was asked; `None`:
+    /// they have not answered. `position` is how far the client has come, markers of transactions
+    /// included. False: what should be read next is not in the log.
+    pub fn hear_log(&mut self, log: Option<&Log>, position: Option<i64>, now: i64) -> bool {
+        let Some(log) = log else {
+            // Perhaps there is more to read, and only the way to it is gone.
+            self.idle_since_ms = None;
+            return true;
+        };
+        let reached = self.next_offset.max(position.unwrap_or(-1));
+        if reached < log.low || self.asked_offset > log.high {
+            return false;
+        }
+        if reached < log.high || self.last_message_ms > self.asked_ms {
+            self.idle_since_ms = None;
+        } else {
+            // What lies between is nothing that a reader is given. Once retention has removed it,
+            // nobody could tell any more that nothing is missing.
+            self.next_offset = reached;
+            self.idle_since_ms.get_or_insert(now);
+        }
+        true
     }
 
     /// Whether something was read that is not on its way to Postgres.
     pub fn has_unsaved(&self) -> bool {
-        let read = self.next_offset > self.first_offset;
-        matches!(self.phase, Phase::Reading { .. }) && read
+        self.is_reading() && self.next_offset > self.first_offset
     }
 
     /// Whether the stretch has to be saved now.
     pub fn is_due(&mut self, now: i64, checkpoint: &Checkpoint, limits: &Limits) -> bool {
-        let reading = matches!(self.phase, Phase::Reading { .. });
-        if !reading || self.saving {
+        if !self.is_reading() || self.saving {
             return false;
         }
-        let went_idle = self.idle_since_ms.is_some() && !self.told_idle;
+        let idle_changed = self.idle_since_ms.is_some() != self.told_idle;
         if !self.has_unsaved() {
-            return went_idle;
+            return idle_changed;
         }
         let shortest = self
             .plan
@@ -305,7 +418,7 @@ impl Partition {
         let full = self.freeable() as u64 >= checkpoint.max_bytes || too_many;
         let ripe = self.first_open() != self.saved_open;
         let age = u128::from((now - self.saved_ms).unsigned_abs());
-        self.revoked || went_idle || full || ripe || age >= interval.as_millis()
+        self.revoked || idle_changed || full || ripe || age >= interval.as_millis()
     }
 
     /// Whether to ask if Postgres still has what it said it has: nothing was saved for so long that
@@ -379,6 +492,9 @@ impl Partition {
             expected_offset: self.saved_offset,
             first_offset: self.first_offset,
             next_offset: self.next_offset,
+            generation: self.log.generation,
+            partitions: None,
+            closed_gaps: std::mem::take(&mut self.closed_gaps),
             messages: std::mem::take(&mut stretch.messages),
             rejected_messages: std::mem::take(&mut stretch.rejected_messages),
             skipped: std::mem::take(&mut stretch.skipped),
@@ -406,8 +522,10 @@ impl Partition {
 #[cfg(test)]
 mod tests {
     use super::super::plan::Watched;
+    use super::super::start::Start;
     use super::*;
     use crate::settings::{MessageLimits, Settings};
+    use crate::store::partitions;
 
     const LIMITS: Limits = Limits {
         message: MessageLimits {
@@ -460,12 +578,26 @@ mod tests {
         })
         .unwrap();
         let mut partition = Partition::new(&Arc::new(plan), &LIMITS, RowHash::new(0, 0), 0, 0);
-        let taken = partitions::Taken {
-            epoch: 1,
-            next_offset: Some(0),
-            max_event_ms: vec![],
+        let starting = Starting {
+            taken: partitions::Taken {
+                epoch: 1,
+                next_offset: Some(0),
+                generation: 1,
+                topic_id: None,
+                added: false,
+                open_gaps: vec![],
+                max_event_ms: vec![],
+            },
+            topic_asked: 1,
+            topic_id: Some(None),
+            log: None,
+            start: Some(Start {
+                offset: 0,
+                generation: 1,
+                missing: vec![],
+            }),
         };
-        partition.begin(&taken, 0, 0);
+        partition.begin(starting, vec![], 0);
         partition
     }
 

@@ -108,6 +108,12 @@ impl Stretch {
         self.builder.take_cut()
     }
 
+    /// The greatest event time of the rows that wait, for one monitor.
+    pub fn latest_event(&self, monitor: usize) -> Option<i64> {
+        let times = self.event_ms[monitor].iter().copied();
+        times.filter(|ms| *ms != NO_TIME).max()
+    }
+
     /// Reads one message.
     pub fn take(&mut self, plan: &TopicPlan, message: Message<'_>) -> Taken {
         self.messages += 1;

@@ -4,7 +4,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::{Error, Result, rejected};
+use super::gaps::{self, OpenGap};
+use super::{Error, Result, partitions, rejected};
 use crate::failpoint::{Failpoint, reached};
 
 /// A stretch of a partition with all that it added.
@@ -22,6 +23,13 @@ pub struct Checkpoint {
     pub first_offset: i64,
     /// The offset after it.
     pub next_offset: i64,
+    /// Which log under the partition's name it was read from.
+    pub generation: i64,
+    /// How many partitions the topic has, where that is news: no window ripens without the new
+    /// ones once what was read here is saved.
+    pub partitions: Option<i32>,
+    /// Gaps behind which it has the first message, with the first window that is whole again.
+    pub closed_gaps: Vec<(OpenGap, DateTime<Utc>)>,
     /// Messages in it.
     pub messages: i64,
     /// Messages that no monitor could use.
@@ -107,24 +115,13 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         });
     }
     reached(Failpoint::CheckpointAdvanced);
-    let checkpoint_id = insert(&mut transaction, checkpoint).await?;
-    reached(Failpoint::CheckpointInserted);
-    rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
-    reached(Failpoint::CheckpointRejected);
-    advance_watermarks(&mut transaction, checkpoint).await?;
-    reached(Failpoint::CheckpointWatermarks);
-    let maybe_judged = checkpoint.may_be_behind_the_judge();
-    if maybe_judged {
-        lock_cursors(&mut transaction, checkpoint).await?;
-        reached(Failpoint::CheckpointLocked);
+    if let Some(count) = checkpoint.partitions {
+        partitions::note_topic(&mut *transaction, &checkpoint.topic, count).await?;
     }
-    advance_cursors(&mut transaction, checkpoint).await?;
-    reached(Failpoint::CheckpointLines);
-    let waiting = insert_deltas(&mut transaction, checkpoint_id, checkpoint).await?;
-    reached(Failpoint::CheckpointDeltas);
-    // A partition that was idle may bring rows for judged windows for more than one checkpoint.
-    if maybe_judged || waiting < checkpoint.deltas.len() as u64 {
-        count_late(&mut transaction, checkpoint).await?;
+    gaps::close_windows(&mut transaction, &checkpoint.closed_gaps).await?;
+    // One without a stretch tells only that the partition is idle, or is no more.
+    if checkpoint.first_offset < checkpoint.next_offset {
+        insert_stretch(&mut transaction, checkpoint).await?;
     }
     reached(Failpoint::BeforeCheckpointCommit);
     transaction
@@ -133,6 +130,30 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         .map_err(Error::doing("commit a checkpoint"))?;
     reached(Failpoint::CheckpointCommitted);
     Ok(Outcome::Saved)
+}
+
+/// The stretch and what it adds.
+async fn insert_stretch(transaction: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
+    let checkpoint_id = insert(transaction, checkpoint).await?;
+    reached(Failpoint::CheckpointInserted);
+    rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
+    reached(Failpoint::CheckpointRejected);
+    advance_watermarks(transaction, checkpoint).await?;
+    reached(Failpoint::CheckpointWatermarks);
+    let maybe_judged = checkpoint.may_be_behind_the_judge();
+    if maybe_judged {
+        lock_cursors(transaction, checkpoint).await?;
+        reached(Failpoint::CheckpointLocked);
+    }
+    advance_cursors(transaction, checkpoint).await?;
+    reached(Failpoint::CheckpointLines);
+    let waiting = insert_deltas(transaction, checkpoint_id, checkpoint).await?;
+    reached(Failpoint::CheckpointDeltas);
+    // A partition that was idle may bring rows for judged windows for more than one checkpoint.
+    if maybe_judged || waiting < checkpoint.deltas.len() as u64 {
+        count_late(transaction, checkpoint).await?;
+    }
+    Ok(())
 }
 
 /// The fence: compare and set.
@@ -180,8 +201,9 @@ async fn insert(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resul
     sqlx::query_scalar!(
         r#"-- insert a checkpoint
         insert into driftd.checkpoints
-            (topic, partition, epoch, first_offset, next_offset, messages, rejected, skipped)
-        values ($1, $2, $3, $4, $5, $6, $7, $8) returning checkpoint_id"#,
+            (topic, partition, epoch, first_offset, next_offset, messages, rejected, skipped,
+            generation)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning checkpoint_id"#,
         checkpoint.topic,
         checkpoint.partition,
         checkpoint.epoch,
@@ -190,6 +212,7 @@ async fn insert(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resul
         checkpoint.messages,
         checkpoint.rejected_messages,
         checkpoint.skipped,
+        checkpoint.generation,
     )
     .fetch_one(connection)
     .await
@@ -305,8 +328,8 @@ async fn insert_deltas(
     let done = sqlx::query!(
         r#"-- insert deltas
         insert into driftd.profile_deltas (checkpoint_id, monitor_id, version, window_start,
-            baseline_id, partition, first_offset, next_offset, rows, late, delta)
-        select $1, m, v, s, b, $8, f, n, r, l, d
+            baseline_id, partition, first_offset, next_offset, rows, late, delta, generation)
+        select $1, m, v, s, b, $8, f, n, r, l, d, $12
         from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[],
                 $7::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, f, n, d)
             join driftd.window_cursors c on c.monitor_id = m and c.version = v and c.segment = 'all'
@@ -322,6 +345,7 @@ async fn insert_deltas(
         &first_offsets,
         &next_offsets,
         &stored as &[Option<Vec<u8>>],
+        checkpoint.generation,
     )
     .execute(connection)
     .await

@@ -20,6 +20,9 @@ pub mod baselines;
 /// How far the log was read, by whom.
 pub mod partitions;
 
+/// Messages that were gone before they were read.
+pub mod gaps;
+
 /// What a stretch of a partition added, saved with its offset.
 pub mod checkpoints;
 

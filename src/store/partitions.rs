@@ -1,8 +1,9 @@
-//! `topics`, `partition_progress`, `watermarks` and `gaps`: how far the log was read, by whom.
+//! `topics`, `partition_progress` and `watermarks`: how far the log was read, by whom.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
+use super::gaps::{self, Gap, OpenGap};
 use super::{Error, Result};
 
 /// What a partition is taken over with.
@@ -12,6 +13,14 @@ pub struct Taken {
     pub epoch: i64,
     /// Where reading goes on; `None`: the partition was never read.
     pub next_offset: Option<i64>,
+    /// Which log under the partition's name that offset is in.
+    pub generation: i64,
+    /// Kafka's id of the topic that was read; `None`: not known.
+    pub topic_id: Option<String>,
+    /// It was added to a topic that driftd had seen before.
+    pub added: bool,
+    /// Gaps behind which no message was read yet.
+    pub open_gaps: Vec<OpenGap>,
     /// Greatest event time stored per monitor, in milliseconds.
     pub max_event_ms: Vec<(i64, i64)>,
 }
@@ -24,7 +33,7 @@ pub struct Taken {
 pub async fn note_topic(executor: impl PgExecutor<'_>, topic: &str, partitions: i32) -> Result<()> {
     sqlx::query!(
         r#"-- note a topic's partitions
-        insert into driftd.topics as t (topic, partitions) values ($1, $2)
+        insert into driftd.topics as t (topic, partitions, first_partitions) values ($1, $2, $2)
         on conflict (topic) do update
             set partitions = greatest(t.partitions, excluded.partitions), seen_at = now()"#,
         topic,
@@ -57,7 +66,9 @@ pub async fn take_over(
         values ($1, $2, 1, -1, -1, $3)
         on conflict (topic, partition) do update
             set epoch = p.epoch + 1, owner = excluded.owner, idle_since = null, updated_at = now()
-        returning epoch, next_offset"#,
+        returning epoch, next_offset, generation, topic_id,
+            exists (select from driftd.topics t
+                where t.topic = $1 and t.first_partitions <= $2) as "added!""#,
         topic,
         partition,
         owner,
@@ -72,12 +83,16 @@ pub async fn take_over(
         topic,
         partition,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
     .map_err(Error::doing("read a partition's watermarks"))?;
     Ok(Taken {
         epoch: row.epoch,
         next_offset: Some(row.next_offset).filter(|offset| *offset >= 0),
+        generation: row.generation,
+        topic_id: row.topic_id,
+        added: row.added,
+        open_gaps: gaps::open(&mut *connection, topic, partition).await?,
         max_event_ms: watermarks
             .into_iter()
             .map(|row| (row.monitor_id, row.max_event_time.timestamp_millis()))
@@ -110,44 +125,86 @@ pub async fn stands_at(
     .map_err(Error::doing("confirm an offset"))
 }
 
-/// A stretch of the log that was gone before it was read.
+/// Where reading a partition goes on, as it is settled before the first message is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap<'a> {
+pub struct Settlement {
     /// Topic.
-    pub topic: &'a str,
+    pub topic: String,
     /// Partition.
     pub partition: i32,
-    /// The first offset that is missing.
-    pub from_offset: i64,
-    /// The first that is there again.
-    pub to_offset: i64,
-    /// Why, in a few words.
-    pub reason: &'a str,
-    /// What the monitor's policy says: `stop` or `continue`.
-    pub policy: &'a str,
+    /// The epoch the partition was taken over with.
+    pub epoch: i64,
+    /// The offset that Postgres has to have, -1 for a partition that was never read.
+    pub expected_offset: i64,
+    /// Where reading goes on ...
+    pub next_offset: i64,
+    /// ... in this log.
+    pub generation: i64,
+    /// Kafka's id of the topic; `None`: not known, what is stored stays.
+    pub topic_id: Option<String>,
+    /// What could not be read before that.
+    pub gaps: Vec<Gap>,
+    /// What is to be done about gaps: `stop` or `continue`.
+    pub policy: &'static str,
+    /// Per monitor, the first window that may lack rows for them; `None`: the first there is.
+    pub from_starts: Vec<(i64, Option<DateTime<Utc>>)>,
 }
 
-/// Records a gap, once.
+/// Stores where reading goes on, with the gaps before that, in one transaction. `None`: another
+/// replica has the partition, and nothing was stored. Else the gaps that have no end yet.
+///
+/// A commit whose answer was lost looks like another replica's: then the partition is taken over
+/// again, and goes on from what is stored.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn record_gap(executor: impl PgExecutor<'_>, gap: &Gap<'_>) -> Result<()> {
-    sqlx::query!(
-        r#"-- record a gap
-        insert into driftd.gaps (topic, partition, from_offset, to_offset, reason, policy)
-        values ($1, $2, $3, $4, $5, $6)
-        on conflict do nothing"#,
-        gap.topic,
-        gap.partition,
-        gap.from_offset,
-        gap.to_offset,
-        gap.reason,
-        gap.policy,
+pub async fn settle(pool: &PgPool, settlement: &Settlement) -> Result<Option<Vec<OpenGap>>> {
+    let Settlement {
+        topic, partition, ..
+    } = settlement;
+    let mut transaction = pool
+        .begin()
+        .await
+        .map_err(Error::doing("begin to settle where reading goes on"))?;
+    if !go_on(&mut transaction, settlement).await? {
+        return Ok(None);
+    }
+    if !settlement.gaps.is_empty() {
+        let (gaps, policy) = (&settlement.gaps, settlement.policy);
+        let place = (topic.as_str(), *partition);
+        let recorded = gaps::record(&mut *transaction, place, gaps, policy, true).await?;
+        gaps::open_windows(&mut *transaction, &recorded, &settlement.from_starts).await?;
+    }
+    let open = gaps::open(&mut *transaction, topic, *partition).await?;
+    transaction
+        .commit()
+        .await
+        .map_err(Error::doing("settle where reading goes on"))?;
+    Ok(Some(open))
+}
+
+/// The fence: compare and set.
+async fn go_on(connection: &mut PgConnection, settlement: &Settlement) -> Result<bool> {
+    let done = sqlx::query!(
+        r#"-- settle where reading goes on, if the partition is still ours
+        update driftd.partition_progress
+        set next_offset = $5, generation = $6, topic_id = coalesce($7, topic_id),
+            first_offset = case when first_offset < 0 or generation <> $6
+                then $5 else first_offset end,
+            updated_at = now()
+        where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4"#,
+        settlement.topic,
+        settlement.partition,
+        settlement.epoch,
+        settlement.expected_offset,
+        settlement.next_offset,
+        settlement.generation,
+        settlement.topic_id,
     )
-    .execute(executor)
+    .execute(connection)
     .await
-    .map_err(Error::doing("record a gap"))?;
-    Ok(())
+    .map_err(Error::doing("settle where reading goes on"))?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// How far a partition was read.

@@ -11,6 +11,8 @@ pub struct Rejected {
     pub topic: String,
     /// Its partition.
     pub partition: i32,
+    /// Which log under the partition's name.
+    pub generation: i64,
     /// Its offset.
     pub offset: i64,
     /// The monitor that could not use it; empty where no monitor could.
@@ -44,13 +46,15 @@ pub async fn insert(executor: impl PgExecutor<'_>, rejected: &[Rejected]) -> Res
     let details = column(rejected, |r| storable(&r.detail));
     let digests = column(rejected, |r| r.digest.clone());
     let lengths = column(rejected, |r| r.payload_bytes);
+    let generations = column(rejected, |r| r.generation);
     let payloads = column(rejected, |r| r.payload.clone());
     let done = sqlx::query!(
         r#"-- keep rejected messages
         insert into driftd.rejected_messages
-            (topic, partition, message_offset, monitor, reason, detail, digest, payload_bytes, payload)
+            (topic, partition, message_offset, monitor, reason, detail, digest, payload_bytes,
+            payload, generation)
         select * from unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::text[],
-                             $6::text[], $7::bytea[], $8::bigint[], $9::bytea[])
+                             $6::text[], $7::bytea[], $8::bigint[], $9::bytea[], $10::bigint[])
         on conflict do nothing"#,
         &topics,
         &partitions,
@@ -61,6 +65,7 @@ pub async fn insert(executor: impl PgExecutor<'_>, rejected: &[Rejected]) -> Res
         &digests,
         &lengths,
         &payloads as &[Option<Vec<u8>>],
+        &generations,
     )
     .execute(executor)
     .await

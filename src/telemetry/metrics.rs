@@ -93,6 +93,10 @@ declare! {
          than are kept by name (unseen_levels).";
     gauge consumer_lag_records(topic, partition) "driftd_consumer_lag_records"
         "Messages between the last one read and the partition's end.";
+    gauge unstable_records(topic, partition) "driftd_unstable_records"
+        "Records behind the last stable offset: nobody may read them before a transaction ends.";
+    gauge waiting_partitions() "driftd_waiting_partitions"
+        "Partitions of this replica that are not read yet: Postgres or the brokers have not answered.";
     gauge watermark_delay_seconds(monitor) "driftd_watermark_delay_seconds"
         "Time from the slowest partition's watermark to now.";
     gauge held_bytes() "driftd_held_bytes"
@@ -109,7 +113,7 @@ declare! {
         "Stretches that were dropped because another replica had taken the partition over.";
     histogram checkpoint_duration_seconds() "driftd_checkpoint_duration_seconds"
         "How long the transaction of a checkpoint took.";
-    counter gaps(topic) "driftd_gaps_total"
+    counter gaps(topic, reason) "driftd_gaps_total"
         "Stretches of the log that were gone before they were read.";
     counter windows_judged(monitor, verdict) "driftd_windows_judged_total"
         "Windows that got a verdict.";

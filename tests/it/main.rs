@@ -12,6 +12,7 @@
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `crashes`: the process ends at every failpoint, and the rows are the same
+//! - `gaps`: messages gone before they were read, topics made anew, transactions that hang
 //! - `embeddings`: a stream of vectors, from the training file to the scores
 //! - `upkeep`: tables in time partitions, and what becomes of old rows
 //! - `kafka_faults`: brokers that go, move and answer wrongly, and what else a log may hold
@@ -45,6 +46,7 @@ mod docs;
 mod embedded;
 mod embeddings;
 mod end_to_end;
+mod gaps;
 mod harness;
 mod hostile;
 mod jobs;

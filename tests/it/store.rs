@@ -205,6 +205,7 @@ async fn a_rejected_message_is_kept_once_whatever_it_held() {
     let message = |offset| rejected::Rejected {
         topic: "inputs".to_owned(),
         partition: 0,
+        generation: 1,
         offset,
         monitor: String::new(),
         reason: "unparsable".to_owned(),

@@ -22,7 +22,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -115,6 +115,21 @@ impl Kafka {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let made = self.admin.create_topics([&topic], &options()).await;
         made.unwrap()[0].as_ref().unwrap();
+    }
+
+    /// Makes a topic, unless one of its name is there still.
+    pub(crate) async fn try_create_topic(&self, name: &str, partitions: i32) -> bool {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let made = self.admin.create_topics([&topic], &options()).await;
+        made.unwrap()[0].is_ok()
+    }
+
+    /// Gives a topic more partitions.
+    pub(crate) async fn add_partitions(&self, name: &str, partitions: i32) {
+        let count = usize::try_from(partitions).unwrap();
+        let more = NewPartitions::new(name, count);
+        let added = self.admin.create_partitions([&more], &options()).await;
+        added.unwrap()[0].as_ref().unwrap();
     }
 
     /// Deletes a topic and what it holds.

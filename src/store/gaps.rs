@@ -1,0 +1,149 @@
+//! `gaps` and `gap_windows`: messages that were gone from the log before they were read, and the
+//! windows that may lack rows for it.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+
+use super::{Error, Result};
+
+/// Messages that were gone before they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Which log under the partition's name.
+    pub generation: i64,
+    /// The first offset that could not be read.
+    pub from_offset: i64,
+    /// The first that can be read again; `None`: nobody knows how far that log reached.
+    pub to_offset: Option<i64>,
+    /// `retention`, `truncated`, `recreated`.
+    pub reason: &'static str,
+}
+
+/// A gap of which it is not known yet behind which window it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenGap {
+    /// The gap.
+    pub gap_id: i64,
+    /// The monitor whose windows they are.
+    pub monitor_id: i64,
+}
+
+/// Records gaps of a partition, once. `passed`: reading goes on behind them now; else it stands
+/// before them and waits for a person.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn record(
+    executor: impl PgExecutor<'_>,
+    (topic, partition): (&str, i32),
+    gaps: &[Gap],
+    policy: &str,
+    passed: bool,
+) -> Result<Vec<i64>> {
+    let generations: Vec<i64> = gaps.iter().map(|gap| gap.generation).collect();
+    let from: Vec<i64> = gaps.iter().map(|gap| gap.from_offset).collect();
+    let to: Vec<Option<i64>> = gaps.iter().map(|gap| gap.to_offset).collect();
+    let reasons: Vec<String> = gaps.iter().map(|gap| gap.reason.to_owned()).collect();
+    sqlx::query_scalar!(
+        r#"-- record gaps
+        insert into driftd.gaps
+            (topic, partition, generation, from_offset, to_offset, reason, policy, passed_at)
+        select $1, $2, g, f, t, r, $7, case when $8 then now() end
+        from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::text[]) as u (g, f, t, r)
+        on conflict (topic, partition, generation, from_offset) do update
+            set to_offset = excluded.to_offset, reason = excluded.reason,
+                policy = excluded.policy, passed_at = excluded.passed_at
+        returning gap_id"#,
+        topic,
+        partition,
+        &generations,
+        &from,
+        &to as &[Option<i64>],
+        &reasons,
+        policy,
+        passed,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("record gaps"))
+}
+
+/// Notes from which window on each monitor may lack rows; `None`: from the first there is.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn open_windows(
+    executor: impl PgExecutor<'_>,
+    gap_ids: &[i64],
+    from_starts: &[(i64, Option<DateTime<Utc>>)],
+) -> Result<()> {
+    let (monitors, starts): (Vec<i64>, Vec<Option<DateTime<Utc>>>) =
+        from_starts.iter().copied().unzip();
+    sqlx::query!(
+        r#"-- note which windows may lack rows
+        insert into driftd.gap_windows (gap_id, monitor_id, from_start)
+        select g, m, coalesce(s, '-infinity')
+        from unnest($1::bigint[]) as x (g),
+            unnest($2::bigint[], $3::timestamptz[]) as y (m, s)
+        on conflict do nothing"#,
+        gap_ids,
+        &monitors,
+        &starts as &[Option<DateTime<Utc>>],
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("note which windows may lack rows"))?;
+    Ok(())
+}
+
+/// The gaps of a partition behind which no message was read yet.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn open(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    partition: i32,
+) -> Result<Vec<OpenGap>> {
+    sqlx::query_as!(
+        OpenGap,
+        r#"-- gaps without an end
+        select gap_id, monitor_id from driftd.gap_windows join driftd.gaps using (gap_id)
+        where topic = $1 and partition = $2 and passed_at is not null and until_start is null
+        order by gap_id, monitor_id"#,
+        topic,
+        partition,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read the gaps without an end"))
+}
+
+/// Notes from which window on nothing is missing any more.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn close_windows(
+    connection: &mut PgConnection,
+    closed: &[(OpenGap, DateTime<Utc>)],
+) -> Result<()> {
+    if closed.is_empty() {
+        return Ok(());
+    }
+    let gap_ids: Vec<i64> = closed.iter().map(|(gap, _)| gap.gap_id).collect();
+    let monitors: Vec<i64> = closed.iter().map(|(gap, _)| gap.monitor_id).collect();
+    let until: Vec<DateTime<Utc>> = closed.iter().map(|(_, until)| *until).collect();
+    sqlx::query!(
+        r#"-- note from which window on nothing is missing
+        update driftd.gap_windows w set until_start = u.s
+        from unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) as u (g, m, s)
+        where w.gap_id = u.g and w.monitor_id = u.m and w.until_start is null"#,
+        &gap_ids,
+        &monitors,
+        &until,
+    )
+    .execute(connection)
+    .await
+    .map_err(Error::doing("note from which window on nothing is missing"))?;
+    Ok(())
+}

@@ -1,0 +1,451 @@
+//! Messages that are gone before they are read, topics that are made anew, partitions that are
+//! added, transactions that hang: on Apache Kafka, where each of them is what it is in production.
+
+use chrono::{DateTime, Utc};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::time::Duration;
+
+use crate::harness::daemon::Daemon;
+use crate::harness::kafka::Kafka;
+use crate::harness::reference::Reference;
+use crate::harness::stage::{Knobs, Stage, fresh_topic, mock_topic};
+use crate::harness::traffic::{
+    ALLOWED_MS, MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, PARTITIONS, Record, START_MS, WINDOW_MS,
+    messages, produce, story,
+};
+use crate::harness::until;
+
+const SEED: u64 = 160;
+/// What ends a daemon that only a person can help.
+const NEEDS_A_PERSON: i32 = 3;
+
+/// A topic of its own, and a daemon's settings for it.
+async fn set(kafka: &Kafka, partitions: i32, start_at: &'static str) -> (Knobs, Stage) {
+    let topic = fresh_topic();
+    kafka.create_topic(&topic, partitions).await;
+    let knobs = Knobs {
+        brokers: kafka.brokers().to_owned(),
+        start_at,
+        ..Knobs::mock(&topic)
+    };
+    let stage = Stage::set(&knobs).await;
+    (knobs, stage)
+}
+
+/// Changes a daemon's settings.
+fn change(stage: &Stage, from: &str, to: &str) {
+    let settings = std::fs::read_to_string(&stage.config).unwrap();
+    assert!(settings.contains(from), "{settings}");
+    std::fs::write(&stage.config, settings.replace(from, to)).unwrap();
+}
+
+fn go_on_at_gaps(stage: &Stage) {
+    change(stage, "alpha = ", "on_gap = \"continue\"\nalpha = ");
+}
+
+/// A log in two parts: the second begins with a window's first message.
+fn two_parts(seed: u64, windows: usize) -> (Vec<Record>, Vec<Record>) {
+    let mut first = messages(seed, &story()[..8]);
+    let split = START_MS + i64::try_from(windows).unwrap() * WINDOW_MS;
+    let at = first.iter().position(|r| r.record_ms >= split).unwrap();
+    let second = first.split_off(at);
+    (first, second)
+}
+
+fn count(log: &[Record], partition: i32) -> i64 {
+    let mine = log.iter().filter(|record| record.partition == partition);
+    i64::try_from(mine.count()).unwrap()
+}
+
+/// Partition, generation, first offset missing, first offset there, reason, policy, passed.
+type GapRow = (i32, i64, i64, Option<i64>, String, String, bool);
+
+async fn gaps(stage: &Stage) -> Vec<GapRow> {
+    let sql = "select partition, generation, from_offset, to_offset, reason, policy,
+            passed_at is not null
+        from driftd.gaps order by partition, generation, from_offset";
+    sqlx::query_as(sql).fetch_all(&stage.db.pool).await.unwrap()
+}
+
+fn gap(partition: i32, generation: i64, from: i64, to: Option<i64>, reason: &str) -> GapRow {
+    let policy = "continue".to_owned();
+    (
+        partition,
+        generation,
+        from,
+        to,
+        reason.to_owned(),
+        policy,
+        true,
+    )
+}
+
+/// The windows that may lack rows of a partition, by the first gap of it.
+async fn suspects(stage: &Stage, partition: i32) -> (DateTime<Utc>, DateTime<Utc>) {
+    let sql =
+        "select from_start, until_start from driftd.gap_windows join driftd.gaps using (gap_id)
+        where partition = $1 order by gap_id limit 1";
+    let read = sqlx::query_as(sql).bind(partition);
+    read.fetch_one(&stage.db.pool).await.unwrap()
+}
+
+fn at(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap()
+}
+
+/// The first window that a partition's stored event time has not closed.
+async fn first_open(stage: &Stage, partition: i32) -> DateTime<Utc> {
+    let sql = "select max_event_time from driftd.watermarks where partition = $1";
+    let read = sqlx::query_scalar(sql).bind(partition);
+    let max: DateTime<Utc> = read.fetch_one(&stage.db.pool).await.unwrap();
+    let closed = max.timestamp_millis() - OUT_OF_ORDERNESS_MS - ALLOWED_MS;
+    at(closed.div_euclid(WINDOW_MS) * WINDOW_MS)
+}
+
+/// The first window in which no row can be that was written before this record.
+fn first_whole(record: &Record) -> DateTime<Utc> {
+    let latest = record.record_ms + MAX_FUTURE_MS;
+    at((latest.div_euclid(WINDOW_MS) + 1) * WINDOW_MS)
+}
+
+async fn stored(stage: &Stage, partition: i32) -> (i64, i64, i64) {
+    let sql = "select generation, first_offset, next_offset from driftd.partition_progress
+        where partition = $1";
+    let read = sqlx::query_as(sql).bind(partition);
+    read.fetch_one(&stage.db.pool).await.unwrap()
+}
+
+/// Windows that no gap touches are as if nothing had been lost, and each that differs is one that a
+/// gap touches. Answers how many differ.
+async fn compare(stage: &Stage, whole: &Reference) -> usize {
+    type Row = (DateTime<Utc>, i64, i64, bool);
+    let sql = "select window_start, rows, late, exists (select from driftd.gap_windows g
+            where g.from_start <= w.window_start
+                and (g.until_start is null or w.window_start < g.until_start))
+        from driftd.windows w order by window_start";
+    let found: Vec<Row> = sqlx::query_as(sql).fetch_all(&stage.db.pool).await.unwrap();
+    assert_eq!(found.len(), whole.windows.len());
+    let mut differ = 0;
+    for ((start, rows, late, touched), window) in found.iter().zip(&whole.windows) {
+        assert_eq!(*start, at(window.start_ms));
+        if (*rows, *late) != (window.rows, window.late) {
+            assert!(touched, "{start} has {rows} rows, not {}", window.rows);
+            differ += 1;
+        }
+    }
+    differ
+}
+
+// --- retention -----------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn what_retention_took_while_nobody_read_is_recorded() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::what_retention_took_while_nobody_read") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    let (first, second) = two_parts(SEED, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    produce(&knobs.brokers, &knobs.topic, &second);
+    let (from, to) = (count(&first, 0), count(&first, 0) + 40);
+    kafka.delete_records(&knobs.topic, 0, to).await;
+
+    // By default a person has to decide; until then nothing is read over it.
+    for _ in 0..2 {
+        let mut daemon = Daemon::start(&stage.config);
+        let status = daemon.ended().await;
+        assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+        let waits = (
+            0,
+            1,
+            from,
+            Some(to),
+            "retention".into(),
+            "stop".into(),
+            false,
+        );
+        assert_eq!(gaps(&stage).await, [waits]);
+        assert_eq!(stored(&stage, 0).await, (1, 0, from));
+    }
+
+    let open = first_open(&stage, 0).await;
+    go_on_at_gaps(&stage);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len() + second.len() - 40).await;
+    let whole = Reference::of(&[first, second.clone()].concat(), &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(gaps(&stage).await, [gap(0, 1, from, Some(to), "retention")]);
+    let behind = second.iter().filter(|r| r.partition == 0).nth(40).unwrap();
+    assert_eq!(suspects(&stage, 0).await, (open, first_whole(behind)));
+    assert!(compare(&stage, &whole).await > 0);
+}
+
+#[tokio::test]
+async fn what_retention_took_under_a_reader_is_recorded() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::what_retention_took_under_a_reader") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    go_on_at_gaps(&stage);
+    let (first, second) = two_parts(SEED + 1, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    daemon.signal("STOP");
+    // What it had asked for is answered by now, and it does not ask again.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    produce(&knobs.brokers, &knobs.topic, &second);
+    let (from, to) = (count(&first, 0), count(&first, 0) + 40);
+    kafka.delete_records(&knobs.topic, 0, to).await;
+    daemon.signal("CONT");
+
+    stage.saved(first.len() + second.len() - 40).await;
+    let whole = Reference::of(&[first, second].concat(), &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(gaps(&stage).await, [gap(0, 1, from, Some(to), "retention")]);
+    assert!(compare(&stage, &whole).await > 0);
+}
+
+// --- another log under the same name -------------------------------------------------------------
+
+/// Deletes a topic and makes it anew with other messages, more than there were before.
+async fn make_anew(kafka: &Kafka, knobs: &Knobs, log: &[Record]) {
+    kafka.delete_topic(&knobs.topic).await;
+    until("the topic can be made again", async || {
+        kafka.try_create_topic(&knobs.topic, PARTITIONS).await
+    })
+    .await;
+    produce(&knobs.brokers, &knobs.topic, log);
+}
+
+/// The old log was read to its end and the new one from its beginning.
+async fn check_anew(stage: &Stage, first: &[Record], second: &[Record], whole: &Reference) {
+    let partitions = 0..PARTITIONS;
+    let recreated = |p| gap(p, 1, count(first, p), None, "recreated");
+    let expected: Vec<GapRow> = partitions.clone().map(recreated).collect();
+    assert_eq!(gaps(stage).await, expected);
+    for partition in partitions {
+        assert!(
+            count(second, partition) > count(first, partition),
+            "refilled past it"
+        );
+        let end = count(second, partition);
+        assert_eq!(stored(stage, partition).await, (2, 0, end));
+        let sql = "select sum(messages)::bigint, min(first_offset), max(next_offset)
+            from driftd.checkpoints where partition = $1 group by generation order by generation";
+        let read = sqlx::query_as(sql).bind(partition);
+        let read: Vec<(i64, i64, i64)> = read.fetch_all(&stage.db.pool).await.unwrap();
+        let old = count(first, partition);
+        assert_eq!(read, [(old, 0, old), (end, 0, end)]);
+    }
+    assert_eq!(compare(stage, whole).await, 0);
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_while_nobody_read_is_another_log() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_topic_made_anew_while_nobody_read") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    let (first, second) = two_parts(SEED + 2, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    make_anew(kafka, &knobs, &second).await;
+
+    let mut daemon = Daemon::start(&stage.config);
+    let status = daemon.ended().await;
+    assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+    let waiting = gaps(&stage).await;
+    assert_eq!(waiting.len(), 3, "{waiting:?}");
+    assert!(
+        waiting
+            .iter()
+            .all(|(.., policy, passed)| policy == "stop" && !passed)
+    );
+
+    let open = first_open(&stage, 1).await;
+    go_on_at_gaps(&stage);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len() + second.len()).await;
+    let whole = Reference::of(
+        &[first.clone(), second.clone()].concat(),
+        &stage.baseline_csv,
+    );
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    check_anew(&stage, &first, &second, &whole).await;
+    let behind = second.iter().find(|r| r.partition == 1).unwrap();
+    assert_eq!(suspects(&stage, 1).await, (open, first_whole(behind)));
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_under_a_reader_is_another_log() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_topic_made_anew_under_a_reader") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    go_on_at_gaps(&stage);
+    let (first, second) = two_parts(SEED + 3, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    make_anew(kafka, &knobs, &second).await;
+    stage.saved(first.len() + second.len()).await;
+    let whole = Reference::of(
+        &[first.clone(), second.clone()].concat(),
+        &stage.baseline_csv,
+    );
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    check_anew(&stage, &first, &second, &whole).await;
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_was_read_was_cut() {
+    let topic = mock_topic();
+    let knobs = Knobs::mock(&topic);
+    let stage = Stage::set(&knobs).await;
+    let (first, second) = two_parts(SEED + 4, 3);
+    produce(&knobs.brokers, &topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    // As if it had been read five messages further, and the log then cut.
+    let sql =
+        "update driftd.partition_progress set next_offset = next_offset + 5 where partition = 0";
+    sqlx::query(sql).execute(&stage.db.pool).await.unwrap();
+    let end = count(&first, 0);
+
+    let mut daemon = Daemon::start(&stage.config);
+    let status = daemon.ended().await;
+    assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+
+    go_on_at_gaps(&stage);
+    let mut daemon = Daemon::start(&stage.config);
+    until("it reads in a new generation", async || {
+        stored(&stage, 0).await == (2, end, end)
+    })
+    .await;
+    assert_eq!(gaps(&stage).await, [gap(0, 1, end + 5, None, "truncated")]);
+    produce(&knobs.brokers, &topic, &second);
+    stage.saved(first.len() + second.len()).await;
+    let whole = Reference::of(&[first, second].concat(), &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(compare(&stage, &whole).await, 0);
+}
+
+// --- where reading begins ------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_partition_that_is_added_is_read_from_its_first_message() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_partition_that_is_added") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS - 1, "latest").await;
+    let refresh = "[kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = 500";
+    change(&stage, "[kafka.properties]", refresh);
+    let mut daemon = Daemon::start(&stage.config);
+    until("it is decided where both partitions begin", async || {
+        let sql = "select count(*) from driftd.partition_progress where next_offset = 0";
+        stage.count(sql).await == i64::from(PARTITIONS - 1)
+    })
+    .await;
+    kafka.add_partitions(&knobs.topic, PARTITIONS).await;
+    let log = messages(SEED + 5, &story()[..5]);
+    produce(&knobs.brokers, &knobs.topic, &log);
+    stage.saved(log.len()).await;
+    let whole = Reference::of(&log, &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(
+        compare(&stage, &whole).await,
+        0,
+        "no window went without the added one"
+    );
+}
+
+#[tokio::test]
+async fn the_latest_message_is_decided_upon_once() {
+    let topic = mock_topic();
+    let mut knobs = Knobs::mock(&topic);
+    knobs.start_at = "latest";
+    let stage = Stage::set(&knobs).await;
+    let (first, second) = two_parts(SEED + 6, 3);
+    produce(&knobs.brokers, &topic, &first);
+    let daemon = Daemon::start(&stage.config);
+    until("it is decided where all partitions begin", async || {
+        let sql = "select count(*) from driftd.partition_progress where next_offset >= 0";
+        stage.count(sql).await == i64::from(PARTITIONS)
+    })
+    .await;
+    daemon.kill();
+    produce(&knobs.brokers, &topic, &second);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(second.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+}
+
+// --- idleness ------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_transaction_that_hangs_holds_windows_and_an_aborted_one_does_not() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_transaction_that_hangs") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    change(&stage, "idle_after = \"1h\"", "idle_after = \"1s\"");
+    let mut log = messages(SEED + 7, &story()[..3]);
+    log.truncate(log.len() - PARTITIONS as usize);
+    produce(&knobs.brokers, &knobs.topic, &log);
+    let mut config = kafka.client();
+    config.set("transactional.id", &knobs.topic);
+    let producer: BaseProducer = config.create().unwrap();
+    let timeout = Duration::from_secs(30);
+    producer.init_transactions(timeout).unwrap();
+    producer.begin_transaction().unwrap();
+    let record = BaseRecord::<(), str>::to(&knobs.topic)
+        .partition(0)
+        .payload("{}");
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(timeout).unwrap();
+
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(log.len()).await;
+    until(
+        "the others are idle and the transaction is seen",
+        async || {
+            let idle =
+                "select count(*) from driftd.partition_progress where idle_since is not null";
+            let metrics = daemon.get("/metrics").map(|(_, text)| text);
+            let line = format!(
+                "driftd_unstable_records{{topic=\"{}\",partition=\"0\"}} 1",
+                knobs.topic
+            );
+            metrics.is_some_and(|text| text.contains(&line)) && stage.count(idle).await == 2
+        },
+    )
+    .await;
+    let sql = "select count(*) from driftd.partition_progress
+        where partition = 0 and idle_since is not null";
+    assert_eq!(stage.count(sql).await, 0);
+    assert_eq!(stage.count("select count(*) from driftd.windows").await, 0);
+
+    producer.abort_transaction(timeout).unwrap();
+    let whole = Reference::of_ended(&log, &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    let behind = count(&log, 0) + 2;
+    until("what no reader is given is passed", async || {
+        stored(&stage, 0).await == (1, 0, behind)
+    })
+    .await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(compare(&stage, &whole).await, 0);
+}
