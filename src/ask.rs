@@ -190,7 +190,8 @@ fn answer(client: &Client, broker: &mut Option<i32>, question: Question) -> Answ
     }
 }
 
-/// Asks the broker that has answered last, or whichever answers first.
+/// Asks the broker that has answered last; at first, and where it answers no more, another one of
+/// those that metadata names.
 fn describe_by(
     client: &Client,
     broker: &mut Option<i32>,
@@ -200,7 +201,13 @@ fn describe_by(
         Some(known) => known,
         None => {
             let name = names.first().map(String::as_str);
-            client.fetch_metadata(name, TIMEOUT)?.orig_broker_id()
+            let metadata = client.fetch_metadata(name, TIMEOUT)?;
+            let orig = metadata.orig_broker_id();
+            // A connection by a bootstrap address may not know to which broker it leads.
+            match metadata.brokers().first() {
+                Some(first) if orig < 0 => first.id(),
+                _ => orig,
+            }
         }
     };
     let described = describe::describe(client.client(), known, names, TIMEOUT)?;

@@ -176,6 +176,7 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
     let rejected = |offset| Rejected {
         topic: records::NAME.into(),
         partition,
+        generation: 1,
         offset,
         monitor: String::new(),
         reason: "unparsable".into(),
@@ -212,6 +213,9 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         deltas: (1..=MONITORS).map(delta).collect(),
         idle_since: None,
         was_idle: false,
+        generation: 1,
+        partitions: None,
+        closed_gaps: Vec::new(),
     })
 }
 
@@ -241,7 +245,9 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         monitor_id,
         version: "1".into(),
         window_start: start_of(window),
-        last_start: start_of(window),
+        next_start: start_of(window),
+        silence: 0,
+        incomplete: false,
         state: json!({}),
     };
     let deltas = windows::deltas(&mut transaction, &claimed).await?;
@@ -272,7 +278,14 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
     };
     let scores: Vec<ScoreRow> = (0..25).map(score).collect();
     windows::save(&mut transaction, &judged, &scores, Some(&[1; 1000])).await?;
-    windows::advance(&mut transaction, &claimed, start_of(window + 1), &json!({})).await?;
+    windows::advance(
+        &mut transaction,
+        &claimed,
+        start_of(window + 1),
+        0,
+        &json!({}),
+    )
+    .await?;
     transaction.commit().await?;
     Ok(())
 }

@@ -259,11 +259,11 @@ impl Collector {
         self.hear_replies()?;
         let now = self.clock.now_ms();
         self.look_for_lost(lost, now);
-        self.ask_topics(now);
         if look || now - self.last_tick_ms >= TICK_MS {
             self.last_tick_ms = now;
             self.tick(now)?;
         }
+        self.ask_topics(now);
         Ok(())
     }
 
@@ -484,7 +484,7 @@ fn heed(
                 "a batch is damaged, or is larger than receive.message.max.bytes when unpacked: its \
                  partition stands still, and it is tried again"
             );
-            Ok(())
+            Ok(false)
         }
         _ => {
             tracing::warn!(%error, "Kafka client error");

@@ -53,10 +53,10 @@ pub mod jobs;
 /// Messages to send.
 pub mod outbox;
 
-/// What has to hold, whatever happened.
-pub mod verify;
 /// Tables in partitions of time.
 pub mod time_partitions;
+/// What has to hold, whatever happened.
+pub mod verify;
 
 /// What is old.
 pub mod upkeep;

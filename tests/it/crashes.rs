@@ -30,9 +30,6 @@ const ABORTED: i32 = 6;
 /// How long a process may take to its end, or to the end of the log.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// These need a log that begins behind what was read, which the embedded broker does not have.
-const OF_GAPS: [Failpoint; 2] = [Failpoint::BeforeGap, Failpoint::GapRecorded];
-
 /// A log, and what has to come of it.
 struct Case {
     watches: &'static [Watch],
@@ -261,10 +258,6 @@ async fn whatever_it_dies_of_the_rows_are_the_same() {
         Case::new(SEED + 1, &[CREDIT, HOPPING]).await,
     ];
     let points: Vec<Failpoint> = Failpoint::ALL.to_vec();
-    let points: Vec<Failpoint> = points
-        .into_iter()
-        .filter(|p| !OF_GAPS.contains(p))
-        .collect();
     let only = std::env::var_os("DRIFTD_SCHEDULE");
     let only: Option<u64> = only.map(|only| only.to_str().unwrap().parse().unwrap());
     let (cases, slots) = (Arc::new(cases), Arc::new(Semaphore::new(AT_ONCE)));

@@ -128,10 +128,12 @@ async fn compare(stage: &Stage, whole: &Reference) -> usize {
     let mut differ = 0;
     for ((start, rows, late, touched), window) in found.iter().zip(&whole.windows) {
         assert_eq!(*start, at(window.start_ms));
-        if (*rows, *late) != (window.rows, window.late) {
+        if *rows != window.rows {
             assert!(touched, "{start} has {rows} rows, not {}", window.rows);
             differ += 1;
         }
+        // A late row that is lost counted for nothing.
+        assert!(*late <= window.late, "{start}");
     }
     differ
 }
@@ -436,10 +438,11 @@ async fn a_transaction_that_hangs_holds_windows_and_an_aborted_one_does_not() {
     let sql = "select count(*) from driftd.partition_progress
         where partition = 0 and idle_since is not null";
     assert_eq!(stage.count(sql).await, 0);
-    assert_eq!(stage.count("select count(*) from driftd.windows").await, 0);
+    // Event time has closed all windows but the last one.
+    let whole = Reference::of_ended(&log, &stage.baseline_csv);
+    stage.judged(whole.windows.len() - 1).await;
 
     producer.abort_transaction(timeout).unwrap();
-    let whole = Reference::of_ended(&log, &stage.baseline_csv);
     stage.judged(whole.windows.len()).await;
     let behind = count(&log, 0) + 2;
     until("what no reader is given is passed", async || {

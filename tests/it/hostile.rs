@@ -9,9 +9,9 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
-use crate::harness::oracle::check;
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
+use crate::harness::oracle::check;
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, fresh_topic, mock_topic};
 use crate::harness::traffic::{PARTITIONS, Record, START_MS, WINDOW_MS, messages, produce, steady};

@@ -8,9 +8,9 @@ use rdkafka::mocking::MockCoordinator;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
 
-use crate::harness::oracle::{check, check_episodes, check_jobs, check_scores, check_windows};
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
+use crate::harness::oracle::{check, check_episodes, check_jobs, check_scores, check_windows};
 use crate::harness::reference::Reference;
 use crate::harness::stage::{
     BY_BROKERS, CLASSIC, Knobs, Stage, fresh_topic, hold, kafka_topic, mock_topic,

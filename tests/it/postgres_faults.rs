@@ -4,7 +4,6 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use driftd::store;
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 

@@ -4,9 +4,9 @@
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::harness::oracle::{assert_same, check};
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
+use crate::harness::oracle::{assert_same, check};
 use crate::harness::reference::Reference;
 use crate::harness::stage::{BY_BROKERS, CLASSIC, Stage, hold, kafka_topic};
 use crate::harness::traffic::{Dice, Record, messages_over, produce, steady, story};
