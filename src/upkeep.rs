@@ -48,10 +48,10 @@ impl Options {
 pub async fn run(pool: PgPool, options: Options, clock: Arc<Clock>, stop: CancellationToken) {
     let mut warned = Warned::default();
     while !stop.is_cancelled() {
-        let work = async {
+        let work = Box::pin(async {
             watch(&pool, options.long_transaction, &mut warned).await;
             tick(&pool, options.retention, clock.now()).await;
-        };
+        });
         stop.run_until_cancelled(work).await;
         let _ = tokio::time::timeout(TICK, stop.cancelled()).await;
     }

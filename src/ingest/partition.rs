@@ -24,6 +24,7 @@ use crate::window::open::OpenWindows;
 
 /// Rows that reach over more windows than this are not gathered into one batch.
 const WINDOWS_AT_ONCE: i64 = 16;
+
 /// How often it is confirmed that a partition is still idle.
 const CONFIRM_IDLE_MS: i64 = 5_000;
 
@@ -297,8 +298,10 @@ impl Partition {
             };
             let spec = &monitor.spec;
             let latest = record_ms.max(self.stretch.latest_event(i));
-            let reach = latest.map(|ms| ms.saturating_add(spec.max_future_ms));
-            let until = reach.map(|ms| spec.next_start(ms.saturating_add(1)));
+            // A timestamp that is no time says nothing.
+            let behind = latest.and_then(|ms| ms.checked_add(spec.max_future_ms + 1));
+            let behind = behind.filter(|ms| DateTime::from_timestamp_millis(*ms).is_some());
+            let until = behind.map(|ms| spec.next_start(ms));
             match until.and_then(DateTime::from_timestamp_millis) {
                 Some(until) => self.closed_gaps.push((gap, until)),
                 None => self.open_gaps.push(gap),

@@ -143,9 +143,9 @@ async fn nodes_that_go_down_one_after_the_other_change_nothing() {
     says_again(&mut daemon, "reading topic", 0).await;
     for (node, (upto, part)) in (1..=NODES).zip(scene.parts(3)) {
         scene.produce(part);
-        let before = times(&daemon, "Kafka client error");
         scene.down(node);
-        says_again(&mut daemon, "Kafka client error", before).await;
+        // How long it is away; nothing is waited for.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
         scene.up(node);
         scene.stage.saved(upto).await;
     }
@@ -405,9 +405,7 @@ async fn a_broker_that_is_killed_and_comes_back_changes_nothing() {
     let mut daemon = Daemon::start(&stage.config);
     for part in log.chunks(log.len().div_ceil(2)) {
         produce(&knobs.brokers, &knobs.topic, part);
-        let before = times(&daemon, "Kafka client error");
         kafka.kill();
-        says_again(&mut daemon, "Kafka client error", before).await;
         kafka.start_again();
     }
     stage.saved(log.len()).await;

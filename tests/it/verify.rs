@@ -258,7 +258,6 @@ async fn gaps_of_every_reason(pool: &PgPool) {
             where c.partition = 0 and c.first_offset > p.first_offset
                 and c.next_offset < p.next_offset and c.next_offset > c.first_offset limit 1;
         delete from driftd.checkpoints where checkpoint_id in (select checkpoint_id from lost);
-        delete from driftd.profile_deltas where checkpoint_id in (select checkpoint_id from lost);
         delete from driftd.rejected_messages r using lost l where r.partition = 0
             and r.message_offset >= l.first_offset and r.message_offset < l.next_offset;
         insert into driftd.gaps (topic, partition, from_offset, to_offset, reason, policy, passed_at)
@@ -298,10 +297,8 @@ async fn the_command_says_so(stage: &Stage) {
     let said = driftd(&["verify", "--config", config, "--limit", "2"]);
     let text = String::from_utf8(said.stdout).unwrap();
     assert_eq!(said.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("\n    ...\n1 of 19 checks do not hold\n"),
-        "{text}"
-    );
+    assert!(text.contains("\n    ...\n"), "{text}");
+    assert!(text.ends_with("\n1 of 19 checks do not hold\n"), "{text}");
     let said = driftd(&["verify", "--config", config, "--output", "json"]);
     assert_eq!(said.status.code(), Some(1));
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
