@@ -7,6 +7,7 @@ pub mod check_config;
 pub mod demo;
 pub mod jobs;
 pub mod migrate;
+pub mod reset_partition;
 pub mod run;
 pub mod verify;
 
@@ -92,6 +93,8 @@ enum Command {
     Jobs(jobs::Args),
     /// Say whether what has to hold in the database holds, and what is wrong.
     Verify(verify::Args),
+    /// Let driftd go on elsewhere in a partition, after a gap or past what cannot be read.
+    ResetPartition(reset_partition::Args),
 }
 
 /// How a command prints its result.
@@ -175,6 +178,10 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Verify(args) => self.global.verify(args).await,
+            Command::ResetPartition(args) => {
+                let settings = self.global.settings()?;
+                reset_partition::run(args, &settings, &pool(&settings).await?).await
+            }
         }
     }
 }

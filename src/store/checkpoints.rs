@@ -119,9 +119,14 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         partitions::note_topic(&mut *transaction, &checkpoint.topic, count).await?;
     }
     gaps::close_windows(&mut transaction, &checkpoint.closed_gaps).await?;
+    let maybe_judged = checkpoint.may_be_behind_the_judge();
+    if maybe_judged {
+        lock_cursors(&mut transaction, checkpoint).await?;
+        reached(Failpoint::CheckpointLocked);
+    }
     // One without a stretch tells only that the partition is idle, or is no more.
     if checkpoint.first_offset < checkpoint.next_offset {
-        insert_stretch(&mut transaction, checkpoint).await?;
+        insert_stretch(&mut transaction, checkpoint, maybe_judged).await?;
     }
     reached(Failpoint::BeforeCheckpointCommit);
     transaction
@@ -133,18 +138,17 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
 }
 
 /// The stretch and what it adds.
-async fn insert_stretch(transaction: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
+async fn insert_stretch(
+    transaction: &mut PgConnection,
+    checkpoint: &Checkpoint,
+    maybe_judged: bool,
+) -> Result<()> {
     let checkpoint_id = insert(transaction, checkpoint).await?;
     reached(Failpoint::CheckpointInserted);
     rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
     reached(Failpoint::CheckpointRejected);
     advance_watermarks(transaction, checkpoint).await?;
     reached(Failpoint::CheckpointWatermarks);
-    let maybe_judged = checkpoint.may_be_behind_the_judge();
-    if maybe_judged {
-        lock_cursors(transaction, checkpoint).await?;
-        reached(Failpoint::CheckpointLocked);
-    }
     advance_cursors(transaction, checkpoint).await?;
     reached(Failpoint::CheckpointLines);
     let waiting = insert_deltas(transaction, checkpoint_id, checkpoint).await?;

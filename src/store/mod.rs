@@ -53,6 +53,9 @@ pub mod jobs;
 /// Messages to send.
 pub mod outbox;
 
+/// What a person decides about a partition.
+pub mod resets;
+
 /// Tables in partitions of time.
 pub mod time_partitions;
 /// What has to hold, whatever happened.

@@ -6,7 +6,7 @@ use driftd::store::partitions;
 use sqlx::PgPool;
 
 use crate::harness::daemon::Daemon;
-use crate::harness::lines::{Lines, Stretch, TOPIC, day, number_of, save, say};
+use crate::harness::lines::{Lines, Stretch, TOPIC, day, number_of, save, say, somebody_waits};
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, hold, is_held_up, mock_topic};
 use crate::harness::traffic::{Dice, START_MS, WINDOW_MS, messages, produce, story};
@@ -282,16 +282,6 @@ async fn late_of(pool: &PgPool, number: i64) -> (i64, i64, i64) {
     let sql = "select rows, late, late_after_idle from driftd.windows where window_start = $1";
     let found = sqlx::query_as(sql).bind(day(number));
     found.fetch_one(pool).await.unwrap()
-}
-
-/// Waits until somebody waits for a row that another transaction has locked.
-async fn somebody_waits(pool: &PgPool) {
-    until("a lock is waited for", async || {
-        let sql = "select exists (select from pg_stat_activity
-            where datname = current_database() and wait_event_type = 'Lock')";
-        sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
-    })
-    .await;
 }
 
 /// The judge has claimed a window while a partition was idle; the partition comes back with a

@@ -21,6 +21,7 @@
 //! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
 //! - `soak`: half an hour of all that; only on demand
 //! - `judging`: which windows are judged, by whom, and what a gap makes of them
+//! - `reset`: a person lets reading go on elsewhere
 //! - `verify`: every invariant, damaged and found
 //! - `check`: files against files, without any server
 //! - `oracle`: the same on 79 pairs of files, against scipy
@@ -56,6 +57,7 @@ mod kafka_faults;
 mod oracle;
 mod postgres_faults;
 mod replicas;
+mod reset;
 mod schedules;
 mod seeds;
 mod soak;

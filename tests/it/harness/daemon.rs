@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::until;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_driftd");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_driftd");
 
 /// Runs a command to its end.
 pub(crate) fn driftd(args: &[&str]) -> Output {

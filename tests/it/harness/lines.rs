@@ -12,6 +12,7 @@ use sqlx::{PgConnection, PgPool};
 
 use super::monitors::streaming;
 use super::postgres::{self, TestDb};
+use super::until;
 
 /// The topic of the harness's monitors.
 pub(crate) const TOPIC: &str = "inputs";
@@ -130,6 +131,9 @@ impl Lines {
             expected_offset,
             first_offset,
             next_offset,
+            generation: 1,
+            partitions: None,
+            closed_gaps: Vec::new(),
             messages: stretch.messages(),
             rejected_messages: stretch.rejected,
             skipped: 0,
@@ -230,4 +234,14 @@ pub(crate) async fn say(connection: &mut PgConnection, claimed: &Claimed) -> i64
         .await
         .unwrap();
     rows
+}
+
+/// Waits until somebody waits for a row that another transaction has locked.
+pub(crate) async fn somebody_waits(pool: &PgPool) {
+    until("a lock is waited for", async || {
+        let sql = "select exists (select from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock')";
+        sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+    })
+    .await;
 }
