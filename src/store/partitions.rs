@@ -25,19 +25,31 @@ pub struct Taken {
     pub max_event_ms: Vec<(i64, i64)>,
 }
 
-/// Notes how many partitions a topic has. A topic never loses partitions, so the greater number
-/// is the newer one.
+/// Notes how many partitions a topic has, by the brokers' word. A topic never loses partitions, so
+/// the greater number is the newer one.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn note_topic(executor: impl PgExecutor<'_>, topic: &str, partitions: i32) -> Result<()> {
+    note(executor, topic, partitions, Some(partitions)).await
+}
+
+/// `all`: there are so many; else there are so many at least, and perhaps more.
+async fn note(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    partitions: i32,
+    all: Option<i32>,
+) -> Result<()> {
     sqlx::query!(
         r#"-- note a topic's partitions
-        insert into driftd.topics as t (topic, partitions, first_partitions) values ($1, $2, $2)
+        insert into driftd.topics as t (topic, partitions, first_partitions) values ($1, $2, $3)
         on conflict (topic) do update
-            set partitions = greatest(t.partitions, excluded.partitions), seen_at = now()"#,
+            set partitions = greatest(t.partitions, excluded.partitions), seen_at = now(),
+                first_partitions = coalesce(t.first_partitions, excluded.first_partitions)"#,
         topic,
         partitions,
+        all,
     )
     .execute(executor)
     .await
@@ -56,7 +68,7 @@ pub async fn take_over(
     owner: &str,
 ) -> Result<Taken> {
     // Windows wait for this partition before anything of it can be read.
-    note_topic(&mut *connection, topic, partition.saturating_add(1)).await?;
+    note(&mut *connection, topic, partition.saturating_add(1), None).await?;
     // A partition that was never read has next_offset -1 until its first checkpoint, so that the
     // fence stands from the first moment.
     let row = sqlx::query!(
