@@ -36,6 +36,10 @@ failpoints! {
     TakenOver = "take_over.done",
     /// Where reading goes on, and whether the log has a gap there, is known to us only.
     BeforeSettle = "start.before_settle",
+    /// Gaps before that are recorded, which says nothing before the commit.
+    GapsRecorded = "start.gaps",
+    /// Where reading goes on is written, and not durable.
+    BeforeSettleCommit = "start.before_commit",
     /// It is stored, and reading has not gone on.
     Settled = "start.settled",
     /// Messages came from Kafka, and none was looked at.

@@ -248,6 +248,7 @@ impl Saver {
             let (place, gaps) = ((topic, partition), &settlement.gaps);
             let record = || gaps::record(&self.pool, place, gaps, "stop", false);
             self.retrying("record gaps", record).await?;
+            reached(Failpoint::Settled);
             return Ok(Reply::Stopped(key));
         }
         let settle = || partitions::settle(&self.pool, settlement);

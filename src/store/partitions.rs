@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::gaps::{self, Gap, OpenGap};
 use super::{Error, Result};
+use crate::failpoint::{Failpoint, reached};
 
 /// What a partition is taken over with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,8 +187,10 @@ pub async fn settle(pool: &PgPool, settlement: &Settlement) -> Result<Option<Vec
         let place = (topic.as_str(), *partition);
         let recorded = gaps::record(&mut *transaction, place, gaps, policy, true).await?;
         gaps::open_windows(&mut *transaction, &recorded, &settlement.from_starts).await?;
+        reached(Failpoint::GapsRecorded);
     }
     let open = gaps::open(&mut *transaction, topic, *partition).await?;
+    reached(Failpoint::BeforeSettleCommit);
     transaction
         .commit()
         .await

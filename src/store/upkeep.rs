@@ -177,8 +177,8 @@ async fn drop_month(
         return Ok(());
     }
     let mut transaction = begin(pool).await?;
+    // From here on no judge writes there: what one has written meanwhile is seen by the second look.
     if tables.contains(&"windows") {
-        // From here on no judge writes: what one has written meanwhile is seen by the second look.
         sqlx::query!(
             r#"-- nobody writes windows
             lock table driftd.windows in access exclusive mode"#
@@ -186,9 +186,19 @@ async fn drop_month(
         .execute(&mut *transaction)
         .await
         .map_err(Error::doing("lock windows"))?;
-        if is_judged_since(&mut *transaction, month, judged_before).await? {
-            return Ok(());
-        }
+    } else {
+        sqlx::query!(
+            r#"-- nobody writes profiles
+            lock table driftd.window_profiles in access exclusive mode"#
+        )
+        .execute(&mut *transaction)
+        .await
+        .map_err(Error::doing("lock profiles"))?;
+    }
+    if is_judged_since(&mut *transaction, month, judged_before).await? {
+        return Ok(());
+    }
+    if tables.contains(&"windows") {
         delete_profiles_of(&mut transaction, month).await?;
     }
     let suffix = month

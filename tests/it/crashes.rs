@@ -30,6 +30,10 @@ const ABORTED: i32 = 6;
 /// How long a process may take to its end, or to the end of the log.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// This needs a log that begins behind what was read, which the embedded broker does not have:
+/// `gaps::dying_at_a_gap_records_it_once` ends there.
+const OF_GAPS: Failpoint = Failpoint::GapsRecorded;
+
 /// A log, and what has to come of it.
 struct Case {
     watches: &'static [Watch],
@@ -257,7 +261,8 @@ async fn whatever_it_dies_of_the_rows_are_the_same() {
         Case::new(SEED, &[CREDIT]).await,
         Case::new(SEED + 1, &[CREDIT, HOPPING]).await,
     ];
-    let points: Vec<Failpoint> = Failpoint::ALL.to_vec();
+    let mut points = Failpoint::ALL.to_vec();
+    points.retain(|point| *point != OF_GAPS);
     let only = std::env::var_os("DRIFTD_SCHEDULE");
     let only: Option<u64> = only.map(|only| only.to_str().unwrap().parse().unwrap());
     let (cases, slots) = (Arc::new(cases), Arc::new(Semaphore::new(AT_ONCE)));

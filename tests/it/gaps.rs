@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
+#[cfg(feature = "failpoints")]
+use crate::harness::oracle::check_invariants;
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, fresh_topic, mock_topic};
 use crate::harness::traffic::{
@@ -184,6 +186,51 @@ async fn what_retention_took_while_nobody_read_is_recorded() {
     let behind = second.iter().filter(|r| r.partition == 0).nth(40).unwrap();
     assert_eq!(suspects(&stage, 0).await, (open, first_whole(behind)));
     assert!(compare(&stage, &whole).await > 0);
+}
+
+/// Whether it waits for a person there or goes on, the gap is one row, and what follows it the same.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn dying_at_a_gap_records_it_once() {
+    use driftd::failpoint::Failpoint::{BeforeSettle, BeforeSettleCommit, GapsRecorded, Settled};
+    let Some(kafka) = Kafka::start_or_skip("gaps::dying_at_a_gap_records_it_once") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    let (first, second) = two_parts(SEED + 9, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    produce(&knobs.brokers, &knobs.topic, &second);
+    let (from, to) = (count(&first, 0), count(&first, 0) + 40);
+    kafka.delete_records(&knobs.topic, 0, to).await;
+
+    for point in [BeforeSettle, Settled] {
+        die_at(&stage, &knobs, "stop", point).await;
+    }
+    go_on_at_gaps(&stage);
+    for point in [GapsRecorded, BeforeSettleCommit, Settled] {
+        die_at(&stage, &knobs, "continue", point).await;
+    }
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len() + second.len() - 40).await;
+    let whole = Reference::of(&[first, second].concat(), &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(gaps(&stage).await, [gap(0, 1, from, Some(to), "retention")]);
+    assert!(compare(&stage, &whole).await > 0);
+    check_invariants(&stage).await;
+}
+
+#[cfg(feature = "failpoints")]
+async fn die_at(stage: &Stage, knobs: &Knobs, policy: &str, point: driftd::failpoint::Failpoint) {
+    let group = format!("{}-{policy}-{}", knobs.topic, point.name());
+    let armed = format!("{}=return", point.name());
+    let mut daemon = Daemon::start_armed(&stage.config, &group, &armed);
+    daemon.ended().await;
+    let (log, place) = (daemon.log(), format!("ended at failpoint {}", point.name()));
+    assert!(log.contains(&place), "{log}");
 }
 
 #[tokio::test]

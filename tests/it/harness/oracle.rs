@@ -3,6 +3,7 @@
 //! does not know the log.
 
 use chrono::{DateTime, Utc};
+use driftd::store::verify;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -354,7 +355,7 @@ const INVARIANTS: [(&str, &str); 9] = [
     ),
 ];
 
-/// What holds of every log and after every fault.
+/// What holds of every log and after every fault: by these lines, and by what `driftd verify` asks.
 pub(crate) async fn check_invariants(stage: &Stage) {
     for (what, sql) in INVARIANTS {
         let broken: Vec<String> = sqlx::query_scalar(sql)
@@ -362,6 +363,13 @@ pub(crate) async fn check_invariants(stage: &Stage) {
             .await
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(broken.is_empty(), "{what}, but:\n{}", broken.join("\n"));
+    }
+    for finding in verify::all(&stage.db.pool, 10).await.unwrap() {
+        assert_eq!(
+            finding.found, 0,
+            "{}, but:\n{:#?}",
+            finding.holds, finding.rows
+        );
     }
 }
 
