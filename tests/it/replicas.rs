@@ -6,29 +6,30 @@ use std::time::{Duration, Instant};
 
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
-use crate::harness::oracle::{assert_same, check};
-use crate::harness::reference::Reference;
+use crate::harness::oracle::{assert_same, check, check_all};
+use crate::harness::reference::{CREDIT, HOPPING, Reference, Watch};
 use crate::harness::stage::{BY_BROKERS, CLASSIC, Stage, hold, kafka_topic};
-use crate::harness::traffic::{Dice, Record, messages_over, produce, steady, story};
+use crate::harness::traffic::{Dice, Record, WINDOW_MS, messages_over, produce, steady, story};
 use crate::harness::until;
 
 const SEED: u64 = 16;
 const PARTITIONS: i32 = 16;
 
-/// As many monitors, each a line of windows, as the largest group here has replicas.
-const MONITORS: [&str; 4] = ["credit", "credit-2", "credit-3", "credit-4"];
-
-/// Adds monitors that are like the first one, but ask for no retraining.
-fn add_monitors(stage: &Stage) {
-    let settings = std::fs::read_to_string(&stage.config).unwrap();
-    let (_, first) = settings.split_once("[[monitors]]").unwrap();
-    let more = MONITORS[1..].iter().map(|name| {
-        let named = first.replacen("name = \"credit\"", &format!("name = \"{name}\""), 1);
-        format!("[[monitors]]{named}on_drift = false\n")
-    });
-    let all = more.fold(settings.clone(), |all, one| all + &one);
-    std::fs::write(&stage.config, all).unwrap();
-}
+/// As many lines of windows as the largest group here has replicas.
+const WATCHES: [Watch; 4] = [
+    CREDIT,
+    HOPPING,
+    Watch {
+        name: "credit-double",
+        size_ms: 2 * WINDOW_MS,
+        every_ms: 2 * WINDOW_MS,
+    },
+    Watch {
+        name: "credit-triple",
+        size_ms: 3 * WINDOW_MS,
+        every_ms: 3 * WINDOW_MS,
+    },
+];
 
 /// Waits until each of so many replicas has a partition, and nobody else has any.
 async fn shared_out(stage: &Stage, replicas: usize) {
@@ -49,21 +50,14 @@ async fn saved(stage: &Stage) -> i64 {
     stage.count(sql).await
 }
 
-/// Every monitor has the windows of the reference.
-async fn check_each(stage: &Stage, reference: &Reference) {
-    let expected = reference.windows.iter();
-    let expected: Vec<(i64, i64, i64, String)> = expected
-        .map(|w| (w.start_ms, w.rows, w.late, w.verdict.to_owned()))
-        .collect();
-    for monitor in MONITORS {
-        let sql =
-            "select (extract(epoch from window_start) * 1000)::bigint, rows, late, verdict::text
-            from driftd.windows join driftd.monitors using (monitor_id)
-            where monitor = $1 order by window_start";
-        let found = sqlx::query_as(sql).bind(monitor);
-        let found: Vec<(i64, i64, i64, String)> = found.fetch_all(&stage.db.pool).await.unwrap();
-        assert_eq!(found, expected, "{monitor}");
-    }
+fn references(log: &[Record], stage: &Stage) -> Vec<Reference> {
+    let of = |watch| Reference::of_watch(watch, log, &stage.baseline_csv);
+    WATCHES.iter().map(of).collect()
+}
+
+async fn all_judged(stage: &Stage, references: &[Reference]) {
+    let windows = references.iter().map(|reference| reference.windows.len());
+    stage.judged(windows.sum()).await;
 }
 
 // --- the halves are shared -----------------------------------------------------------------------
@@ -71,9 +65,9 @@ async fn check_each(stage: &Stage, reference: &Reference) {
 /// What so many replicas make of a log: each of them reads some of it and judges some of it. The
 /// last partition has one message, with which all windows become ripe at once.
 async fn results_of(kafka: &Kafka, replicas: usize, log: &[Record]) -> Vec<String> {
-    let knobs = kafka_topic(kafka, PARTITIONS).await;
+    let mut knobs = kafka_topic(kafka, PARTITIONS).await;
+    knobs.watches = &WATCHES;
     let stage = Stage::set(&knobs).await;
-    add_monitors(&stage);
     // A replica then judges one window at a time, so that one cannot have all lines in hand.
     stage.rewrite("max_connections = 6", "max_connections = 3");
     let mut daemons: Vec<Daemon> = (0..replicas)
@@ -88,14 +82,15 @@ async fn results_of(kafka: &Kafka, replicas: usize, log: &[Record]) -> Vec<Strin
     produce(&knobs.brokers, &knobs.topic, last);
     until("each replica has a window in hand", async || {
         let sql = "select count(*) from pg_locks
-            where not granted and relation = 'driftd.window_profiles'::regclass";
+            where not granted and mode = 'RowExclusiveLock'
+                and relation = 'driftd.window_profiles'::regclass";
         stage.count(sql).await == i64::try_from(replicas).unwrap()
     })
     .await;
     lock.rollback().await.unwrap();
     stage.saved(log.len()).await;
-    let reference = Reference::of(log, &stage.baseline_csv);
-    stage.judged(MONITORS.len() * reference.windows.len()).await;
+    let references = references(log, &stage);
+    all_judged(&stage, &references).await;
 
     for daemon in &mut daemons {
         for metric in ["driftd_checkpoints_total", "driftd_windows_judged_total"] {
@@ -103,10 +98,8 @@ async fn results_of(kafka: &Kafka, replicas: usize, log: &[Record]) -> Vec<Strin
         }
         assert!(daemon.terminate().await.success(), "{}", daemon.log());
     }
-    check_each(&stage, &reference).await;
-    let mut results = stage.results().await;
-    results.sort(); // the monitors of one window come in any order
-    results
+    check_all(&stage, &references.iter().collect::<Vec<_>>()).await;
+    stage.results().await
 }
 
 #[tokio::test]

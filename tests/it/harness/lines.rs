@@ -145,9 +145,6 @@ impl Lines {
             deltas: windows.into_iter().map(delta).collect(),
             idle_since: stretch.is_idle.then(|| day(0)),
             was_idle: stretch.was_idle,
-            generation: 1,
-            partitions: None,
-            closed_gaps: Vec::new(),
         }
     }
 
