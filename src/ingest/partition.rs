@@ -224,11 +224,12 @@ impl Partition {
 
     /// Whether so much was read that a look at it should not wait.
     pub fn is_full(&self, checkpoint: &Checkpoint, limits: &Limits) -> bool {
-        let bytes = self.freeable() as u64;
-        match self.saving {
-            true => bytes >= limits.max_held_bytes as u64,
-            false => bytes >= checkpoint.max_bytes,
-        }
+        let most = limits.max_held_bytes as u64;
+        let enough = match self.saving {
+            true => most,
+            false => most.min(checkpoint.max_bytes),
+        };
+        self.freeable() as u64 >= enough
     }
 
     /// The stretch that was on its way is durable, or will not be.

@@ -59,3 +59,34 @@ fn the_table_of_tests_is_that_of_the_settings() {
         assert_eq!(row[5] == "yes", decides, "{test}");
     }
 }
+
+/// `docs/reliability.md` proves each line by tests: those it names are there.
+#[test]
+fn every_test_that_reliability_names_exists() {
+    let text = include_str!("../../docs/reliability.md");
+    let names = text.split('`').skip(1).step_by(2);
+    let tests: Vec<&str> = names.filter(|name| is_test_name(name)).collect();
+    assert!(tests.len() > 40, "only {} tests are named", tests.len());
+    for name in tests {
+        let (place, test) = name.rsplit_once("::").unwrap();
+        let path = place.replace("::", "/");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let files = [
+            format!("tests/it/{path}.rs"),
+            format!("src/{path}.rs"),
+            format!("src/{path}/mod.rs"),
+            format!("src/{path}/tests.rs"),
+        ];
+        let found = files.iter().any(|file| {
+            std::fs::read_to_string(root.join(file))
+                .is_ok_and(|source| source.contains(&format!("fn {test}(")))
+        });
+        assert!(found, "there is no test {name}");
+    }
+}
+
+/// `module::test`, as opposed to a type or an SQL name.
+fn is_test_name(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':';
+    name.contains("::") && name.chars().all(word)
+}
