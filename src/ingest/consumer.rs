@@ -214,10 +214,12 @@ pub fn without_group(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
 
 /// Whether a property is for members of a group.
 fn is_of_a_member(name: &str) -> bool {
-    const OTHERS: [&str; 3] = [
+    // max.poll.interval.ms too: the client refuses one below the session timeout, which it has not.
+    const OTHERS: [&str; 4] = [
         "partition.assignment.strategy",
         "session.timeout.ms",
         "heartbeat.interval.ms",
+        "max.poll.interval.ms",
     ];
     name.starts_with("group.") || OTHERS.contains(&name)
 }

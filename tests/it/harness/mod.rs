@@ -38,7 +38,7 @@ pub(crate) mod daemon;
 pub(crate) mod stage;
 
 /// How long a test waits for what has to come. Generous: it is there to end a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until a condition holds.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
