@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use driftd::clock::Clock;
 use driftd::embedded::postgres::{Options, Postgres};
 use driftd::profile::{Profile, encoding};
 use driftd::settings::{Retention, environment};
@@ -30,7 +31,6 @@ const MONITORS: i64 = 1000;
 const PARTITIONS: i32 = 16;
 /// Simulated.
 const HOURS: i64 = 24;
-const ROUNDS_AN_HOUR: i64 = 1;
 const WINDOW_DAYS: i64 = 10;
 /// Rows that a checkpoint adds to a window of a monitor.
 const ROWS: usize = 5;
@@ -88,21 +88,18 @@ async fn age(server: &Postgres) -> anyhow::Result<()> {
         "| hour | deltas waiting | deltas | checkpoints | rejected | history | updated in place | dead rows there | all | time partitions |"
     );
     println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    let started = Utc::now() - chrono::Duration::hours(HOURS + 1);
+    let started = Clock::System.now() - chrono::Duration::hours(HOURS + 1);
     let mut spent = Spent::default();
     let mut sizes = Vec::new();
-    for round in 0..HOURS * ROUNDS_AN_HOUR {
-        let now = started + chrono::Duration::minutes(60 / ROUNDS_AN_HOUR * round);
+    for hour in 0..HOURS {
+        let now = started + chrono::Duration::hours(hour);
         set_time(&pool, now).await?;
         upkeep::tick(&pool, retention(), now).await;
-        let window = round / ROUNDS_AN_HOUR;
         spent
-            .add(&pool, checkpoints(&pool, round, window, &delta))
+            .add(&pool, checkpoints(&pool, hour, hour, &delta))
             .await?;
-        if (round + 1) % ROUNDS_AN_HOUR == 0 {
-            judge_all(&pool, window).await?;
-            sizes.push(line(&pool, window + 1).await?);
-        }
+        judge_all(&pool, hour).await?;
+        sizes.push(line(&pool, hour + 1).await?);
     }
     spent.tell(encode_ns);
     let most = |sizes: &[f64]| sizes.iter().copied().fold(0.0, f64::max);
@@ -263,7 +260,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         state: json!({}),
     };
     let deltas = windows::deltas(&mut transaction, &claimed).await?;
-    let expected = usize::try_from(i64::from(PARTITIONS) * ROUNDS_AN_HOUR)?;
+    let expected = usize::try_from(PARTITIONS)?;
     anyhow::ensure!(deltas.len() == expected, "{} deltas", deltas.len());
     let judged = Window {
         monitor_id,
@@ -356,7 +353,7 @@ impl Spent {
     }
 
     fn tell(&self, encode_ns: f64) {
-        let checkpoints = (HOURS * ROUNDS_AN_HOUR * i64::from(PARTITIONS)) as f64;
+        let checkpoints = (HOURS * i64::from(PARTITIONS)) as f64;
         let monitors = checkpoints * MONITORS as f64;
         println!("\n| what a checkpoint costs | CPU ms | CPU us per monitor |");
         println!("|---|---:|---:|");

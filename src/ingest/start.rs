@@ -163,10 +163,10 @@ mod tests {
         }
     }
 
-    fn goes_on(
-        stored: &Stored,
-        topic_id: Option<&str>,
-    ) -> (i64, i64, Vec<(i64, i64, Option<i64>)>) {
+    /// Generation, first offset, end.
+    type Missed = (i64, i64, Option<i64>);
+
+    fn goes_on(stored: &Stored, topic_id: Option<&str>) -> (i64, i64, Vec<Missed>) {
         let start = stored.start(topic_id, &LOG, StartAt::Latest);
         let missing = start.missing.iter();
         let missing = missing.map(|one| (one.generation, one.from_offset, one.to_offset));

@@ -75,6 +75,32 @@ async fn read_to(stage: &Stage, partition: i32, offset: i64) {
     .await;
 }
 
+/// What is not asked for clearly, or cannot be, changes nothing.
+async fn check_refusals(stage: &Stage, topic: &str) {
+    let pool = &stage.db.pool;
+    let before = stored(pool, 0).await;
+    // Without a person to ask, and where a person says no, nothing happens.
+    let refused = reset(stage, topic, &["--to", "latest"]);
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{why}");
+    assert!(why.contains("--yes"), "{why}");
+    let declined = reset_on_a_terminal(stage, topic, "n\n");
+    let text = String::from_utf8(declined.stdout).unwrap();
+    assert_eq!(declined.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("Go on? [y/N]") && text.contains("nothing was changed"),
+        "{text}"
+    );
+    assert_eq!(stored(pool, 0).await, before);
+
+    // Backwards or beyond the end is refused.
+    for (to, code) in [("earliest", 2), ("3", 2), ("99999", 2), ("last", 2)] {
+        let refused = reset(stage, topic, &["--to", to, "--yes"]);
+        assert_eq!(refused.status.code(), Some(code), "{to}: {refused:?}");
+    }
+    assert_eq!((stored(pool, 0).await, gaps(pool).await), (before, vec![]));
+}
+
 /// What was produced while driftd stood still is passed over; what comes after it is read.
 #[tokio::test]
 async fn a_partition_goes_on_at_the_end_and_its_windows_are_incomplete() {
@@ -93,26 +119,7 @@ async fn a_partition_goes_on_at_the_end_and_its_windows_are_incomplete() {
     let (read, end) = (of_partition(&log[..third], 0), of_partition(&log[..two], 0));
     assert_eq!(before.0, read);
 
-    // Without a person to ask, and where a person says no, nothing happens.
-    let refused = reset(&stage, &topic, &["--to", "latest"]);
-    let why = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(refused.status.code(), Some(2), "{why}");
-    assert!(why.contains("--yes"), "{why}");
-    let declined = reset_on_a_terminal(&stage, &topic, "n\n");
-    let text = String::from_utf8(declined.stdout).unwrap();
-    assert_eq!(declined.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("Go on? [y/N]") && text.contains("nothing was changed"),
-        "{text}"
-    );
-    assert_eq!(stored(pool, 0).await, before);
-
-    // Backwards or beyond the end is refused.
-    for (to, code) in [("earliest", 2), ("3", 2), ("99999", 2), ("last", 2)] {
-        let refused = reset(&stage, &topic, &["--to", to, "--yes"]);
-        assert_eq!(refused.status.code(), Some(code), "{to}: {refused:?}");
-    }
-    assert_eq!((stored(pool, 0).await, gaps(pool).await), (before, vec![]));
+    check_refusals(&stage, &topic).await;
 
     let done = reset_on_a_terminal(&stage, &topic, "y\n");
     let text = String::from_utf8(done.stdout).unwrap();

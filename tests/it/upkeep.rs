@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use driftd::clock::Clock;
 use driftd::settings::Retention;
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
 use driftd::store::windows::{self, Claimed};
@@ -511,7 +512,7 @@ async fn nothing_is_dropped_early_by_a_clock_that_runs_ahead() {
     let mut log = Log::begin(&db.pool, "m").await;
     log.save("1", 10, 1, 0).await;
     log.judge(10, 10).await;
-    tick(&db.pool, Utc::now() + chrono::Duration::days(4000)).await;
+    tick(&db.pool, Clock::System.now() + chrono::Duration::days(4000)).await;
     assert_eq!(rows_in(&db.pool, "checkpoints").await, 1);
     assert_eq!(history(&db.pool).await, [1, 1, 1]);
 }
