@@ -88,7 +88,7 @@ declare! {
     counter coerced_values(monitor, kind) "driftd_coerced_values_total"
         "Values that were not of the kind that the baseline has, such as numbers in quotes.";
     counter capped(monitor, cap) "driftd_capped_total"
-        "How often one of the limits was met, by its name in [limits]: messages and labels that went beyond it, \
+        "How often one of the limits was met, by its name in the section limits: messages and labels that went beyond it, \
          rows of model versions without a baseline (versions), stretches of windows with more unseen labels \
          than are kept by name (unseen_levels).";
     gauge consumer_lag_records(topic, partition) "driftd_consumer_lag_records"
