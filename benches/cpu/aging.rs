@@ -255,6 +255,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         version: "1".into(),
         window_start: start_of(window),
         next_start: start_of(window),
+        is_first: false,
         silence: 0,
         incomplete: false,
         state: json!({}),
@@ -316,7 +317,7 @@ async fn line(pool: &PgPool, hour: i64) -> anyhow::Result<f64> {
     ];
     let in_place = ["partition_progress", "watermarks", "window_cursors"];
     let counts = "select (select count(*) from driftd.profile_deltas d join driftd.window_cursors c
-            using (monitor_id, version, segment) where d.window_start >= c.next_start),
+            using (monitor_id, version, segment) where c.judged = 0 or d.window_start >= c.next_start),
         (select count(*) from driftd.time_partitions)";
     let (waiting, partitions): (i64, i64) = sqlx::query_as(counts).fetch_one(pool).await?;
     println!(

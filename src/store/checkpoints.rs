@@ -275,14 +275,15 @@ async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) ->
     Ok(())
 }
 
-/// Starts the lines of windows that are new, and tells them how far rows reach. Most checkpoints
+/// Starts the lines of windows that are new, and tells them how far rows that count reach. Most checkpoints
 /// change nothing here; those leave the line alone before `on conflict` would lock it, or they would
 /// wait for the judge and for each other.
 async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let counted = || checkpoint.deltas.iter().filter(|delta| delta.rows > 0);
-    let monitors: Vec<i64> = counted().map(|delta| delta.monitor_id).collect();
-    let versions: Vec<String> = counted().map(|delta| delta.version.clone()).collect();
-    let starts: Vec<DateTime<Utc>> = counted().map(|delta| delta.window_start).collect();
+    let deltas = &checkpoint.deltas;
+    let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
+    let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
+    let counted = |delta: &Delta| (delta.rows > 0).then_some(delta.window_start);
+    let starts: Vec<Option<DateTime<Utc>>> = deltas.iter().map(counted).collect();
     sqlx::query!(
         r#"-- advance lines of windows
         with lines as (
@@ -294,17 +295,19 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
         select m, v, first, last from lines
         where not exists (select from driftd.window_cursors c
             where c.monitor_id = m and c.version = v and c.segment = 'all'
-                and c.last_start >= last and (c.judged > 0 or c.next_start <= first))
+                and (last is null
+                    or (c.last_start >= last and (c.judged > 0 or c.next_start <= first))))
         order by m, v
         on conflict (monitor_id, version, segment) do update
             set next_start = case when c.judged = 0
                     then least(c.next_start, excluded.next_start) else c.next_start end,
                 last_start = greatest(c.last_start, excluded.last_start)
-            where c.last_start < excluded.last_start
-                or (c.judged = 0 and excluded.next_start < c.next_start)"#,
+            where excluded.last_start is not null
+                and (c.last_start is null or c.last_start < excluded.last_start
+                    or (c.judged = 0 and excluded.next_start < c.next_start))"#,
         &monitors,
         &versions,
-        &starts,
+        &starts as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await
@@ -313,7 +316,8 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
 }
 
 /// What waits for the judge; answers how many deltas do. Rows for windows that their line has passed
-/// do not, nor late rows of a version without a line: [`count_late`] counts them.
+/// do not: [`count_late`] counts them. A line that has judged nothing has passed nothing, since its
+/// first window may still turn out to be an earlier one.
 async fn insert_deltas(
     connection: &mut PgConnection,
     checkpoint_id: i64,
@@ -337,7 +341,7 @@ async fn insert_deltas(
         from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[],
                 $7::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, f, n, d)
             join driftd.window_cursors c on c.monitor_id = m and c.version = v and c.segment = 'all'
-                and c.next_start <= s"#,
+                and (c.judged = 0 or c.next_start <= s)"#,
         checkpoint_id,
         &monitors,
         &versions,
@@ -374,9 +378,9 @@ async fn count_late(connection: &mut PgConnection, checkpoint: &Checkpoint) -> R
             select m, v, s, l, r
             from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[])
                     as u (m, v, s, l, r)
-                left join driftd.window_cursors c
+                join driftd.window_cursors c
                     on c.monitor_id = m and c.version = v and c.segment = 'all'
-            where c.next_start is null or s < c.next_start
+            where c.judged > 0 and s < c.next_start
         ), counted as (
             update driftd.windows w
             set late = w.late + p.l, late_after_idle = w.late_after_idle + p.r

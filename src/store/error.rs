@@ -137,7 +137,9 @@ impl Error {
             | sqlx::Error::Protocol(_)
             | sqlx::Error::BeginFailed
             | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_transient_state(&code)),
+            sqlx::Error::Database(e) => {
+                e.code().is_some_and(|code| is_transient_state(&code)) || meets_new_partition(&**e)
+            }
             _ => false,
         }
     }
@@ -156,6 +158,12 @@ fn with_hint(error: &dyn sqlx::error::DatabaseError) -> String {
         Some(hint) => format!("{}; {hint}", error.message()),
         None => error.message().to_owned(),
     }
+}
+
+/// A row was on its way to the default partition while upkeep attached the one that it belongs to:
+/// 23514 without the name of a constraint. The next attempt finds the new partition.
+fn meets_new_partition(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().as_deref() == Some("23514") && error.constraint().is_none()
 }
 
 /// Classes 08 (connection), 40 (rollback: serialisation, deadlock), 53 (resources, a full disk among

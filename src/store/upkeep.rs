@@ -75,7 +75,8 @@ async fn is_waiting(executor: impl PgExecutor<'_>, old: &TimePartition) -> Resul
         select exists (select from driftd.window_cursors c
             cross join lateral (select from driftd.profile_deltas d
                 where d.monitor_id = c.monitor_id and d.version = c.version
-                    and d.segment = c.segment and d.window_start >= c.next_start
+                    and d.segment = c.segment
+                    and d.window_start >= case when c.judged > 0 then c.next_start else '-infinity' end
                     and d.saved_at >= $1 and d.saved_at < $2
                 limit 1) waiting) as "waits!""#,
         old.from_time,
@@ -97,7 +98,8 @@ async fn carry_over(pool: &PgPool, old: &TimePartition) -> Result<u64> {
             from driftd.profile_deltas d
                 join driftd.window_cursors c using (monitor_id, version, segment)
                 join driftd.monitors m using (monitor_id)
-            where d.saved_at >= $1 and d.saved_at < $2 and d.window_start >= c.next_start
+            where d.saved_at >= $1 and d.saved_at < $2
+                and (c.judged = 0 or d.window_start >= c.next_start)
                 and not exists (select from driftd.monitors newer
                     where newer.monitor = m.monitor and newer.revision > m.revision)
             limit $3
@@ -133,7 +135,7 @@ async fn delete_passed_deltas(pool: &PgPool) -> Result<()> {
             delete from driftd.profile_deltas_default where ctid = any (array(
                 select d.ctid from driftd.profile_deltas_default d
                     left join driftd.window_cursors c using (monitor_id, version, segment)
-                where c.next_start is null or d.window_start < c.next_start
+                where c.judged is null or (c.judged > 0 and d.window_start < c.next_start)
                 limit $1))"#,
             BATCH,
         )

@@ -36,6 +36,8 @@ pub struct Claimed {
     /// The window after the one judged before; an earlier one than this where a silence is stepped
     /// over.
     pub next_start: DateTime<Utc>,
+    /// Its line has judged no window yet.
+    pub is_first: bool,
     /// Empty windows judged since the last one with rows.
     pub silence: i32,
     /// A gap in the log touches it: rows may be missing.
@@ -186,7 +188,8 @@ async fn lock_ripe(
     sqlx::query_as!(
         Claimed,
         r#"-- claim a ripe window
-        select c.monitor_id, c.version, s.start as "window_start!", c.next_start, c.silence,
+        select c.monitor_id, c.version, s.start as "window_start!", c.next_start as "next_start!",
+            c.judged = 0 as "is_first!", c.silence,
             exists (select from driftd.gap_windows g
                 where g.monitor_id = c.monitor_id and g.from_start <= s.start
                     and (g.until_start is null or s.start < g.until_start)) as "incomplete!",
@@ -420,26 +423,27 @@ async fn insert_profile(
 }
 
 /// Keeps count of late rows of windows that are stepped over: those before the claimed one that
-/// nobody will judge any more.
+/// nobody will judge any more. Before a line's first window those are all.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn count_stepped_over(connection: &mut PgConnection, claimed: &Claimed) -> Result<()> {
-    if claimed.next_start >= claimed.window_start {
+    if claimed.next_start >= claimed.window_start && !claimed.is_first {
         return Ok(());
     }
     sqlx::query!(
         r#"-- count late rows of windows that are stepped over
         insert into driftd.rows_without_window as o (monitor_id, version, late)
         select $1::bigint, $2::text, sum(late) from driftd.profile_deltas
-        where monitor_id = $1 and version = $2 and segment = 'all' and window_start >= $3
-            and window_start < $4
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start < $4
+            and ($5 or window_start >= $3)
         having sum(late) > 0
         on conflict (monitor_id, version, segment) do update set late = o.late + excluded.late"#,
         claimed.monitor_id,
         claimed.version,
         claimed.next_start,
         claimed.window_start,
+        claimed.is_first,
     )
     .execute(connection)
     .await

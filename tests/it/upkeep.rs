@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use driftd::clock::Clock;
 use driftd::settings::Retention;
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
+use driftd::store::rejected::Rejected;
 use driftd::store::windows::{self, Claimed};
 use driftd::store::{self, monitors, partitions, time_partitions, upkeep};
 use serde_json::json;
@@ -209,6 +210,7 @@ fn claimed(monitor_id: i64, next: i64, window: i64) -> Claimed {
         version: "1".into(),
         window_start: day(window),
         next_start: day(next),
+        is_first: false,
         silence: 0,
         incomplete: false,
         state: json!({}),
@@ -218,11 +220,16 @@ fn claimed(monitor_id: i64, next: i64, window: i64) -> Claimed {
 async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store::Result<()> {
     let mut transaction = pool.begin().await?;
     let claimed = claimed(monitor_id, next, window);
-    let lock = "select from driftd.window_cursors where monitor_id = $1 for update";
-    sqlx::query(lock)
+    let lock = "select judged = 0 from driftd.window_cursors
+        where monitor_id = $1 and version = '1' for update";
+    let is_first: bool = sqlx::query_scalar(lock)
         .bind(monitor_id)
-        .execute(&mut *transaction)
+        .fetch_one(&mut *transaction)
         .await?;
+    let claimed = Claimed {
+        is_first,
+        ..claimed
+    };
     let deltas = windows::deltas(&mut transaction, &claimed).await?;
     let judged = windows::Window {
         monitor_id,
@@ -278,14 +285,89 @@ async fn late_rows_are_counted_once_wherever_their_window_is() {
     log.save("1", 12, 0, 4).await; // of one that will be stepped over
     log.save("1", 14, 0, 8).await; // of one that waits
     log.save("2", 14, 0, 16).await; // of a version without a line
-    assert_eq!(counted(&db.pool).await, [5, 1, 18, 10, 12]);
+    assert_eq!(counted(&db.pool).await, [5, 1, 2, 10, 28]);
     log.judge(11, 11).await;
-    assert_eq!(counted(&db.pool).await, [10, 1, 18, 5, 12]);
+    assert_eq!(counted(&db.pool).await, [10, 1, 2, 5, 28]);
     log.judge(12, 14).await;
-    assert_eq!(counted(&db.pool).await, [15, 9, 22, 0, 0]);
+    assert_eq!(counted(&db.pool).await, [15, 9, 6, 0, 16]);
     log.save("1", 12, 0, 32).await; // of one that was stepped over
-    assert_eq!(counted(&db.pool).await, [15, 9, 54, 0, 0]);
-    assert_eq!(log.offset, 15 + 9 + 54, "every row is in one place");
+    assert_eq!(counted(&db.pool).await, [15, 9, 38, 0, 16]);
+    assert_eq!(log.offset, 15 + 9 + 38 + 16, "every row is in one place");
+}
+
+/// Where a line begins is known when its first window is judged: a partition that is read later may
+/// bring earlier rows. Late rows are counted where their window is, whichever was saved first.
+#[tokio::test]
+async fn late_rows_of_first_windows_are_counted_on_them_in_any_order() {
+    let db = postgres::fresh().await;
+    let time = Time::take(&db.pool).await;
+    let mut log = Log::begin(&db.pool, "m").await;
+    tick(&db.pool, time.ago(30).await).await;
+    log.save("1", 10, 0, 1).await; // before there is a line
+    log.save("1", 9, 0, 2).await; // before its first window, as it will turn out
+    assert_eq!(counted(&db.pool).await, [0, 0, 0, 0, 3]);
+    log.save("1", 12, 5, 0).await;
+    log.save("1", 11, 0, 4).await; // before the first window so far
+    log.save("1", 10, 5, 0).await; // the line begins earlier
+    assert_eq!(counted(&db.pool).await, [0, 0, 0, 10, 7]);
+    tick(&db.pool, time.ago(0).await).await; // what waits for long is carried over
+    assert_eq!(counted(&db.pool).await, [0, 0, 0, 10, 7]);
+    log.judge(10, 10).await;
+    assert_eq!(counted(&db.pool).await, [5, 1, 2, 5, 4]);
+    log.judge(11, 11).await;
+    log.judge(12, 12).await;
+    assert_eq!(counted(&db.pool).await, [10, 5, 2, 0, 0]);
+}
+
+/// Upkeep attaches the partition of a row that is on its way to the default one: Postgres refuses the
+/// row, and the next attempt finds the partition.
+#[tokio::test]
+async fn a_row_that_meets_a_new_partition_is_tried_again() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    run(
+        pool,
+        "select driftd.drop_partition(partition) from driftd.time_partitions
+        where table_name = 'rejected_messages' and until_time is not null",
+    )
+    .await;
+    let rejected = || {
+        let rejected = Rejected {
+            topic: "t".into(),
+            partition: 0,
+            generation: 1,
+            offset: 7,
+            monitor: String::new(),
+            reason: "unparsable".into(),
+            detail: String::new(),
+            digest: vec![0],
+            payload_bytes: 3,
+            payload: None,
+        };
+        async move { store::rejected::insert(pool, &[rejected]).await }
+    };
+    let mut making = pool.begin().await.unwrap();
+    let make = "select driftd.make_partition('rejected_messages', now())";
+    let made: bool = sqlx::query_scalar(make)
+        .fetch_one(&mut *making)
+        .await
+        .unwrap();
+    assert!(made);
+    let commit = async {
+        until("the row waits for the partition", async || {
+            let waits = "select count(*)::text from pg_stat_activity
+                where wait_event_type = 'Lock' and query like '%keep rejected messages%'
+                    and datname = current_database()";
+            text(pool, waits).await == "1"
+        })
+        .await;
+        making.commit().await.unwrap();
+    };
+    let (first, ()) = tokio::join!(rejected(), commit);
+    let error = first.unwrap_err();
+    assert!(error.is_transient(), "{}", error.chain());
+    assert_eq!(rejected().await.unwrap(), 1);
+    assert_eq!(rows_in(pool, "rejected_messages_default").await, 0);
 }
 
 // --- what becomes of old rows ----------------------------------------------------------------------

@@ -25,8 +25,8 @@ pub(super) async fn deltas(executor: impl PgExecutor<'_>, limit: i64) -> Result<
                         or d.next_offset > k.next_offset or d.partition <> k.partition
                         or d.generation <> k.generation then 'beyond its checkpoint'
                     when d.rows = 0 then null
-                    when c.next_start is null then 'without a line'
-                    when d.window_start > c.last_start then 'behind the last window of its line'
+                    when c.judged is null then 'without a line'
+                    when c.last_start is null or d.window_start > c.last_start then 'behind the last window of its line'
                     when d.window_start < c.next_start and d.window_start >= o.oldest_window
                         and not exists (select from driftd.windows w
                             where w.monitor_id = d.monitor_id and w.version = d.version

@@ -325,10 +325,6 @@ grace = "20s"
 [checkpoint]
 min_interval = "100ms"
 max_interval = "500ms"
-[retention]
-# The messages of the tests are years old.
-history = "30000d"
-window_profiles = "30000d"
 {monitors}"#
     )
 }
