@@ -23,6 +23,9 @@ use crate::store;
 /// When a schedule is due.
 pub mod schedule;
 
+/// Hyperparameters of the next trial, the best trial, and those that may stop early.
+pub mod search;
+
 /// What asks for retraining.
 pub mod trigger;
 

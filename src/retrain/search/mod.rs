@@ -1,0 +1,302 @@
+//! Hyperparameter search: which parameters the next trial gets, which trial won, and which may stop
+//! early.
+//!
+//! A search is JSON: how to search, over which space, for how many trials, and what the objective
+//! is. What is known of its trials is an argument, and so is the number of the trial to suggest
+//! for; nothing is kept in between, so that any replica answers alike, before and after a crash.
+//! [`suggest`] is a pure function of (search, history, number). The seed belongs to the search:
+//! who stores one without a seed gives it one first, or it is searched as if the seed were 0.
+//!
+//! Three methods:
+//!
+//! - `grid`: every combination once, in order ([`Search::grid_size`] of them).
+//! - `random`: independent draws, uniform on the scale of each parameter (Bergstra and Bengio,
+//!   Random search for hyper-parameter optimization, JMLR 13, 2012).
+//! - `tpe`: the Tree-structured Parzen Estimator, which draws where good trials have been denser
+//!   than others; formula, source and limits are in `tpe.rs`.
+//!
+//! The space is flat: no parameter depends on the choice of another.
+//!
+//! Random numbers come from splitmix64, keyed by seed and trial, not from a crate: an upgrade of a
+//! dependency must not change what a search that is under way suggests next, nor must replicas of
+//! two releases disagree.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+mod axis;
+mod grid;
+mod random;
+mod read;
+mod space;
+#[cfg(test)]
+mod tests;
+
+pub use read::{Error, Problem};
+pub use space::Domain;
+
+/// Budgets, in trials.
+const TRIALS: std::ops::RangeInclusive<i64> = 1..=10_000;
+/// How many trials may be open at once.
+const PARALLEL: std::ops::RangeInclusive<i64> = 1..=1_000;
+/// How many, where nothing is said.
+const USUAL_PARALLEL: i64 = 4;
+
+/// A search, as it is stored with a job and in the settings. Its JSON:
+///
+/// ```json
+/// {
+///   "method": "tpe",
+///   "space": {
+///     "rate":   {"type": "float", "low": 0.0001, "high": 0.3, "log": true},
+///     "depth":  {"type": "int", "low": 2, "high": 12, "step": 2},
+///     "kernel": {"type": "categorical", "choices": ["linear", "rbf"]}
+///   },
+///   "trials": 50,
+///   "parallel": 4,
+///   "objective": {"name": "auc", "goal": "maximize"},
+///   "pruner": {"type": "median", "min_trials": 5, "min_step": 1},
+///   "seed": 7
+/// }
+/// ```
+///
+/// `parallel` (4), `pruner` (none) and `seed` may be left out. Deserializing checks as
+/// [`Search::parse`] does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Search {
+    /// How the next parameters are found.
+    pub method: Method,
+    /// What is searched: the values that each parameter may take, by its name.
+    pub space: BTreeMap<String, Domain>,
+    /// The budget: how many trials at most, 1 to 10000.
+    pub trials: u32,
+    /// How many trials may be open at once, 1 to 1000.
+    pub parallel: u32,
+    /// What is made as great or as small as can be.
+    pub objective: Objective,
+    /// When a trial is stopped before its end; `None`: never.
+    pub pruner: Option<Pruner>,
+    /// Decides all draws, together with the number of the trial.
+    pub seed: Option<u64>,
+}
+
+/// How the next parameters are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Every combination, in order.
+    Grid,
+    /// Independent draws.
+    Random,
+    /// Tree-structured Parzen Estimator.
+    Tpe,
+}
+
+/// The number that a trial reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Objective {
+    /// What it is called in a trial's metrics.
+    pub name: String,
+    /// Which way is better.
+    pub goal: Goal,
+}
+
+/// Which way an objective is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Greater is better.
+    Maximize,
+    /// Less is better.
+    Minimize,
+}
+
+/// When a trial is stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Pruner {
+    /// When its value is worse than the median of the others' at the same step.
+    Median {
+        /// So many other trials have to have reported at that step.
+        min_trials: u32,
+        /// Not before this step, in the trial's own unit (epochs, rounds).
+        min_step: u32,
+    },
+}
+
+/// A trial as [`suggest`] and [`best`] need to know it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// From 0; each once in a search.
+    pub number: u32,
+    /// What it was given.
+    pub parameters: Map<String, Value>,
+    /// How far it came.
+    pub state: State,
+}
+
+/// How far a trial came.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum State {
+    /// It was suggested and has not ended.
+    Running,
+    /// It ended.
+    Done {
+        /// What it reported, in the objective's own unit. Not finite: it counts as failed.
+        objective: f64,
+    },
+    /// It was stopped early.
+    Pruned {
+        /// What it reported last.
+        last: f64,
+    },
+    /// It ended without a result.
+    Failed,
+}
+
+impl Search {
+    /// Reads a search.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once, each with its path, e.g. `space.depth.low`.
+    pub fn parse(value: &Value) -> Result<Self, Vec<Problem>> {
+        read::search(value)
+    }
+
+    /// How many trials there will be: the budget, or fewer where a grid has fewer combinations.
+    pub fn total(&self) -> u32 {
+        let size = match self.method {
+            Method::Grid => self.grid_size().unwrap_or(u64::MAX),
+            Method::Random | Method::Tpe => u64::MAX,
+        };
+        u32::try_from(size).map_or(self.trials, |size| size.min(self.trials))
+    }
+
+    /// How many combinations the grid has, `u64::MAX` where there are more; `None` where a float
+    /// has no `points`.
+    pub fn grid_size(&self) -> Option<u64> {
+        grid::size(&self.space)
+    }
+
+    /// Whether the parameters lie in the space: each of its names and no other, each with a value
+    /// that its domain has.
+    ///
+    /// # Errors
+    /// The first that does not, by name: what was found and what would be right.
+    pub fn check(&self, parameters: &Map<String, Value>) -> Result<(), Problem> {
+        for (name, domain) in &self.space {
+            let Some(value) = parameters.get(name) else {
+                return Err(Problem::new(name, "is missing", domain.right()));
+            };
+            domain
+                .check(value)
+                .map_err(|right| Problem::new(name, read::shown(value), right))?;
+        }
+        match parameters
+            .keys()
+            .find(|name| !self.space.contains_key(*name))
+        {
+            Some(unknown) => {
+                let names: Vec<&str> = self.space.keys().map(String::as_str).collect();
+                let right = format!("the space has {}", names.join(", "));
+                Err(Problem::new(
+                    unknown,
+                    "is no parameter of the search",
+                    right,
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the first of two objectives is the better one. NaN is worse than any number.
+    fn is_better(&self, one: f64, other: f64) -> bool {
+        match self.objective.goal {
+            Goal::Maximize => one > other || (other.is_nan() && !one.is_nan()),
+            Goal::Minimize => one < other || (other.is_nan() && !one.is_nan()),
+        }
+    }
+
+    /// The better of two numbers first.
+    fn order(&self, one: f64, other: f64) -> Ordering {
+        match self.objective.goal {
+            Goal::Maximize => other.total_cmp(&one),
+            Goal::Minimize => one.total_cmp(&other),
+        }
+    }
+}
+
+impl TryFrom<Value> for Search {
+    type Error = Error;
+
+    fn try_from(value: Value) -> Result<Self, Error> {
+        Self::parse(&value).map_err(Error::Wrong)
+    }
+}
+
+/// The parameters of trial `number`, from 0; `None` where the budget or the grid is exhausted.
+///
+/// `history` is what is known of the other trials, in any order; `grid` and `random` do not look
+/// at it. The same arguments give the same parameters. `tpe` takes time in proportion to the
+/// parameters times the trials, from thousands of trials on some milliseconds for each parameter:
+/// too much for a thread that others wait on.
+pub fn suggest(search: &Search, _history: &[Trial], number: u32) -> Option<Map<String, Value>> {
+    if number >= search.total() {
+        return None;
+    }
+    match search.method {
+        Method::Grid => grid::suggest(&search.space, number),
+        Method::Random | Method::Tpe => Some(random::suggest(search, number)),
+    }
+}
+
+/// The trial with the best objective, of several the one with the lowest number. Only trials that
+/// are done can win: a pruned one has no finished model, and an objective that is not finite is
+/// none.
+pub fn best<'a>(search: &Search, trials: &'a [Trial]) -> Option<&'a Trial> {
+    let done = trials.iter().filter_map(|trial| match trial.state {
+        State::Done { objective } if objective.is_finite() => Some((objective, trial)),
+        _ => None,
+    });
+    done.min_by(|(a, one), (b, other)| {
+        // Adding 0 makes one zero of the two.
+        search
+            .order(a + 0.0, b + 0.0)
+            .then(one.number.cmp(&other.number))
+    })
+    .map(|(_, trial)| trial)
+}
+
+/// Whether a trial that reports `value` at `step` is stopped: from `min_step` on, once at least
+/// `min_trials` other trials have reported at that very step, if its value is strictly worse than
+/// the median of theirs (Golovin et al., Google Vizier, KDD 2017, without their running averages).
+///
+/// `others` holds one value of each other trial at that step, whatever became of it. Those that
+/// are not finite are left out and do not count. The median of an even number is the mean of the
+/// two in the middle, as `percentile_cont(0.5)` has it. A `value` that is NaN is worse than any.
+pub fn should_prune(search: &Search, step: u32, value: f64, others: &[f64]) -> bool {
+    let Some(Pruner::Median {
+        min_trials,
+        min_step,
+    }) = search.pruner
+    else {
+        return false;
+    };
+    let mut others: Vec<f64> = others.iter().copied().filter(|v| v.is_finite()).collect();
+    let too_few = u32::try_from(others.len()).is_ok_and(|n| n < min_trials.max(1));
+    if step < min_step || too_few {
+        return false;
+    }
+    others.sort_by(f64::total_cmp);
+    search.is_better(median(&others), value)
+}
+
+/// Of a sorted slice with at least one number.
+fn median(sorted: &[f64]) -> f64 {
+    let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    low + 0.5 * (high - low)
+}
