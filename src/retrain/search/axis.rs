@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use super::read::whole;
+
 /// The greatest whole number up to which all are exact as `f64`: 2^53 - 1.
 pub(super) const MOST_EXACT: i64 = (1 << 53) - 1;
 
@@ -82,6 +84,34 @@ impl Axis {
             Kind::Float { low, .. } => Value::from(low),
             Kind::Int { low, step, last } => Value::from(low + index.max(0).min(last) * step),
         }
+    }
+
+    /// The place of a number on the unit interval; `None` for what is no number or lies outside.
+    pub(super) fn place(&self, value: &Value) -> Option<f64> {
+        let x = match self.kind {
+            Kind::Float { .. } => value.as_f64()?,
+            Kind::Int { .. } => whole(value)? as f64,
+        };
+        let place = self.unclamped(x);
+        // What is off by the last bit is not outside.
+        (place > -1e-9 && place < 1.0 + 1e-9).then(|| place.clamp(0.0, 1.0))
+    }
+
+    /// The ends of the cell that belongs to the value at a place; `None` for a float.
+    pub(super) fn cell(&self, place: f64) -> Option<(f64, f64)> {
+        let Kind::Int { step, .. } = self.kind else {
+            return None;
+        };
+        let (x, half) = (self.value(place).as_f64()?, step as f64 / 2.0);
+        let begin = self.unclamped(x - half);
+        let end = self.unclamped(x + half);
+        // NaN is the logarithm of less than nothing: below the first value.
+        Some((begin.max(0.0), end.min(1.0)))
+    }
+
+    fn unclamped(&self, x: f64) -> f64 {
+        let (begin, end) = self.ends;
+        (on_scale(x, self.log) - begin) / (end - begin)
     }
 }
 
