@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules that compute and do nothing else.
-const PURE: [&str; 4] = ["window", "profile", "compare", "decide"];
+const PURE: [&str; 5] = ["window", "profile", "compare", "decide", "retrain/search"];
 
 /// What these do not mention: the modules that read, write and serve, and what they stand on.
 const OUTSIDE: [&str; 7] = [
