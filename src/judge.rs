@@ -20,9 +20,10 @@ use crate::clock::Clock;
 use crate::decide::episode::Change;
 use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
 use crate::failpoint::{Failpoint, reached};
+use crate::monitor::retraining::Severity;
 use crate::monitor::{Input, Monitor};
 use crate::profile::{Profile, encoding};
-use crate::retrain::trigger::Trigger;
+use crate::retrain::trigger::{Drift, Trigger};
 use crate::store::episodes::{self, Subject};
 use crate::store::windows::{self, Claimed, DeltaRow, LONGEST_SILENCE, Ripeness, ScoreRow, Window};
 use crate::store::{self, outbox, time_partitions};
@@ -459,10 +460,9 @@ async fn alert(
     if judged.change == Change::None {
         return Ok(());
     }
-    let severity = if judged.drifted_share() >= CRITICAL_SHARE {
-        "critical"
-    } else {
-        "warning"
+    let severity = match judged.drifted_share() >= CRITICAL_SHARE {
+        true => Severity::Critical,
+        false => Severity::Warning,
     };
     let subject = Subject {
         monitor_id: window.monitor_id,
@@ -474,22 +474,28 @@ async fn alert(
         top_features: &window.top_features,
     };
     let known = state.episode_id.unwrap_or_default();
-    let (episode_id, kind) = match judged.change {
-        Change::Opens => (episodes::open(connection, &subject, false).await?, "opened"),
-        Change::Fires { opens: true } => {
-            (episodes::open(connection, &subject, true).await?, "fired")
-        }
+    let (episode_id, kind, drifted_windows) = match judged.change {
+        Change::Opens => (
+            episodes::open(connection, &subject, false).await?,
+            "opened",
+            1,
+        ),
+        Change::Fires { opens: true } => (
+            episodes::open(connection, &subject, true).await?,
+            "fired",
+            1,
+        ),
         Change::Fires { opens: false } => {
-            episodes::extend(connection, known, &subject, true).await?;
-            (known, "fired")
+            let windows = episodes::extend(connection, known, &subject, true).await?;
+            (known, "fired", windows)
         }
         Change::Continues => {
-            episodes::extend(connection, known, &subject, false).await?;
-            (known, "continued")
+            let windows = episodes::extend(connection, known, &subject, false).await?;
+            (known, "continued", windows)
         }
         Change::Resolves => {
             episodes::resolve(connection, known).await?;
-            (known, "resolved")
+            (known, "resolved", 0)
         }
         Change::None => return Ok(()),
     };
@@ -508,7 +514,14 @@ async fn alert(
         reached(Failpoint::MessageWritten);
     }
     if state.episode.is_firing() && window.verdict == Verdict::Drifted.as_str() {
-        ask_for_retraining(connection, line, window, judged, episode_id, clock).await?;
+        let drift = Drift {
+            calibrated: judged.calibrated || judged.mode == "thresholds" && line.chose_thresholds(),
+            share: judged.drifted_share(),
+            severity,
+            features: &judged.drifted,
+            windows: drifted_windows.into(),
+        };
+        ask_for_retraining(connection, line, window, judged, episode_id, drift, clock).await?;
     }
     Ok(())
 }
@@ -544,14 +557,14 @@ async fn ask_for_retraining(
     window: &Window,
     judged: &Judged,
     episode_id: i64,
+    drift: Drift<'_>,
     clock: &Clock,
 ) -> Result<(), Error> {
     let trigger = Trigger::Episode {
         monitor: &line.monitor,
         episode_id,
         version: &window.version,
-        calibrated: judged.calibrated || judged.mode == "thresholds" && line.chose_thresholds(),
-        drifted_share: judged.drifted_share(),
+        drift,
         reason: json!({
             "window_start": window.window_start,
             "window_end": window.window_end,
@@ -559,12 +572,6 @@ async fn ask_for_retraining(
             "drifted": judged.drifted,
             "joint": judged.joint,
             "top_features": window.top_features,
-        }),
-        training_data: json!({
-            "topic": line.input.topic,
-            "offsets": window.offsets,
-            "from": window.window_start,
-            "to": window.window_end,
         }),
     };
     let now = clock.now();

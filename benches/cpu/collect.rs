@@ -19,7 +19,7 @@ use driftd::embedded::postgres::{Options, Postgres};
 use driftd::settings::{Settings, environment};
 use driftd::store::monitors;
 use driftd::telemetry::metrics;
-use driftd::{cli, collect, store};
+use driftd::{collect, store};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -123,7 +123,7 @@ async fn whole(
         baseline: baseline.clone(),
         windows,
     };
-    cli::baseline::save(&pool, imported, None).await?;
+    driftd::baseline::save::save(&pool, imported, None).await?;
     let mut connection = pool.acquire().await?;
     let monitor = &settings.monitors[0];
     let registered = monitors::register(&mut connection, monitor).await?;

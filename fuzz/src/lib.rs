@@ -152,6 +152,7 @@ pub fn schedule(data: &[u8]) {
     let schedule = Schedule {
         cron: String::from_utf8_lossy(cron).into_owned(),
         time_zone: chrono_tz::TZ_VARIANTS[zone % chrono_tz::TZ_VARIANTS.len()],
+        catch_up: driftd::monitor::retraining::CatchUp::All,
     };
     let Ok(slots) = Slots::new(&schedule) else {
         return;

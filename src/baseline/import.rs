@@ -17,7 +17,7 @@ use super::read::{self, Files};
 use super::rows::{self, Source};
 use super::{Baseline, Origin, columns, survey};
 use crate::batch::Batch;
-use crate::decide::learned::FeatureWindows;
+use crate::decide::learned::{self, FeatureWindows};
 use crate::monitor::TimeUnit;
 use crate::profile::{Layout, Profile, coarse, encoding};
 use crate::window::open::OTHER_VERSION;
@@ -134,6 +134,18 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// What is normal from window to window.
+    ///
+    /// # Errors
+    /// The windows do not tell.
+    pub fn calibrate(
+        &self,
+        layout: &Layout,
+        seed: u64,
+    ) -> Result<learned::Calibration, learned::Error> {
+        learned::calibrate(&self.starts_ms(), &self.features(layout), seed)
+    }
+
     /// When the windows begin, in order.
     pub fn starts_ms(&self) -> Vec<i64> {
         self.counts.keys().copied().collect()

@@ -4,6 +4,7 @@
 //! - `columns`: which of their columns become features; `kinds`: what each column is
 //! - `rows`: rows of a file as the profile takes them
 //! - `import`: two passes over the files make a baseline; `survey` is the first of them
+//! - `save`: keeping one in Postgres
 //! - `current`: files as one window of a baseline, for `driftd check`
 //!
 //! A baseline is immutable and named by the digest of its content.
@@ -15,6 +16,7 @@ pub mod kinds;
 pub mod ndjson;
 pub mod read;
 mod rows;
+pub mod save;
 mod survey;
 
 #[cfg(test)]
@@ -45,6 +47,11 @@ pub struct Baseline {
     pub profile: Profile,
     /// What it was made from.
     pub origin: Origin,
+}
+
+/// The start of an id, for people.
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
 }
 
 /// Rows of the training data that are kept as they were. Up to so many every test is exact.

@@ -5,20 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chrono::DateTime;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::{Output, calibration};
-use crate::baseline::import::{self, Imported, Request};
-use crate::baseline::{Baseline, SAMPLE_ROWS};
-use crate::decide::learned::{self, Calibration};
+use crate::baseline::import::{self, Request};
+use crate::baseline::{SAMPLE_ROWS, save::save, short};
+use crate::decide::learned::Calibration;
 use crate::monitor::{Kind, TimeUnit};
-use crate::profile::{Bins, Values};
 use crate::settings::Limits;
 use crate::store::baselines::{self, Stored};
-use crate::store::models;
 
 /// Import and show training distributions.
 #[derive(Debug, clap::Args)]
@@ -149,22 +146,22 @@ async fn run_import(
     bar.finish_and_clear();
     let saved = save(pool, made, request.window_ms).await?;
     Ok(match output {
-        Output::Json => format!("{saved:#}\n"),
+        Output::Json => format!("{:#}\n", json!(saved)),
         Output::Table => format!(
             "{} baseline {} of {} version {}: {} rows, {} features{}\n",
-            if saved["new"] == json!(true) {
+            if saved.new {
                 "imported"
             } else {
                 "already there:"
             },
-            short(saved["baseline_id"].as_str().unwrap_or_default()),
+            short(&saved.baseline_id),
             request.model,
             request.version,
-            saved["rows"],
-            saved["features"],
-            saved["calibration"]
-                .as_str()
-                .map(|c| format!("; {c}"))
+            saved.rows,
+            saved.features,
+            saved
+                .calibration
+                .map(|said| format!("; {said}"))
                 .unwrap_or_default(),
         ),
     })
@@ -178,159 +175,6 @@ fn progress_bar() -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
-}
-
-/// Stores a baseline with what was learned from its windows.
-///
-/// # Errors
-/// The version has another baseline already, or Postgres cannot be asked.
-pub async fn save(
-    pool: &PgPool,
-    imported: Imported,
-    window_ms: Option<i64>,
-) -> anyhow::Result<Value> {
-    let Imported {
-        mut baseline,
-        windows,
-    } = imported;
-    let stored = stored(&mut baseline)?;
-    let calibration = windows.map(|windows| {
-        let features = windows.features(&baseline.layout);
-        (
-            windows.counts.len(),
-            learned::calibrate(&windows.starts_ms(), &features, seed(&baseline.id)),
-        )
-    });
-    let mut transaction = pool.begin().await?;
-    models::register(&mut *transaction, &baseline.model).await?;
-    let new = baselines::insert(&mut *transaction, &stored).await?;
-    let digest = &stored.training_data_digest;
-    let (model, version) = (&baseline.model, &baseline.version);
-    let other = baselines::assign(&mut transaction, model, version, &baseline.id, digest).await?;
-    if let Some(other) = other {
-        let made = made_differently(pool, &other, digest).await?;
-        bail!(
-            "version `{version}` of `{model}` has baseline {} already, made from {made}; a \
-             baseline never changes: import under a new version",
-            short(&other)
-        );
-    }
-    let mut said = Value::Null;
-    if let (Some((windows, calibration)), Some(window_ms)) = (calibration, window_ms) {
-        said = match calibration {
-            Ok(calibration) => {
-                let count = i32::try_from(windows).unwrap_or(i32::MAX);
-                let value = serde_json::to_value(&calibration)?;
-                baselines::store_calibration(
-                    &mut *transaction,
-                    &baseline.id,
-                    window_ms,
-                    count,
-                    &value,
-                )
-                .await?;
-                json!(format!("calibrated on {windows} windows"))
-            }
-            Err(error) => json!(format!("not calibrated: {error}")),
-        };
-    }
-    transaction.commit().await?;
-    Ok(json!({
-        "baseline_id": baseline.id,
-        "model": baseline.model,
-        "version": baseline.version,
-        "rows": baseline.profile.rows,
-        "features": baseline.layout.features.len(),
-        "training_data_digest": stored.training_data_digest,
-        "calibration": said,
-        "new": new,
-    }))
-}
-
-/// In what another baseline of the same version differs.
-async fn made_differently(
-    pool: &PgPool,
-    other: &str,
-    digest: &str,
-) -> anyhow::Result<&'static str> {
-    let found = baselines::find(pool, other).await?;
-    let same_files = found
-        .first()
-        .is_some_and(|stored| stored.training_data_digest == digest);
-    Ok(if same_files {
-        "the same files with other features, kinds or --time"
-    } else {
-        "other data"
-    })
-}
-
-/// The bootstrap's seed: the baseline's own digest, so that thresholds can be computed again.
-pub fn seed(baseline_id: &str) -> u64 {
-    baseline_id
-        .get(..16)
-        .and_then(|head| u64::from_str_radix(head, 16).ok())
-        .unwrap_or_default()
-}
-
-fn stored(baseline: &mut Baseline) -> anyhow::Result<Stored> {
-    let time = |pick: fn((i64, i64)) -> i64, range: Option<(i64, i64)>| {
-        range.map(pick).and_then(DateTime::from_timestamp_millis)
-    };
-    let range = baseline.origin.time_range;
-    Ok(Stored {
-        baseline_id: baseline.id.clone(),
-        model: baseline.model.clone(),
-        version: baseline.version.clone(),
-        training_data_digest: baseline.origin.training_data_digest.clone(),
-        training_data_files: baseline.origin.files.clone(),
-        rows: i64::try_from(baseline.profile.rows)?,
-        time_column: baseline.origin.time_column.clone(),
-        time_from: time(|range| range.0, range),
-        time_to: time(|range| range.1, range),
-        features: describe(baseline),
-        profile: baseline.encode()?,
-        created_at: DateTime::default(),
-    })
-}
-
-/// What the features are, for people and SQL.
-fn describe(baseline: &Baseline) -> Value {
-    let features = baseline
-        .layout
-        .features
-        .iter()
-        .zip(&baseline.profile.features);
-    let described = features.map(|(layout, feature)| {
-        let mut one = json!({
-            "name": layout.name,
-            "kind": layout.kind,
-            "rows": baseline.profile.rows,
-            "nulls": feature.quality.absent(),
-        });
-        if layout.dimension > 0 {
-            one["dimension"] = json!(layout.dimension);
-        }
-        match (&layout.bins, &feature.values) {
-            (Bins::Grid(grid), Values::Numeric(numeric)) => {
-                one["cuts"] = json!(grid.cuts.len());
-                one["mean"] = json!(numeric.mean(grid));
-                one["deviation"] = json!(numeric.deviation(grid));
-                one["least"] = json!(Some(numeric.least).filter(|least| least.is_finite()));
-                one["greatest"] = json!(Some(numeric.greatest).filter(|most| most.is_finite()));
-            }
-            (Bins::Levels(levels), _) => {
-                one["levels"] = json!(levels.names().len());
-                one["most_frequent"] = json!(levels.names().iter().take(5).collect::<Vec<_>>());
-            }
-            _ => {}
-        }
-        one
-    });
-    described.collect()
 }
 
 async fn list(pool: &PgPool, model: Option<&str>, output: Output) -> anyhow::Result<String> {

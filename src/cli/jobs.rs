@@ -1,17 +1,17 @@
-//! `driftd jobs`: look at the queue of retraining jobs, ask for one, take one back.
+//! `driftd jobs`: look at the queue of retraining jobs, ask for one, approve it, take it back.
 
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::Output;
+use super::{Output, columns, or_dash, pretty, time};
 use crate::store::jobs::{self, Job, JobEvent, JobState};
+use crate::store::trials::{self, TrialRow};
 use crate::store::triggers::{self, Fired};
 
-/// Look at retraining jobs, ask for one, take one back.
+/// Look at retraining jobs, ask for one, approve it, try it again, take it back.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -52,14 +52,29 @@ enum Command {
         #[arg(long, env = "USER", default_value = "command line")]
         by: String,
     },
-    /// Take an open job back. A running trainer learns of it by its next heartbeat.
-    Cancel {
+    /// Let a job that waits for an approval into the queue.
+    Approve(Named),
+    /// Put a job that failed or was cancelled into the queue again.
+    Retry(Named),
+    /// Take an open job back, and its trials. A running trainer learns of it by its next heartbeat.
+    Cancel(Named),
+    /// Print what a job's trainers printed.
+    Logs {
         /// Its number.
         job: i64,
-        /// Who cancels.
-        #[arg(long, env = "USER", default_value = "command line")]
-        by: String,
+        /// At most so many lines, the last ones.
+        #[arg(long, default_value_t = 1000)]
+        lines: u32,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Its number.
+    job: i64,
+    /// Who says so.
+    #[arg(long, env = "USER", default_value = "command line")]
+    by: String,
 }
 
 /// Runs the command and writes what it found to standard output.
@@ -95,11 +110,23 @@ pub async fn answer(args: Args, pool: &PgPool) -> anyhow::Result<String> {
                 Output::Table => outcome(&fired),
             }
         }
-        Command::Cancel { job, by } => {
+        Command::Approve(Named { job, by }) => {
+            let state = jobs::approve(pool, job, &by).await?;
+            changed(job, &state, args.output)?
+        }
+        Command::Retry(Named { job, by }) => {
+            let state = jobs::retry(pool, job, &by).await?;
+            changed(job, &state, args.output)?
+        }
+        Command::Cancel(Named { job, by }) => {
             jobs::cancel(pool, job, &by).await?;
+            changed(job, "cancelled", args.output)?
+        }
+        Command::Logs { job, lines } => {
+            let lines = jobs::last_lines(pool, job, lines.into()).await?;
             match args.output {
-                Output::Json => pretty(&json!({"job_id": job, "state": "cancelled"}))?,
-                Output::Table => format!("cancelled job {job}\n"),
+                Output::Json => pretty(&json!(lines))?,
+                Output::Table => lines.iter().map(|line| line.line.clone() + "\n").collect(),
             }
         }
     })
@@ -110,9 +137,40 @@ async fn show(pool: &PgPool, job_id: i64, output: Output) -> anyhow::Result<Stri
         bail!("there is no job {job_id}");
     };
     let events = jobs::events(pool, job_id).await?;
+    let trials = trials::of(&mut *pool.acquire().await?, job_id).await?;
     match output {
-        Output::Json => pretty(&json!({"job": job, "events": events})),
-        Output::Table => Ok(details(&job, &events)),
+        Output::Json => pretty(&json!({"job": job, "events": events, "trials": trials})),
+        Output::Table => Ok(details(&job, &events) + &tried(&trials)),
+    }
+}
+
+/// The trials of a search, in their order.
+fn tried(trials: &[TrialRow]) -> String {
+    if trials.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![["TRIAL", "STATE", "OBJECTIVE", "PARAMETERS"].map(str::to_owned)];
+    rows.extend(trials.iter().map(|one| {
+        let state = if one.pruned {
+            "pruned"
+        } else {
+            one.state.as_str()
+        };
+        let objective = one.objective.or(one.last_value);
+        [
+            one.trial.to_string(),
+            state.to_owned(),
+            objective.map_or_else(|| "-".to_owned(), |value| value.to_string()),
+            one.parameters.to_string(),
+        ]
+    }));
+    format!("\n{}", columns(&rows))
+}
+
+fn changed(job: i64, state: &str, output: Output) -> anyhow::Result<String> {
+    match output {
+        Output::Json => pretty(&json!({"job_id": job, "state": state})),
+        Output::Table => Ok(format!("job {job} is {state}\n")),
     }
 }
 
@@ -129,10 +187,6 @@ fn outcome(fired: &Fired) -> String {
         Some(job) => format!("enqueued job {job}\n"),
         None => format!("no job: stopped by the guard {guard}\n"),
     }
-}
-
-fn pretty(value: &Value) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
 /// The list, in columns as wide as they need to be.
@@ -157,23 +211,6 @@ fn table(jobs: &[Job]) -> String {
         ]
     }));
     columns(&rows)
-}
-
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or_default()
-    });
-    let line = |row: &[String; N]| {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
 }
 
 /// The kinds of what asked for a job, each once, first to last.
@@ -217,6 +254,8 @@ fn details(job: &Job, events: &[JobEvent]) -> String {
     let json = [
         ("training data", Some(&job.training_data)),
         ("parameters", Some(&job.parameters)),
+        ("search", job.search.as_ref()),
+        ("promotion", Some(&job.promotion)),
         ("progress", job.progress.as_ref()),
         ("result", job.result.as_ref()),
     ];
@@ -241,23 +280,9 @@ fn details(job: &Job, events: &[JobEvent]) -> String {
     columns(&rows)
 }
 
-fn or_dash(text: Option<&str>) -> String {
-    text.unwrap_or("-").to_owned()
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M:%S").to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["a", "bb", "c"], ["äöü", "b", ""]].map(|row| row.map(str::to_owned));
-        assert_eq!(columns(&rows), "a    bb  c\näöü  b\n");
-    }
 
     #[test]
     fn what_asked_twice_is_named_once() {

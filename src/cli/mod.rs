@@ -7,15 +7,19 @@ pub mod check_config;
 pub mod demo;
 pub mod jobs;
 pub mod migrate;
+pub mod models;
 pub mod reset_partition;
 pub mod run;
 pub mod verify;
+pub mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 use sqlx::PgPool;
 
 use crate::baseline::Baseline;
@@ -89,8 +93,12 @@ enum Command {
     Migrate(migrate::Args),
     /// Import and show training distributions.
     Baseline(baseline::Args),
-    /// List, show, request and cancel retraining jobs.
+    /// List, show, request, approve and cancel retraining jobs.
     Jobs(jobs::Args),
+    /// Run a command for every retraining job.
+    Worker(worker::Args),
+    /// List, promote and retire model versions, and trace where they come from.
+    Models(models::Args),
     /// Say whether what has to hold in the database holds, and what is wrong.
     Verify(verify::Args),
     /// Let driftd go on elsewhere in a partition, after a gap or past what cannot be read.
@@ -177,6 +185,16 @@ impl Cli {
                 jobs::run(args, &pool(&settings).await?).await?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Worker(args) => {
+                let settings = self.global.settings()?;
+                // A trainer's role may call the job functions and see nothing else of the schema.
+                worker::run(args, &connect(&settings).await?).await
+            }
+            Command::Models(args) => {
+                let settings = self.global.settings()?;
+                models::run(args, &pool(&settings).await?).await?;
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Verify(args) => self.global.verify(args).await,
             Command::ResetPartition(args) => {
                 let settings = self.global.settings()?;
@@ -254,6 +272,36 @@ async fn pool(settings: &Settings) -> anyhow::Result<PgPool> {
     Ok(pool)
 }
 
+/// Rows in columns as wide as they need to be.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or_default()
+    });
+    let line = |row: &[String; N]| {
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn pretty(value: &Value) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// Whether the error itself, not a cause of it, is that standard output was closed.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
@@ -294,6 +342,12 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["a", "bb", "c"], ["äöü", "b", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows), "a    bb  c\näöü  b\n");
     }
 
     #[test]

@@ -212,6 +212,31 @@ pub fn without_group(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
     config.create_with_context(Context::default())
 }
 
+/// A client that reads what it is assigned by hand, as readers of committed messages do. It never joins
+/// the group: its name is there because the client reads nothing without one.
+///
+/// # Errors
+/// A property is unknown to librdkafka or has a wrong value.
+pub fn of_ranges(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
+    let mut config = ClientConfig::new();
+    config.set("client.id", "driftd");
+    for (name, value) in kafka.properties() {
+        if !is_of_a_member(&name) {
+            config.set(name, value);
+        }
+    }
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("group.id", &kafka.group)
+        .set("statistics.interval.ms", "0")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true");
+    config.create_with_context(Context::default())
+}
+
 /// Whether a property is for members of a group.
 fn is_of_a_member(name: &str) -> bool {
     // max.poll.interval.ms too: the client refuses one below the session timeout, which it has not.

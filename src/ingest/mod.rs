@@ -9,6 +9,8 @@
 //! - `describe`: what brokers say of topics
 //! - `start`: where reading a partition goes on, and what is missing before that
 //! - `starting`: what is known of a partition before it can be read
+//! - `ranges`: exact parts of a log, read once, for training data
+//! - `training`: messages as rows of training data
 //! - `reject`: why a message could not be read
 
 pub mod consumer;
@@ -17,7 +19,9 @@ pub mod describe;
 pub mod partition;
 pub mod path;
 pub mod plan;
+pub mod ranges;
 pub mod reject;
 pub mod start;
 pub mod starting;
 pub mod stretch;
+pub mod training;

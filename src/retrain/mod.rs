@@ -18,7 +18,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::monitor::Monitor;
+use crate::monitor::retraining::CatchUp;
 use crate::store;
+use crate::store::triggers::Fired;
+
+/// Baselines for the versions that trainers make.
+pub mod builds;
+
+/// What holds without anybody saying so: a model's age, and how much new data there is.
+mod conditions;
 
 /// When a schedule is due.
 pub mod schedule;
@@ -29,11 +37,20 @@ pub mod search;
 /// What asks for retraining.
 pub mod trigger;
 
+/// Searches for hyperparameters: the next trials, and the end.
+pub mod trials;
+
+/// Runs a command for every job.
+pub mod worker;
+
+use conditions::Conditions;
 use schedule::Slots;
 use trigger::Trigger;
 
 /// The longest sleep: expired leases are looked for at least so often.
 const TICK: Duration = Duration::from_secs(1);
+/// A slot that is fired later than this was missed.
+const ON_TIME: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
 /// The shortest: whatever the clock says, this never spins.
 const BREATH: Duration = Duration::from_millis(20);
 /// The longest wait while Postgres cannot be reached.
@@ -102,12 +119,14 @@ pub struct Scheduler<'a> {
     planned: Vec<Planned<'a>>,
     /// Monitors without a schedule, until they are forgotten in the database.
     unplanned: Vec<&'a Monitor>,
+    conditions: Conditions<'a>,
 }
 
 #[derive(Debug)]
 struct Planned<'a> {
     monitor: &'a Monitor,
     slots: Slots,
+    catch_up: CatchUp,
     /// Slots up to here are done with; `None`: not read from the database yet.
     done: Option<DateTime<Utc>>,
     next: Option<DateTime<Utc>>,
@@ -122,6 +141,7 @@ impl<'a> Scheduler<'a> {
         let mut scheduler = Self {
             planned: Vec::new(),
             unplanned: Vec::new(),
+            conditions: Conditions::of(monitors),
         };
         for monitor in monitors {
             let Some(schedule) = &monitor.retraining.schedule else {
@@ -135,6 +155,7 @@ impl<'a> Scheduler<'a> {
             scheduler.planned.push(Planned {
                 monitor,
                 slots,
+                catch_up: schedule.catch_up,
                 done: None,
                 next: None,
             });
@@ -142,8 +163,7 @@ impl<'a> Scheduler<'a> {
         Ok(scheduler)
     }
 
-    /// Does what is due at `now`; answers when the next slot comes. Of several slots that were
-    /// missed, only the last fires: retraining twice on the same data helps nobody.
+    /// Does what is due at `now`; answers when the next slot comes.
     ///
     /// # Errors
     /// When the database cannot be asked. What was not done is done by the next call.
@@ -159,6 +179,8 @@ impl<'a> Scheduler<'a> {
         for planned in &mut self.planned {
             planned.tick(pool, now).await?;
         }
+        self.conditions.tick(pool, now).await?;
+        trials::plan(pool).await?;
         let returned = store::jobs::return_expired_leases(pool).await?;
         if returned > 0 {
             tracing::warn!(jobs.count = returned, "leases of retraining jobs expired");
@@ -174,15 +196,32 @@ impl Planned<'_> {
             None => self.take_up(pool, now).await?,
         };
         let due = match self.next {
-            Some(next) if next <= now => self.slots.last(done, now),
-            _ => None,
+            Some(next) if next <= now => self.due(done, now),
+            _ => Vec::new(),
         };
-        if let Some(slot) = due {
-            self.fire(pool, slot, now).await?;
+        for (slot, missed) in due {
+            self.fire(pool, slot, missed, now).await?;
             self.done = Some(slot);
             self.plan(pool, slot.max(now)).await?;
         }
         Ok(())
+    }
+
+    /// The slots to fire, and whether each is told as missed only.
+    fn due(&self, done: DateTime<Utc>, now: DateTime<Utc>) -> Vec<(DateTime<Utc>, bool)> {
+        let last = self.slots.last(done, now);
+        let on_time = |slot: DateTime<Utc>| now - slot <= ON_TIME;
+        match self.catch_up {
+            CatchUp::All => {
+                let slots = self.slots.between(done, now);
+                slots.into_iter().map(|slot| (slot, false)).collect()
+            }
+            CatchUp::Last => last.map(|slot| (slot, false)).into_iter().collect(),
+            CatchUp::None => last
+                .map(|slot| (slot, !on_time(slot)))
+                .into_iter()
+                .collect(),
+        }
     }
 
     /// Where this schedule stands: at its last slot, or where it began.
@@ -208,16 +247,15 @@ impl Planned<'_> {
         &self,
         pool: &PgPool,
         slot: DateTime<Utc>,
+        missed: bool,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let trigger = Trigger::Schedule {
             monitor: self.monitor,
             slot,
+            missed,
         };
-        let mut transaction = pool.begin().await.map_err(store::Error::from)?;
-        let fired = trigger.fire(&mut transaction, now).await?;
-        transaction.commit().await.map_err(store::Error::from)?;
-        if let Some(fired) = fired {
+        if let Some(fired) = fire(pool, &trigger, now).await? {
             tracing::info!(
                 monitor.name = self.monitor.name,
                 model.id = self.monitor.model,
@@ -230,6 +268,18 @@ impl Planned<'_> {
         }
         Ok(())
     }
+}
+
+/// Fires a trigger in a transaction of its own.
+async fn fire(
+    pool: &PgPool,
+    trigger: &Trigger<'_>,
+    now: DateTime<Utc>,
+) -> Result<Option<Fired>, Error> {
+    let mut transaction = pool.begin().await.map_err(store::Error::from)?;
+    let fired = trigger.fire(&mut transaction, now).await?;
+    transaction.commit().await.map_err(store::Error::from)?;
+    Ok(fired)
 }
 
 #[cfg(test)]

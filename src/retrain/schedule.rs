@@ -17,6 +17,9 @@ use croner::Cron;
 
 use crate::monitor::Schedule;
 
+/// A downtime is caught up with by so many slots at most.
+const MOST_SLOTS: usize = 1000;
+
 /// A schedule that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -83,6 +86,20 @@ impl Slots {
         Some(next.with_timezone(&Utc))
     }
 
+    /// The slots in `(after, until]`, first to last; of many, the last ones.
+    pub fn between(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+        let last = self.last(after, until);
+        let before = |slot: &DateTime<Utc>| {
+            let just_before = *slot - chrono::TimeDelta::milliseconds(1);
+            self.last(after, just_before)
+        };
+        let mut slots: Vec<_> = std::iter::successors(last, before)
+            .take(MOST_SLOTS)
+            .collect();
+        slots.reverse();
+        slots
+    }
+
     /// The last slot in `(after, until]`.
     pub fn last(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let zoned = until.with_timezone(&self.time_zone);
@@ -101,12 +118,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::monitor::retraining::CatchUp;
 
     fn slots(cron: &str, time_zone: &str) -> Slots {
         let time_zone = time_zone.parse().unwrap();
         Slots::new(&Schedule {
             cron: cron.to_owned(),
             time_zone,
+            catch_up: CatchUp::Last,
         })
         .unwrap()
     }
@@ -334,6 +353,7 @@ mod tests {
             let schedule = Schedule {
                 cron: cron.to_owned(),
                 time_zone: Tz::UTC,
+                catch_up: CatchUp::Last,
             };
             let error = Slots::new(&schedule).unwrap_err().to_string();
             assert!(
@@ -344,6 +364,7 @@ mod tests {
         let never = Schedule {
             cron: "0 0 30 2 *".to_owned(),
             time_zone: Tz::UTC,
+            catch_up: CatchUp::Last,
         };
         assert!(
             Slots::new(&never)

@@ -4,12 +4,13 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use crate::monitor::{Monitor, Retraining};
+use crate::monitor::Monitor;
+use crate::monitor::retraining::{Retraining, Severity};
+use crate::store;
 use crate::store::triggers::{self, Fired, NewTrigger};
-use crate::store::{self};
 
 /// What asks for retraining. Whatever it is, the guards are the database's: one open job per
-/// model, the cooldown, each slot and each episode once.
+/// model, quiet hours, cooldown and budget, each slot, episode and condition once.
 #[derive(Debug, Clone)]
 pub enum Trigger<'a> {
     /// An alert episode fires, or goes on firing.
@@ -20,14 +21,11 @@ pub enum Trigger<'a> {
         episode_id: i64,
         /// The model version whose inputs drift.
         version: &'a str,
-        /// Whether the verdict rests on a calibrated baseline.
-        calibrated: bool,
-        /// Share of the tested features that drifted.
-        drifted_share: f64,
-        /// What people read under "why": windows, features, scores. An object.
+        /// What is known of it.
+        drift: Drift<'a>,
+        /// What people read under "why": the window, features, scores. An object; `window_start` and
+        /// `window_end` say which data is suggested for training.
         reason: Value,
-        /// Data suggested for training: topic, offsets, time range. An object.
-        training_data: Value,
     },
     /// A monitor's schedule is due.
     Schedule {
@@ -35,6 +33,26 @@ pub enum Trigger<'a> {
         monitor: &'a Monitor,
         /// The moment that is due.
         slot: DateTime<Utc>,
+        /// The slot came while no daemon ran, and the policy lets it pass.
+        missed: bool,
+    },
+    /// The version in service is too old.
+    Age {
+        /// Whose policy it comes under.
+        monitor: &'a Monitor,
+        /// What holds: the same asks once.
+        condition: &'a str,
+        /// Since when, and what is allowed. An object.
+        reason: Value,
+    },
+    /// Enough new data has come.
+    Volume {
+        /// Whose policy it comes under.
+        monitor: &'a Monitor,
+        /// What holds: the same asks once.
+        condition: &'a str,
+        /// How much, and how much was waited for. An object.
+        reason: Value,
     },
     /// Somebody asks for it.
     Request {
@@ -47,38 +65,53 @@ pub enum Trigger<'a> {
     },
 }
 
-/// What stops an episode before the database is asked.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Guard {
-    /// The verdict rests on thresholds, and the user wants retraining on learned ones only.
-    Uncalibrated,
-    /// Too few of the features drifted.
-    DriftedShare { share: f64, needed: f64 },
+/// What a policy looks at before an episode may enqueue.
+#[derive(Debug, Clone, Copy)]
+pub struct Drift<'a> {
+    /// Whether the verdict rests on a calibrated baseline.
+    pub calibrated: bool,
+    /// Share of the tested features that drifted.
+    pub share: f64,
+    /// How bad that is.
+    pub severity: Severity,
+    /// The features that drifted.
+    pub features: &'a [String],
+    /// Drifted windows of the episode so far.
+    pub windows: i64,
+}
+
+/// What stops a trigger before the database is asked.
+#[derive(Debug, Clone, PartialEq)]
+struct Guard {
+    name: &'static str,
+    /// What it saw; an object.
+    detail: Value,
 }
 
 impl Guard {
-    fn of(policy: &Retraining, calibrated: bool, share: f64) -> Option<Self> {
-        let needed = policy.min_drifted_share;
-        if !calibrated && !policy.when_uncalibrated {
-            Some(Self::Uncalibrated)
-        } else if share < needed {
-            Some(Self::DriftedShare { share, needed })
+    fn of(policy: &Retraining, drift: &Drift<'_>) -> Option<Self> {
+        let guard = |name, detail| Some(Self { name, detail });
+        let (windows, needed) = (drift.windows, i64::from(policy.min_windows));
+        if !drift.calibrated && !policy.when_uncalibrated {
+            guard("uncalibrated", json!({}))
+        } else if drift.share < policy.min_drifted_share {
+            let needed = policy.min_drifted_share;
+            guard(
+                "drifted_share",
+                json!({"share": drift.share, "needed": needed}),
+            )
+        } else if drift.severity < policy.min_severity {
+            let (severity, needed) = (drift.severity, policy.min_severity);
+            guard("severity", json!({"severity": severity, "needed": needed}))
+        } else if !policy.features.is_empty()
+            && !policy.features.iter().any(|f| drift.features.contains(f))
+        {
+            let (drifted, needed) = (drift.features, &policy.features);
+            guard("features", json!({"drifted": drifted, "needed": needed}))
+        } else if windows < needed {
+            guard("windows", json!({"windows": windows, "needed": needed}))
         } else {
             None
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Uncalibrated => "uncalibrated",
-            Self::DriftedShare { .. } => "drifted_share",
-        }
-    }
-
-    fn detail(self) -> Value {
-        match self {
-            Self::Uncalibrated => json!({}),
-            Self::DriftedShare { share, needed } => json!({"share": share, "needed": needed}),
         }
     }
 }
@@ -87,9 +120,9 @@ impl Trigger<'_> {
     /// Fires it, in the caller's transaction. `None`: the monitor's policy does not retrain on
     /// drift at all, so there is nothing to record.
     ///
-    /// Safe to repeat: a slot or episode that was answered before gets the same answer, but for
-    /// an episode that was stopped, which is looked at anew. So the judge may fire it for every
-    /// window of an episode, and the job comes when the cooldown is over.
+    /// Safe to repeat: a slot, condition or episode that was answered before gets the same answer,
+    /// but for an episode or condition that was stopped, which is looked at anew. So the judge may
+    /// fire it for every window of an episode, and the job comes when the cooldown is over.
     ///
     /// # Errors
     /// When the database refuses.
@@ -98,7 +131,6 @@ impl Trigger<'_> {
         connection: &mut PgConnection,
         at: DateTime<Utc>,
     ) -> store::Result<Option<Fired>> {
-        let nothing = json!({});
         let new = match self {
             Self::Request { model, reason, by } => {
                 return triggers::request(connection, model, *reason, by)
@@ -110,35 +142,68 @@ impl Trigger<'_> {
                 monitor,
                 episode_id,
                 version,
-                calibrated,
-                drifted_share,
+                drift,
                 reason,
-                training_data,
-            } => {
-                let guard = Guard::of(&monitor.retraining, *calibrated, *drifted_share);
+            } => stopped_by(
+                Guard::of(&monitor.retraining, drift),
                 NewTrigger {
                     version: Some(version),
                     episode_id: Some(*episode_id),
                     reason: reason.clone(),
-                    training_data,
-                    guard: guard.map(Guard::name),
-                    detail: guard.map_or_else(|| json!({}), Guard::detail),
-                    ..under(monitor, "episode", &nothing)
-                }
-            }
-            Self::Schedule { monitor, slot } => NewTrigger {
-                slot: Some(*slot),
-                reason: schedule_reason(monitor),
-                ..under(monitor, "schedule", &nothing)
+                    ..under(monitor, "episode")
+                },
+            ),
+            Self::Schedule {
+                monitor,
+                slot,
+                missed,
+            } => stopped_by(
+                missed.then(|| Guard {
+                    name: "missed",
+                    detail: json!({"late_seconds": (at - *slot).num_seconds()}),
+                }),
+                NewTrigger {
+                    slot: Some(*slot),
+                    reason: schedule_reason(monitor),
+                    ..under(monitor, "schedule")
+                },
+            ),
+            Self::Age {
+                monitor,
+                condition,
+                reason,
+            } => NewTrigger {
+                condition: Some(condition),
+                reason: reason.clone(),
+                ..under(monitor, "age")
+            },
+            Self::Volume {
+                monitor,
+                condition,
+                reason,
+            } => NewTrigger {
+                condition: Some(condition),
+                reason: reason.clone(),
+                ..under(monitor, "volume")
             },
         };
         triggers::fire(connection, &new, at).await.map(Some)
     }
 }
 
+fn stopped_by(guard: Option<Guard>, trigger: NewTrigger<'_>) -> NewTrigger<'_> {
+    match guard {
+        Some(Guard { name, detail }) => NewTrigger {
+            guard: Some(name),
+            detail,
+            ..trigger
+        },
+        None => trigger,
+    }
+}
+
 /// What a monitor's policy says of any trigger of its own.
-fn under<'a>(monitor: &'a Monitor, kind: &'a str, nothing: &'a Value) -> NewTrigger<'a> {
-    let policy = &monitor.retraining;
+fn under<'a>(monitor: &'a Monitor, kind: &'a str) -> NewTrigger<'a> {
     let version = monitor
         .input
         .as_ref()
@@ -153,15 +218,9 @@ fn under<'a>(monitor: &'a Monitor, kind: &'a str, nothing: &'a Value) -> NewTrig
         monitor: &monitor.name,
         slot: None,
         episode_id: None,
+        condition: None,
         reason: json!({}),
-        cooldown_seconds: policy.cooldown.as_secs_f64(),
-        max_attempts: i32::try_from(policy.max_attempts).unwrap_or(i32::MAX),
-        parameters: if policy.parameters.is_null() {
-            nothing
-        } else {
-            &policy.parameters
-        },
-        training_data: nothing,
+        policy: &monitor.retraining,
         guard: None,
         detail: json!({}),
     }
@@ -176,30 +235,58 @@ fn schedule_reason(monitor: &Monitor) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    fn policy(when_uncalibrated: bool, min_drifted_share: f64) -> Retraining {
-        Retraining {
-            on_drift: true,
-            when_uncalibrated,
-            min_drifted_share,
-            schedule: None,
-            cooldown: Duration::ZERO,
-            max_attempts: 3,
-            parameters: Value::Null,
-        }
-    }
 
     #[test]
     fn what_stops_an_episode_is_named() {
+        let usual = Retraining::default;
+        let features = ["age".to_owned(), "fare".to_owned()];
+        let drift = Drift {
+            calibrated: true,
+            share: 0.2,
+            severity: Severity::Warning,
+            features: &features,
+            windows: 2,
+        };
         let name =
-            |policy, calibrated, share| Guard::of(&policy, calibrated, share).map(Guard::name);
-        assert_eq!(name(policy(false, 0.0), true, 0.0), None);
-        assert_eq!(name(policy(false, 0.0), false, 1.0), Some("uncalibrated"));
-        assert_eq!(name(policy(true, 0.0), false, 1.0), None);
-        assert_eq!(name(policy(false, 0.3), true, 0.2), Some("drifted_share"));
-        assert_eq!(name(policy(false, 0.3), true, 0.3), None);
+            |policy: Retraining, drift: Drift<'_>| Guard::of(&policy, &drift).map(|g| g.name);
+        assert_eq!(name(usual(), drift), None);
+        let uncalibrated = Drift {
+            calibrated: false,
+            ..drift
+        };
+        assert_eq!(name(usual(), uncalibrated), Some("uncalibrated"));
+        let mut policy = usual();
+        policy.when_uncalibrated = true;
+        assert_eq!(name(policy, uncalibrated), None);
+        for (change, expected) in [
+            (0.3, Some("drifted_share")),
+            (0.2, None), // as much as is needed
+        ] {
+            let mut policy = usual();
+            policy.min_drifted_share = change;
+            assert_eq!(name(policy, drift), expected);
+        }
+        let mut policy = usual();
+        policy.min_severity = Severity::Critical;
+        assert_eq!(name(policy, drift), Some("severity"));
+        let mut policy = usual();
+        policy.features = vec!["fare".to_owned(), "dest".to_owned()];
+        assert_eq!(name(policy.clone(), drift), None);
+        policy.features = vec!["dest".to_owned()];
+        assert_eq!(name(policy, drift), Some("features"));
+        let mut policy = usual();
+        policy.min_windows = 3;
+        assert_eq!(name(policy.clone(), drift), Some("windows"));
+        assert_eq!(
+            name(
+                policy,
+                Drift {
+                    windows: 3,
+                    ..drift
+                }
+            ),
+            None
+        );
     }
 }

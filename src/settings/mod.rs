@@ -49,6 +49,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long what is old is kept.
     pub retention: Retention,
+    /// `[retraining]`.
+    pub retraining: Queue,
     /// What is watched; names are unique.
     pub monitors: Vec<Monitor>,
     /// What is allowed but probably not meant; to be logged at the start.
@@ -247,6 +249,17 @@ pub struct Retention {
     pub rejected_messages: Duration,
     /// Messages that were delivered.
     pub outbox: Duration,
+}
+
+/// The queue of retraining jobs as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Jobs that may run at a time; `None`: as many as there are workers.
+    pub max_running: Option<i32>,
+    /// The same, of one model: its job, or the trials of its search.
+    pub max_running_per_model: Option<i32>,
+    /// Where trainers may have files that baselines are made from; `None`: nowhere.
+    pub baseline_directory: Option<PathBuf>,
 }
 
 /// What to load the settings from.

@@ -101,8 +101,11 @@ pub async fn assign(
 ) -> Result<Option<String>> {
     let kept = sqlx::query_scalar!(
         r#"-- name a version's baseline
-        insert into driftd.model_versions as v (model, version, baseline_id, training_data_digest)
-        values ($1, $2, $3, $4)
+        insert into driftd.model_versions as v
+            (model, version, baseline_id, training_data_digest, stage, stage_reason)
+        select $1, $2, $3, $4, case when is_first then 'promoted' else 'candidate' end,
+            case when is_first then 'the first version of the model' end
+        from (select not exists (select from driftd.model_versions o where o.model = $1)) f (is_first)
         on conflict (model, version) do update
             set baseline_id = coalesce(v.baseline_id, excluded.baseline_id),
                 training_data_digest = coalesce(v.training_data_digest, excluded.training_data_digest)
@@ -116,6 +119,29 @@ pub async fn assign(
     .await
     .map_err(Error::doing("name a version's baseline"))?;
     Ok(kept.filter(|kept| kept != baseline_id))
+}
+
+/// Which baselines some models have, and how they are calibrated, in one text: another text, other
+/// baselines.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn named(executor: impl PgExecutor<'_>, models: &[String]) -> Result<String> {
+    sqlx::query_scalar!(
+        r#"-- which baselines models have
+        select coalesce(string_agg(concat_ws(' ', v.model, v.version, v.baseline_id, c.calibrated),
+            e'\n' order by v.model, v.version), '') as "named!"
+        from driftd.model_versions v
+            left join lateral (
+                select string_agg(c.window_ms::text || '@' || c.created_at::text, ',' order by c.window_ms)
+                    as calibrated
+                from driftd.baseline_calibrations c where c.baseline_id = v.baseline_id) c on true
+        where v.model = any ($1) and v.baseline_id is not null"#,
+        models,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("look for baselines"))
 }
 
 /// Stores what was learned from a baseline's windows of a size; it replaces what was there, since

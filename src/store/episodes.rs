@@ -5,6 +5,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 
 use super::{Error, Result};
+use crate::monitor::retraining::Severity;
 
 /// What an alert is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +20,8 @@ pub struct Subject<'a> {
     pub version: &'a str,
     /// The window that changes it.
     pub window_start: DateTime<Utc>,
-    /// `warning` or `critical`.
-    pub severity: &'a str,
+    /// How bad it is.
+    pub severity: Severity,
     /// The features behind it, worst first.
     pub top_features: &'a Value,
 }
@@ -46,7 +47,7 @@ pub async fn open(
         subject.model,
         subject.version,
         fires,
-        subject.severity,
+        subject.severity.as_str(),
         subject.window_start,
         subject.top_features,
     )
@@ -55,7 +56,8 @@ pub async fn open(
     .map_err(Error::doing("open an episode"))
 }
 
-/// Adds a drifted window to an open episode; `fires` if it is the one that makes it fire.
+/// Adds a drifted window to an open episode; `fires` if it is the one that makes it fire. Answers how
+/// many it holds.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -64,8 +66,8 @@ pub async fn extend(
     episode_id: i64,
     subject: &Subject<'_>,
     fires: bool,
-) -> Result<()> {
-    sqlx::query!(
+) -> Result<i32> {
+    sqlx::query_scalar!(
         r#"-- extend an episode
         update driftd.alert_episodes
         set last_window = $2, drifted_windows = drifted_windows + 1,
@@ -73,17 +75,17 @@ pub async fn extend(
             state = case when $5 then 'firing'::driftd.episode_state else state end,
             fired_window = case when $5 then $2 else fired_window end,
             top_features = case when $5 then $4 else top_features end
-        where episode_id = $1"#,
+        where episode_id = $1
+        returning drifted_windows"#,
         episode_id,
         subject.window_start,
-        subject.severity,
+        subject.severity.as_str(),
         subject.top_features,
         fires,
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await
-    .map_err(Error::doing("extend an episode"))?;
-    Ok(())
+    .map_err(Error::doing("extend an episode"))
 }
 
 /// Ends an episode.

@@ -15,6 +15,8 @@ use super::{Error, Result};
 pub enum JobState {
     /// Waits for a person.
     AwaitingApproval,
+    /// Waits for the trials of its search.
+    Searching,
     /// Waits for a trainer.
     Queued,
     /// A trainer holds its lease.
@@ -29,12 +31,18 @@ pub enum JobState {
 
 impl JobState {
     /// The open states: while a job is in one of them, its model gets no second job.
-    pub const OPEN: [Self; 3] = [Self::AwaitingApproval, Self::Queued, Self::Running];
+    pub const OPEN: [Self; 4] = [
+        Self::AwaitingApproval,
+        Self::Searching,
+        Self::Queued,
+        Self::Running,
+    ];
 
     /// As in SQL and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AwaitingApproval => "awaiting_approval",
+            Self::Searching => "searching",
             Self::Queued => "queued",
             Self::Running => "running",
             Self::Succeeded => "succeeded",
@@ -75,8 +83,16 @@ pub struct Job {
     pub baseline_id: Option<String>,
     /// Data suggested for training.
     pub training_data: Value,
-    /// From the settings, for the trainer.
+    /// From the settings and the search, for the trainer.
     pub parameters: Value,
+    /// The search for hyperparameters.
+    pub search: Option<Value>,
+    /// The job whose search it is a trial of.
+    pub parent_job_id: Option<i64>,
+    /// Its number there.
+    pub trial: Option<i32>,
+    /// What becomes of the version that it makes.
+    pub promotion: Value,
     /// What the trainer said last.
     pub progress: Option<Value>,
     /// What the trainer made.
@@ -119,6 +135,17 @@ pub struct JobEvent {
     pub created_at: DateTime<Utc>,
 }
 
+/// A line that a trainer printed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LogLine {
+    /// In which attempt.
+    pub attempt: i32,
+    /// The line.
+    pub line: String,
+    /// When it was kept.
+    pub created_at: DateTime<Utc>,
+}
+
 /// What a heartbeat is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeat {
@@ -150,6 +177,47 @@ pub async fn claim(
     .fetch_optional(executor)
     .await
     .map_err(Error::doing("claim a retraining job"))
+}
+
+/// A job that was claimed, with what its trainer is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// What proves that it is ours.
+    pub lease: Lease,
+    /// By `docs/schemas/job.v1.json`.
+    pub document: Value,
+}
+
+/// Claims as [`claim`] does, with the job's document.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease's length or the worker's name cannot be used.
+pub async fn claim_document(
+    executor: impl PgExecutor<'_>,
+    worker: &str,
+    model: Option<&str>,
+    lease_seconds: f64,
+) -> Result<Option<Claimed>> {
+    let row = sqlx::query!(
+        r#"-- claim a retraining job with its document
+        select job_id as "job_id!", attempt as "attempt!", lease_token as "token!",
+            driftd.job_document(j) as "document!"
+        from driftd.claim_job($1, $2, make_interval(secs => $3)) j"#,
+        worker,
+        model,
+        lease_seconds,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("claim a retraining job"))?;
+    Ok(row.map(|row| Claimed {
+        lease: Lease {
+            job_id: row.job_id,
+            attempt: row.attempt,
+            token: row.token,
+        },
+        document: row.document,
+    }))
 }
 
 /// Extends a lease.
@@ -240,6 +308,127 @@ pub async fn cancel(executor: impl PgExecutor<'_>, job_id: i64, by: &str) -> Res
     Ok(())
 }
 
+/// Lets a job that waits for an approval into the queue; answers its state then.
+///
+/// # Errors
+/// [`Error::Refused`] when there is no such job or it has ended.
+pub async fn approve(executor: impl PgExecutor<'_>, job_id: i64, by: &str) -> Result<String> {
+    sqlx::query_scalar!(
+        r#"-- approve a job
+        select driftd.approve_job($1, $2) as "state!""#,
+        job_id,
+        by,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("approve a job"))
+}
+
+/// Puts a job that failed or was cancelled into the queue again.
+///
+/// # Errors
+/// [`Error::Refused`] when there is no such job, it is in another state, or its model has an open one.
+pub async fn retry(executor: impl PgExecutor<'_>, job_id: i64, by: &str) -> Result<String> {
+    sqlx::query_scalar!(
+        r#"-- try a job again
+        select driftd.retry_job($1, $2) as "state!""#,
+        job_id,
+        by,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("try a job again"))
+}
+
+/// Says what a trial's objective is worth at a step; answers `continue`, `prune` or `cancelled`.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease is no longer the job's, or it is no trial.
+pub async fn report_trial(
+    executor: impl PgExecutor<'_>,
+    lease: &Lease,
+    step: i64,
+    value: f64,
+) -> Result<String> {
+    sqlx::query_scalar!(
+        r#"-- what a trial is worth at a step
+        select driftd.report_trial($1, $2, $3, $4, $5) as "answer!""#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+        step,
+        value,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("say what a trial is worth"))
+}
+
+/// Keeps lines that a trainer printed.
+///
+/// # Errors
+/// [`Error::Refused`] when the lease is no longer the job's.
+pub async fn log(executor: impl PgExecutor<'_>, lease: &Lease, lines: &[String]) -> Result<()> {
+    sqlx::query_scalar!(
+        r#"-- keep a trainer's lines
+        select driftd.log_job($1, $2, $3, $4) as "lines!""#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+        lines,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("keep a trainer's lines"))?;
+    Ok(())
+}
+
+/// The last lines that trainers of a job printed, oldest first.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn last_lines(
+    executor: impl PgExecutor<'_>,
+    job_id: i64,
+    limit: i64,
+) -> Result<Vec<LogLine>> {
+    sqlx::query_as!(
+        LogLine,
+        r#"-- the last lines of a job
+        select attempt as "attempt!", line as "line!", created_at as "created_at!" from (
+            select log_id, attempt, line, created_at from driftd.retraining_job_logs
+            where job_id = $1 order by log_id desc limit $2) l
+        order by log_id"#,
+        job_id,
+        limit,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read a job's lines"))
+}
+
+/// Says how many jobs may run at a time; `None`: as many as there are workers.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn set_limits(
+    executor: impl PgExecutor<'_>,
+    max_running: Option<i32>,
+    max_running_per_model: Option<i32>,
+) -> Result<()> {
+    sqlx::query!(
+        r#"-- say how many jobs may run
+        update driftd.retraining_limits set max_running = $1, max_running_per_model = $2
+        where (max_running, max_running_per_model) is distinct from ($1, $2)"#,
+        max_running,
+        max_running_per_model,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("say how many jobs may run"))?;
+    Ok(())
+}
+
 /// Returns jobs whose lease ran out to the queue, or fails them for good. Answers how many.
 ///
 /// # Errors
@@ -264,8 +453,8 @@ pub async fn get(executor: impl PgExecutor<'_>, job_id: i64) -> Result<Option<Jo
         r#"-- read one job
         select job_id, model, version, monitor, reasons, state as "state: JobState", priority,
                run_after, attempt, max_attempts, worker, lease_expires_at, baseline_id,
-               training_data, parameters, progress, result, error, created_at, started_at,
-               finished_at
+               training_data, parameters, search, parent_job_id, trial, promotion, progress,
+               result, error, created_at, started_at, finished_at
         from driftd.retraining_jobs where job_id = $1"#,
         job_id,
     )
@@ -294,8 +483,8 @@ pub async fn list(
         r#"-- list jobs
         select job_id, model, version, monitor, reasons, state as "state: JobState", priority,
                run_after, attempt, max_attempts, worker, lease_expires_at, baseline_id,
-               training_data, parameters, progress, result, error, created_at, started_at,
-               finished_at
+               training_data, parameters, search, parent_job_id, trial, promotion, progress,
+               result, error, created_at, started_at, finished_at
         from driftd.retraining_jobs
         where ($1::text is null or model = $1)
           and (cardinality($2::text[]) = 0 or state::text = any($2))

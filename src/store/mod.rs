@@ -50,6 +50,12 @@ pub mod schedules;
 /// Retraining jobs.
 pub mod jobs;
 
+/// Trials of a search for hyperparameters.
+pub mod trials;
+
+/// Baselines that trainers ask for.
+pub mod builds;
+
 /// Messages to send.
 pub mod outbox;
 

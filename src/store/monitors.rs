@@ -52,6 +52,11 @@ fn encode(error: serde_json::Error) -> Error {
     }
 }
 
+/// As it is stored.
+pub(super) fn json(part: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(part).map_err(encode)
+}
+
 /// A monitor's newest revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
@@ -76,7 +81,7 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
     models::register(&mut *connection, &monitor.model).await?;
     let definition = Definition::of(monitor);
     let digest = definition.digest()?;
-    let settings = serde_json::to_value(monitor).map_err(encode)?;
+    let settings = json(monitor)?;
     let newest = newest(&mut *connection, &monitor.name).await?;
     match newest {
         Some(newest) if newest.definition_digest == digest => {
@@ -100,7 +105,7 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
                 .and_then(|before| first_start(before, every_ms));
             let new = New {
                 revision: before.map_or(1, |before| before.revision + 1),
-                definition: serde_json::to_value(&definition).map_err(encode)?,
+                definition: json(&definition)?,
                 digest,
                 settings,
                 starts_at,

@@ -13,6 +13,9 @@ use tokio::sync::Barrier;
 use crate::harness::postgres;
 use crate::harness::queue::{claim, request};
 
+/// As SHA-256 is written.
+const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
 async fn state(pool: &PgPool, job_id: i64) -> JobState {
     jobs::get(pool, job_id).await.unwrap().unwrap().state
 }
@@ -56,7 +59,8 @@ async fn a_job_goes_from_request_to_new_version() {
         .await
         .unwrap();
     assert_eq!(beat, Heartbeat::Running);
-    let result = json!({"version": "2", "digest": "d", "artifact": "s3://m/2"});
+    let result =
+        json!({"version": "2", "training_data": {"sha256": DIGEST}, "artifact_uri": "s3://m/2"});
     jobs::complete(&db.pool, &lease, &result).await.unwrap();
     jobs::complete(&db.pool, &lease, &result).await.unwrap(); // the first answer was lost
 
@@ -65,10 +69,10 @@ async fn a_job_goes_from_request_to_new_version() {
         (job.state, job.progress),
         (JobState::Succeeded, Some(progress))
     );
-    let made = &models::versions(&db.pool, "m").await.unwrap()[1];
+    let made = &models::list(&db.pool, Some("m")).await.unwrap()[0];
     assert_eq!((made.version.as_str(), made.job_id), ("2", Some(job_id)));
     assert_eq!(made.parent_version.as_deref(), Some("1"));
-    assert_eq!(made.training_data_digest.as_deref(), Some("d"));
+    assert_eq!(made.training_data_digest.as_deref(), Some(DIGEST));
     assert_eq!(made.artifact_uri.as_deref(), Some("s3://m/2"));
 
     let events = jobs::events(&db.pool, job_id).await.unwrap();
@@ -107,7 +111,9 @@ async fn a_result_that_cannot_be_right_is_refused_and_the_job_goes_on() {
         assert_eq!(refused, SqlState::BadArgument, "{result}");
     }
     assert_eq!(state(&db.pool, lease.job_id).await, JobState::Running);
-    jobs::complete(&db.pool, &lease, &json!({})).await.unwrap();
+    jobs::complete(&db.pool, &lease, &json!({"version": "2"}))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -189,7 +195,9 @@ async fn an_expired_lease_goes_to_another_worker_and_the_first_is_refused() {
         refusal(jobs::complete(&db.pool, &forged, &json!({})).await),
         stale
     );
-    jobs::complete(&db.pool, &second, &json!({})).await.unwrap();
+    jobs::complete(&db.pool, &second, &json!({"version": "2"}))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -267,7 +275,9 @@ async fn what_cannot_be_is_refused_by_name() {
     );
     request(&db.pool, "m").await;
     let lease = claim(&db.pool).await.unwrap();
-    jobs::complete(&db.pool, &lease, &json!({})).await.unwrap();
+    jobs::complete(&db.pool, &lease, &json!({"version": "2"}))
+        .await
+        .unwrap();
     let refused = refusal(jobs::cancel(&db.pool, lease.job_id, "me").await);
     assert_eq!(refused, SqlState::WrongState);
 }
@@ -348,7 +358,7 @@ async fn the_command_line_lists_shows_requests_and_cancels() {
         "{lines:?}"
     );
 
-    assert_eq!(run("cancel 1 --by jane").await, "cancelled job 1\n");
+    assert_eq!(run("cancel 1 --by jane").await, "job 1 is cancelled\n");
     assert_eq!(run("list --model m").await, "no jobs\n", "of the open ones");
     let listed: Value = serde_json::from_str(&run("list --all --output json").await).unwrap();
     assert_eq!(

@@ -138,7 +138,10 @@ async fn the_scheduler_task_follows_its_clock_and_stops_when_told() {
         .await
         .unwrap();
     let payload: Value = serde_json::from_str(notified.payload()).unwrap();
-    assert_eq!(payload, json!({"job_id": 1, "model": "quick-model"}));
+    assert_eq!(
+        payload,
+        json!({"job_id": 1, "model": "quick-model", "state": "queued"})
+    );
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();
 }

@@ -254,7 +254,7 @@ async fn a_version_is_registered_before_or_after_its_baseline() {
             .as_deref(),
         Some("b")
     );
-    assert_eq!(models::versions(&db.pool, "m").await.unwrap().len(), 1);
+    assert_eq!(models::list(&db.pool, Some("m")).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftd::monitor::Monitor;
-use driftd::retrain::trigger::Trigger;
+use driftd::monitor::retraining::Severity;
+use driftd::retrain::trigger::{Drift, Trigger};
 use driftd::store::triggers::Fired;
 use driftd::store::{jobs, models, monitors};
 use serde_json::{Value, json};
@@ -43,10 +44,14 @@ async fn fire_episode(
         monitor,
         episode_id,
         version: "1",
-        calibrated,
-        drifted_share: 0.5,
+        drift: Drift {
+            calibrated,
+            share: 0.5,
+            severity: Severity::Critical,
+            features: &["age".to_owned()],
+            windows: 1,
+        },
         reason: json!({"features": ["age"]}),
-        training_data: json!({"topic": "inputs"}),
     };
     let mut connection = pool.acquire().await.unwrap();
     trigger.fire(&mut connection, at(now)).await.unwrap()
@@ -79,11 +84,6 @@ async fn an_episode_counts_once_and_joins_the_open_job() {
         .collect();
     assert_eq!(kinds, ["request", "episode"]);
     assert_eq!(job.reasons[1]["features"], json!(["age"]));
-    assert_eq!(
-        job.training_data,
-        json!({"topic": "inputs"}),
-        "the job had none"
-    );
 }
 
 #[tokio::test]
@@ -97,7 +97,9 @@ async fn an_episode_stopped_by_the_cooldown_comes_through_when_it_is_over() {
         .unwrap();
     assert_eq!(fired.outcome, "enqueued");
     let lease = claim(&db.pool).await.unwrap();
-    jobs::complete(&db.pool, &lease, &json!({})).await.unwrap();
+    jobs::complete(&db.pool, &lease, &json!({"version": "2"}))
+        .await
+        .unwrap();
     sqlx::query("update driftd.alert_episodes set state = 'resolved'")
         .execute(&db.pool)
         .await

@@ -18,9 +18,9 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Output, baseline, run};
-use crate::baseline::SAMPLE_ROWS;
+use super::{Output, run};
 use crate::baseline::import::{self, Imported, Request};
+use crate::baseline::{SAMPLE_ROWS, save};
 use crate::embedded::broker::Broker;
 use crate::embedded::postgres::{self, Postgres};
 use crate::monitor::TimeUnit;
@@ -112,15 +112,15 @@ async fn prepare(pool: &PgPool) -> anyhow::Result<(summary::BaselineDays, String
     let training = tempfile::tempdir().context("cannot make a temporary directory")?;
     let made = import_baseline(flights::write_training(training.path())?).await?;
     let told = summary::baseline_days(&made)?;
-    let saved = baseline::save(pool, made, Some(DAY_MS)).await?;
+    let saved = save::save(pool, made, Some(DAY_MS)).await?;
     // The second model is retrained by the clock alone; it has no stream and no baseline.
     models::register(pool, "fare-quotes").await?;
     models::register_version(pool, "fare-quotes", "7", None).await?;
     let said = format!(
         "  {} rows, {} features; {}\n\n",
-        saved["rows"],
-        saved["features"],
-        saved["calibration"].as_str().unwrap_or_default()
+        saved.rows,
+        saved.features,
+        saved.calibration.unwrap_or_default()
     );
     Ok((told, said))
 }

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use super::DAY_MS;
 use super::flights::Planted;
 use crate::baseline::import::Imported;
-use crate::cli::baseline::seed;
+use crate::baseline::save::seed;
 use crate::compare::{chi2, psi};
 use crate::decide::learned::{self, FalseAlarmRate};
 

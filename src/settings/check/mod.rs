@@ -3,6 +3,7 @@
 mod kafka;
 mod monitors;
 mod policies;
+mod retraining;
 mod rows;
 
 use std::net::SocketAddr;
@@ -75,6 +76,7 @@ fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
     let checkpoint = root.must("checkpoint", SECTION, |f| section(f, checkpoint));
     let limits = root.must("limits", SECTION, |f| section(f, limits));
     let retention = root.must("retention", SECTION, |f| section(f, retention));
+    let retraining = root.must("retraining", SECTION, |f| section(f, retraining::queue));
     root.finish();
     if monitors.as_ref().is_some_and(Vec::is_empty) {
         warnings.push("nothing is watched: there is no [[monitors]] entry".into());
@@ -96,6 +98,7 @@ fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
         checkpoint: checkpoint?,
         limits: limits?,
         retention: retention?,
+        retraining: retraining?,
         monitors: monitors?,
         warnings,
         effective: redacted(table),

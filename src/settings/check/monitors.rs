@@ -6,7 +6,7 @@ use crate::settings::file::{Node, Table, Value};
 use crate::settings::layers::merge;
 use crate::settings::read::Section;
 
-use super::{policies, rows, section};
+use super::{policies, retraining, rows, section};
 
 /// Keys that say something about rows: a monitor without any of them and without a topic is
 /// periodic only.
@@ -111,7 +111,7 @@ fn monitor(field: &Field<'_>) -> Option<Monitor> {
     let retraining = match watched {
         true => None,
         false => Some(section.must("retraining", "expected a table", |f| {
-            super::section(f, policies::retraining)
+            super::section(f, retraining::retraining)
         })),
     };
     section.finish();
@@ -132,12 +132,12 @@ fn monitor(field: &Field<'_>) -> Option<Monitor> {
 
 /// A monitor without rows is there for its schedule.
 fn periodic(field: &Field<'_>, retraining: Retraining) -> Option<Retraining> {
-    if retraining.schedule.is_none() {
+    if !retraining.goes_by_itself() {
         let section = opened(field)?;
         section.missing(
             "retraining.schedule",
             "a monitor without topic is periodic only: give it a schedule such as \"0 3 * * 1\", \
-             or a topic",
+             a max_age, or a topic",
         );
         return None;
     }
@@ -277,7 +277,7 @@ fn shared(section: &Section<'_>) -> Option<Shared> {
     let keep_rejected_payload =
         section.must("keep_rejected_payload", "true or false", Field::boolean);
     let retraining = section.must("retraining", "expected a table", |f| {
-        super::section(f, policies::retraining)
+        super::section(f, retraining::retraining)
     });
     let input = Input {
         topic: String::new(),

@@ -1,21 +1,14 @@
-//! How a window is judged, and when a job is enqueued.
-
-use std::str::FromStr;
-
-use chrono::DateTime;
-use chrono_tz::Tz;
-use croner::Cron;
+//! How a window is judged.
 
 use crate::compare::Test;
 use crate::compare::adjust::Adjustment;
-use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit, Mode, Retraining, Schedule};
+use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit, Mode};
 use crate::settings::field::Field;
-use crate::settings::file::{Node, Value};
 use crate::settings::problem::nearest;
 use crate::settings::read::Section;
 use crate::window::Spec;
 
-use super::{DAY_MS, MINUTE_MS, YEAR_MS, duration, section};
+use super::{MINUTE_MS, YEAR_MS, section};
 
 /// Every test but the one that is a mode.
 fn known() -> Vec<&'static str> {
@@ -170,105 +163,4 @@ fn alert(section: &Section<'_>) -> Option<AlertPolicy> {
         of: of?,
         resolve_after: resolve_after?,
     })
-}
-
-/// `retraining`.
-pub(super) fn retraining(s: &Section<'_>) -> Option<Retraining> {
-    let on_drift = s.must("on_drift", "expected true or false", Field::boolean);
-    let when_uncalibrated = s.must(
-        "when_uncalibrated",
-        "expected true or false",
-        Field::boolean,
-    );
-    let min_drifted_share = s.must("min_drifted_share", "expected a share", |f| {
-        f.number(0.0..=1.0)
-    });
-    let cron = s.may("schedule", cron);
-    let time_zone = s.must("time_zone", "expected a time zone", time_zone);
-    let cooldown = s.must("cooldown", "expected a duration", |f| {
-        duration(f, 0..=366 * DAY_MS)
-    });
-    let max_attempts = s.must("max_attempts", "expected a number", |f| f.integer(1..=100));
-    let parameters = s.must("parameters", "expected a table", parameters);
-    let schedule = match s.has("schedule") {
-        true => Some(Schedule {
-            cron: cron?,
-            time_zone: time_zone?,
-        }),
-        false => None,
-    };
-    time_zone?;
-    Some(Retraining {
-        on_drift: on_drift?,
-        when_uncalibrated: when_uncalibrated?,
-        min_drifted_share: min_drifted_share?,
-        schedule,
-        cooldown: cooldown?,
-        max_attempts: max_attempts?,
-        parameters: parameters?,
-    })
-}
-
-fn cron(field: &Field<'_>) -> Option<String> {
-    const RIGHT: &str = "expected five fields (minute hour day month weekday) such as \
-                         \"0 3 * * 1\", or six with leading seconds";
-    let text = field.text(RIGHT)?.trim();
-    let fields = text.split_whitespace().count();
-    let shaped = matches!(fields, 5 | 6) || (fields == 1 && text.starts_with('@'));
-    match Cron::from_str(text) {
-        Ok(cron) if shaped => {
-            // From any time on: a schedule that comes once a leap year comes after 2000.
-            let from = DateTime::from_timestamp(946_684_800, 0)?;
-            if cron.find_next_occurrence(&from, false).is_err() {
-                field.wrong("this day never comes; expected one that does");
-                return None;
-            }
-            Some(text.to_owned())
-        }
-        Ok(_) => {
-            field.wrong(RIGHT);
-            None
-        }
-        Err(why) => {
-            field.wrong(format!("{RIGHT} ({why})"));
-            None
-        }
-    }
-}
-
-fn time_zone(field: &Field<'_>) -> Option<Tz> {
-    let text = field.text("expected a time zone such as \"Europe/Berlin\"")?;
-    let zone = text.parse().ok();
-    if zone.is_none() {
-        let names = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        match nearest(text, names) {
-            Some(meant) => field.wrong(format!("did you mean {meant:?}?")),
-            None => field.wrong("expected a name of the IANA database such as \"Europe/Berlin\""),
-        }
-    }
-    zone
-}
-
-fn parameters(field: &Field<'_>) -> Option<serde_json::Value> {
-    if !field.is_table() {
-        field.wrong("expected a table; it is handed to the trainer as it is");
-        return None;
-    }
-    Some(json(field.node()))
-}
-
-fn json(node: &Node) -> serde_json::Value {
-    match &node.value {
-        Value::Text(text) => text.as_str().into(),
-        Value::Integer(integer) => (*integer).into(),
-        Value::Float(number) => (*number).into(),
-        Value::Boolean(boolean) => (*boolean).into(),
-        Value::Datetime(datetime) => datetime.to_string().into(),
-        Value::Broken => serde_json::Value::Null,
-        Value::List(list) => list.iter().map(json).collect(),
-        Value::Table(table) => table
-            .iter()
-            .map(|(key, node)| (key.clone(), json(node)))
-            .collect(),
-    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use driftd::compare::adjust::Adjustment;
+use driftd::monitor::retraining::CatchUp;
 use driftd::monitor::{
     AlertPolicy, FalseAlarms, Features, Input, Judging, Mode, Monitor, OnGap, Retraining, Schedule,
     TimeUnit, Timestamp, VersionSource,
@@ -17,16 +18,15 @@ pub(crate) fn periodic(name: &str, cron: &str) -> Monitor {
         model: format!("{name}-model"),
         input: None,
         retraining: Retraining {
-            on_drift: true,
-            when_uncalibrated: false,
-            min_drifted_share: 0.0,
             schedule: Some(Schedule {
                 cron: cron.to_owned(),
                 time_zone: chrono_tz::UTC,
+                catch_up: CatchUp::Last,
             }),
             cooldown: Duration::ZERO,
             max_attempts: 2,
             parameters: json!({"learning_rate": 0.1}),
+            ..Retraining::default()
         },
     }
 }

@@ -3,14 +3,16 @@
 //! These types cannot be wrong: [`crate::settings`] builds them from what the user wrote, after
 //! every problem has been reported.
 
-use std::time::Duration;
-
-use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Test;
 use crate::compare::adjust::Adjustment;
 use crate::window;
+
+/// When a model is retrained, on what, and what becomes of the new version.
+pub mod retraining;
+
+pub use retraining::{Retraining, Schedule};
 
 /// One monitor as the settings define it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -228,34 +230,6 @@ pub struct AlertPolicy {
     pub of: u32,
     /// Stable windows in a row that resolve a firing episode.
     pub resolve_after: u32,
-}
-
-/// When retraining jobs are enqueued for the monitor's model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Retraining {
-    /// Enqueue when an episode fires.
-    pub on_drift: bool,
-    /// Enqueue also on an episode of an uncalibrated baseline (`auto` mode fell back).
-    pub when_uncalibrated: bool,
-    /// Share of drifted features an episode needs before it enqueues.
-    pub min_drifted_share: f64,
-    /// Enqueue by the clock.
-    pub schedule: Option<Schedule>,
-    /// No new job for this long after the model's last one was enqueued.
-    pub cooldown: Duration,
-    /// A claimed job fails for good after so many attempts.
-    pub max_attempts: u32,
-    /// Handed to the trainer as they are.
-    pub parameters: serde_json::Value,
-}
-
-/// A cron schedule in a time zone.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Schedule {
-    /// Five fields as in POSIX cron, or six with leading seconds.
-    pub cron: String,
-    /// IANA time zone.
-    pub time_zone: Tz,
 }
 
 /// What to do about a part of the log that is gone before driftd read it.

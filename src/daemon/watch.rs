@@ -1,9 +1,9 @@
-//! Starts the tasks, and tells how they end.
+//! Collect and judge: what they are given, and when they begin anew.
 //!
-//! Six tasks: collect (a thread of its own), judge, the retraining schedule, notify, upkeep, api. They
-//! share a database pool and a stop signal, and nothing else. A task that fails stops the others;
-//! a stop from outside lets collect save what it has read and the judge finish the window in hand,
-//! within the grace period.
+//! What a row is compared with, and so what is read of it, is settled when they begin. A version that
+//! gets a baseline later, as one that a retraining job has made, is taken up by ending both as on a stop
+//! and beginning them again: what was read is saved, windows in hand are judged, and reading goes on at
+//! the stored offset. So no part of the data path has to know that baselines may change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Readiness};
+use super::owner;
+use crate::api::Readiness;
 use crate::baseline::Baseline;
 use crate::clock::Clock;
 use crate::collect;
@@ -24,69 +24,104 @@ use crate::decide::learned::Calibration;
 use crate::decide::verdict::Judge;
 use crate::ingest::plan::{self, TopicPlan, Watched};
 use crate::judge::{self, Line};
-use crate::monitor::{Input, Mode, Monitor};
+use crate::monitor::{Input, Mode, Monitor, VersionSource};
 use crate::settings::Settings;
 use crate::store::monitors::Registered;
 use crate::store::{self, baselines, monitors};
-use crate::telemetry::metrics;
-use crate::{notify, retrain, upkeep};
 
-/// Runs until told to stop, or until a task fails.
-///
-/// # Errors
-/// With what stopped it: a task that failed, a database of another schema, a monitor that does not
-/// fit its baseline.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    let prometheus = metrics::install().context("cannot collect metrics")?;
-    let address = settings.service.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("service.listen: cannot listen on {address}"))?;
-    let readiness = Readiness::new(&["postgres", "kafka"]);
-    let postgres = &settings.postgres;
-    let pool = store::pool(postgres.url(), postgres.max_connections, postgres.timeout)?;
+/// How often baselines may have changed.
+const LOOK: Duration = Duration::from_secs(2);
 
-    let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
-    // Probes are answered before anything else is there, and until everything else has ended.
-    let api_stop = CancellationToken::new();
-    {
-        let (readiness, pool, stop) = (readiness.clone(), pool.clone(), api_stop.clone());
-        tasks.spawn(async move {
-            api::run(listener, readiness, pool, prometheus, stop).await?;
-            Ok("api")
-        });
-    }
-    let _stop_with_us = stop.clone().drop_guard();
-    let waiting = |error: &str| readiness.not_ready("postgres", error);
-    let reached = store::wait_for(&pool, &stop, waiting).await;
-    let shown = settings.postgres.shown_url();
-    if !reached.with_context(|| format!("postgres.url: {shown}"))? {
-        return Ok(());
-    }
-    store::check_schema(&pool).await?;
-    readiness.ready("postgres");
-    start(&settings, &pool, &readiness, &stop, &mut tasks).await?;
-    finish(&mut tasks, &stop, &api_stop, settings.service.grace).await
+/// What collect and judge begin with.
+pub(super) struct Watching {
+    /// Names the baselines that this is about.
+    baselines: String,
+    plans: Vec<TopicPlan>,
+    lines: Vec<Line>,
+    on_gap: HashMap<String, crate::monitor::OnGap>,
 }
 
-/// Starts what needs the database.
-async fn start(
-    settings: &Settings,
-    pool: &PgPool,
-    readiness: &Readiness,
-    stop: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
-) -> anyhow::Result<()> {
-    let clock = Arc::new(Clock::System);
-    let known = register(settings, pool).await?;
-    let plans = plans(&known)?;
-    let lines = lines(&known, pool).await?;
-    if plans.is_empty() {
-        readiness.ready("kafka"); // nothing to read: periodic monitors only
-    } else {
+impl Watching {
+    /// Reads what the database knows of the monitors.
+    ///
+    /// # Errors
+    /// A monitor does not fit its baseline, or the database refuses.
+    pub(super) async fn prepare(settings: &Settings, pool: &PgPool) -> anyhow::Result<Self> {
+        // Before they are read: one that comes meanwhile makes this begin anew.
+        let baselines = named(settings, pool).await?;
+        let known = register(settings, pool).await?;
         let on_gap = inputs(&known)
             .map(|(_, input)| (input.topic.clone(), input.on_gap))
             .collect();
+        Ok(Self {
+            baselines,
+            plans: plans(&known)?,
+            lines: lines(&known, pool).await?,
+            on_gap,
+        })
+    }
+}
+
+/// Collects and judges until told to stop.
+///
+/// # Errors
+/// With what stopped one of them.
+pub(super) async fn run(
+    settings: &Settings,
+    mut watching: Watching,
+    pool: &PgPool,
+    clock: &Arc<Clock>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let mut baselines = watching.baselines.clone();
+        let ours = stop.child_token();
+        let mut tasks = begin(settings, watching, pool, clock, readiness, &ours);
+        let next = tokio::select! {
+            Some(ended) = tasks.join_next() => match ended.context("a task panicked").and_then(|e| e) {
+                Ok(task) if !stop.is_cancelled() => Err(anyhow::anyhow!("{task} has ended by itself")),
+                Ok(_) => Ok(None),
+                Err(error) => Err(error),
+            },
+            next = changed(settings, pool, &mut baselines) => Ok(Some(next)),
+            () = stop.cancelled() => Ok(None),
+        };
+        ours.cancel();
+        let mut failure = None;
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.context("a task panicked").and_then(|ended| ended);
+            failure = failure.or(ended.err());
+        }
+        match (next?, failure) {
+            (_, Some(failure)) => return Err(failure),
+            (None, None) => return Ok(()),
+            (Some(next), None) => {
+                tracing::info!("baselines have changed: reading and judging begin anew");
+                watching = next;
+            }
+        }
+    }
+}
+
+fn begin(
+    settings: &Settings,
+    watching: Watching,
+    pool: &PgPool,
+    clock: &Arc<Clock>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> JoinSet<anyhow::Result<&'static str>> {
+    let Watching {
+        plans,
+        lines,
+        on_gap,
+        ..
+    } = watching;
+    let mut tasks = JoinSet::new();
+    if plans.is_empty() {
+        readiness.ready("kafka"); // nothing to read: periodic monitors only
+    } else {
         let options = collect::Options {
             kafka: settings.kafka.clone(),
             checkpoint: settings.checkpoint,
@@ -95,85 +130,55 @@ async fn start(
             owner: owner(),
             sample_key: 0x0064_7269_6674_6400,
         };
-        let (pool, clock) = (pool.clone(), Arc::clone(&clock));
+        let (pool, clock) = (pool.clone(), Arc::clone(clock));
         let (readiness, stop) = (readiness.clone(), stop.clone());
         tasks.spawn_blocking(move || {
             collect::run(options, plans, pool, clock, &readiness, &stop)?;
             Ok("collect")
         });
-        // No `await` from here on: the readiness of Kafka is collect's to tell.
     }
-    {
-        let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
-        let readiness = readiness.clone();
-        tasks.spawn(async move {
-            judge::run(pool, lines, clock, readiness, stop).await?;
-            Ok("judge")
-        });
-    }
-    {
-        let all: Arc<[Monitor]> = settings.monitors.clone().into();
-        let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
-        tasks.spawn(async move {
-            retrain::run(pool, all, clock, stop).await?;
-            Ok("the retraining schedule")
-        });
-    }
-    {
-        let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
-        tasks.spawn(async move {
-            notify::run(pool, clock, stop).await?;
-            Ok("notify")
-        });
-    }
-    {
-        let options = upkeep::Options::of(settings);
-        let (pool, stop) = (pool.clone(), stop.clone());
-        tasks.spawn(async move {
-            upkeep::run(pool, options, clock, stop).await;
-            Ok("upkeep")
-        });
-    }
-    Ok(())
+    let (pool, clock, stop) = (pool.clone(), Arc::clone(clock), stop.clone());
+    let readiness = readiness.clone();
+    tasks.spawn(async move {
+        judge::run(pool, lines, clock, readiness, stop).await?;
+        Ok("judge")
+    });
+    tasks
 }
 
-/// Waits for the stop and then for every task; the first failure stops the others.
-async fn finish(
-    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
-    stop: &CancellationToken,
-    api_stop: &CancellationToken,
-    grace: Duration,
-) -> anyhow::Result<()> {
-    let mut failure = None;
-    let everything = async {
-        while let Some(ended) = tasks.join_next().await {
-            let ended = ended.context("a task panicked").and_then(|ended| ended);
-            match ended {
-                Ok(task) if !stop.is_cancelled() => {
-                    failure.get_or_insert(anyhow::anyhow!("{task} has ended by itself"));
-                }
-                Ok(task) => tracing::debug!(task, "has ended"),
-                Err(error) if failure.is_none() => failure = Some(error),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "a task failed"),
-            }
-            if failure.is_some() {
-                stop.cancel();
-            }
-            if stop.is_cancelled() && tasks.len() <= 1 {
-                api_stop.cancel();
+/// Waits until baselines have changed and fit their monitors. Those that do not are told once, and what
+/// is there goes on.
+async fn changed(settings: &Settings, pool: &PgPool, seen: &mut String) -> Watching {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        match named(settings, pool).await {
+            Ok(now) if now != *seen => *seen = now,
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::debug!(error = error.chain(), "cannot look for new baselines");
+                continue;
             }
         }
-    };
-    let overdue = async {
-        stop.cancelled().await;
-        tracing::info!(grace.seconds = grace.as_secs_f64(), "stopping");
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        () = everything => {}
-        () = overdue => bail!("not everything ended within the grace period of {grace:?}; what was not saved will be read again"),
+        match Watching::prepare(settings, pool).await {
+            Ok(next) => return next,
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "baselines have changed and cannot be used: driftd goes on with those before"
+            ),
+        }
     }
-    failure.map_or(Ok(()), Err)
+}
+
+/// Which baselines the models have.
+async fn named(settings: &Settings, pool: &PgPool) -> store::Result<String> {
+    let watched = settings.monitors.iter().filter(|one| one.input.is_some());
+    let models: Vec<String> = watched.map(|one| one.model.clone()).collect();
+    store::within(
+        LOOK * 5,
+        "look for baselines",
+        baselines::named(pool, &models),
+    )
+    .await
 }
 
 /// A monitor with what the database knows of it.
@@ -213,7 +218,7 @@ async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Know
 
 fn warn_without_baseline(monitor: &Monitor, baselines: &[Arc<Baseline>]) {
     let fixed = match monitor.input.as_ref().map(|input| &input.version) {
-        Some(crate::monitor::VersionSource::Fixed(version)) => Some(version),
+        Some(VersionSource::Fixed(version)) => Some(version),
         _ => None,
     };
     let there = |version: &String| {
@@ -226,7 +231,7 @@ fn warn_without_baseline(monitor: &Monitor, baselines: &[Arc<Baseline>]) {
         tracing::warn!(
             monitor = %monitor.name, model = %monitor.model, version = ?fixed, known = ?versions,
             "no baseline for what this monitor reads: its windows get the verdict no_baseline until \
-             `driftd baseline import` has made one and driftd was started again"
+             `driftd baseline import` has made one"
         );
     }
 }
@@ -346,10 +351,4 @@ fn tell_thresholds(monitor: &str, version: &str, judge: &Judge) {
              several in a row can"
         );
     }
-}
-
-/// Who this replica is, for people who look at `partition_progress`.
-fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}/{}", host.trim(), std::process::id())
 }

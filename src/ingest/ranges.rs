@@ -1,0 +1,153 @@
+//! Exact parts of a log, read once, outside the group: what a model is trained on.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::consumer::{self, Context, TopicPartition};
+use crate::settings::Kafka;
+
+/// How long to wait for a message that has to come.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one look for a message may take.
+const POLL: Duration = Duration::from_millis(500);
+
+/// A part of a partition's log: from an offset to before another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// Partition.
+    pub partition: i32,
+    /// The first offset.
+    pub first: i64,
+    /// The offset behind the last one.
+    pub next: i64,
+}
+
+/// Why a part of a log is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client.
+    #[error("cannot read topic {topic}")]
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: KafkaError,
+    },
+    /// The log does not hold it any more, or not yet.
+    #[error(
+        "partition {partition} of topic {topic} holds the offsets from {low} to before {high}, not \
+         those from {first} to before {next}"
+    )]
+    NotThere {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What is wanted.
+        first: i64,
+        /// Behind it.
+        next: i64,
+        /// What there is.
+        low: i64,
+        /// Behind it.
+        high: i64,
+    },
+    /// Nothing came.
+    #[error("no message of topic {topic} came within {} s, {missing} partitions are not read to their end", PATIENCE.as_secs())]
+    Silent {
+        /// The topic.
+        topic: String,
+        /// Partitions that are not read to the end.
+        missing: usize,
+    },
+    /// What takes the messages refuses.
+    #[error(transparent)]
+    Sink(#[from] std::io::Error),
+}
+
+/// Reads parts of a log, of each partition one, and hands on every committed message in them. Blocks;
+/// messages of one partition come in their order.
+///
+/// # Errors
+/// When a part is not there, the brokers cannot be reached, or `each` refuses.
+pub fn read(
+    kafka: &Kafka,
+    topic: &str,
+    ranges: &[Range],
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let failed = |source| Error::Kafka {
+        topic: topic.to_owned(),
+        source,
+    };
+    let client = consumer::of_ranges(kafka).map_err(failed)?;
+    let mut wanted: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut list = TopicPartitionList::new();
+    for range in ranges.iter().filter(|range| range.first < range.next) {
+        check(&client, topic, range)?;
+        let start = Offset::Offset(range.first);
+        list.add_partition_offset(topic, range.partition, start)
+            .map_err(failed)?;
+        wanted.insert(range.partition, range.next);
+    }
+    client.assign(&list).map_err(failed)?;
+    let mut heard = Instant::now();
+    while !wanted.is_empty() {
+        match client.poll(POLL) {
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                if wanted
+                    .get(&message.partition())
+                    .is_some_and(|next| message.offset() < *next)
+                {
+                    each(&message)?;
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
+            Some(Err(error)) => tracing::debug!(%topic, %error, "reading a part of a log"),
+            None if heard.elapsed() > PATIENCE => {
+                return Err(Error::Silent {
+                    topic: topic.to_owned(),
+                    missing: wanted.len(),
+                });
+            }
+            None => {}
+        }
+        // The client's own position counts what no reader is given: markers and aborted messages.
+        wanted.retain(|partition, next| {
+            let key = TopicPartition {
+                topic: topic.into(),
+                partition: *partition,
+            };
+            consumer::position(&client, &key).is_none_or(|position| position < *next)
+        });
+    }
+    Ok(())
+}
+
+fn check(client: &BaseConsumer<Context>, topic: &str, range: &Range) -> Result<(), Error> {
+    let key = TopicPartition {
+        topic: topic.into(),
+        partition: range.partition,
+    };
+    let log = consumer::log_of(client, &key, None, PATIENCE).map_err(|source| Error::Kafka {
+        topic: topic.to_owned(),
+        source,
+    })?;
+    if log.low <= range.first && range.next <= log.high {
+        return Ok(());
+    }
+    Err(Error::NotThere {
+        topic: topic.to_owned(),
+        partition: range.partition,
+        first: range.first,
+        next: range.next,
+        low: log.low,
+        high: log.high,
+    })
+}

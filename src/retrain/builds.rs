@@ -1,0 +1,345 @@
+//! Baselines for new versions, made for trainers that ask: from files that the daemon can read, or from
+//! exact parts of a topic.
+//!
+//! A part of a topic becomes a file first, one JSON object a row with the features by their names, so
+//! that there is one way from rows to a baseline.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::baseline::import::{self, Imported, Request};
+use crate::baseline::save::{self, save};
+use crate::baseline::{Baseline, SAMPLE_ROWS};
+use crate::ingest::ranges::{self, Range};
+use crate::ingest::training::{Columns, TIME};
+use crate::monitor::{Input, Monitor, TimeUnit};
+use crate::settings::{Kafka, Limits};
+use crate::store::builds::{self, Build};
+use crate::store::{self, baselines};
+
+/// How often somebody may have asked.
+const TICK: Duration = Duration::from_secs(1);
+/// The longest wait while Postgres cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A builder that has said nothing for so long has died.
+const STALE_SECONDS: f64 = 900.0;
+
+/// What builders need to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the log is.
+    pub kafka: Kafka,
+    /// Which limits hold for labels and levels.
+    pub limits: Limits,
+    /// Files have to be in this directory; `None`: no files.
+    pub directory: Option<PathBuf>,
+    /// What is watched.
+    pub monitors: Arc<[Monitor]>,
+}
+
+/// Why there is no baseline.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the source of the baseline cannot be read: {0}")]
+    Source(serde_json::Error),
+    #[error(
+        "driftd reads no files for trainers; set retraining.baseline_directory to where they are"
+    )]
+    NoDirectory,
+    #[error("{file}: expected a file in {directory}")]
+    Outside { file: String, directory: String },
+    #[error("no monitor of model {model} reads topic {topic}")]
+    NoMonitor { model: String, topic: String },
+    #[error("{monitor}: {source}")]
+    Path {
+        monitor: String,
+        source: crate::ingest::path::Error,
+    },
+    #[error(transparent)]
+    Ranges(#[from] ranges::Error),
+    #[error("no row of the offset ranges holds an event time from {from} to before {to}")]
+    NoRows { from: String, to: String },
+    #[error("cannot write the rows of the topic")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Import(#[from] import::Error),
+    #[error(transparent)]
+    Save(#[from] save::Error),
+    #[error(transparent)]
+    Encoding(#[from] crate::profile::encoding::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("building panicked: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// `{"files": [...], ...}` or `{"topic", "offsets", ...}`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    #[serde(default)]
+    files: Vec<String>,
+    time_column: Option<String>,
+    time_unit: Option<TimeUnit>,
+    topic: Option<String>,
+    #[serde(default)]
+    offsets: Vec<Offsets>,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Offsets {
+    partition: i32,
+    first_offset: i64,
+    next_offset: i64,
+}
+
+/// Builds what is asked for, one at a time, until `stop`. While Postgres cannot be reached it waits and
+/// tries again.
+///
+/// # Errors
+/// The database refuses for good.
+pub async fn run(pool: PgPool, options: Options, stop: CancellationToken) -> store::Result<()> {
+    let options = Arc::new(options);
+    let mut failures = 0_u32;
+    while !stop.is_cancelled() {
+        let limit = store::patience(&pool, failures);
+        let take = builds::take(&pool, STALE_SECONDS);
+        let done = match store::within(limit, "take a baseline to build", take).await {
+            Ok(Some(wanted)) => build_and_tell(&pool, &options, &wanted)
+                .await
+                .map(|()| true),
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let pause = match done {
+            Ok(true) => continue,
+            Ok(false) => {
+                failures = 0;
+                TICK
+            }
+            Err(error) if error.is_transient() => {
+                failures += 1;
+                let pause = PATIENCE.min(TICK * 2_u32.saturating_pow(failures.min(5)));
+                tracing::warn!(error = %error.chain(), retry_in = ?pause, "building baselines waits for Postgres");
+                pause
+            }
+            Err(error) => return Err(error),
+        };
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+    }
+    Ok(())
+}
+
+/// What stands in the way is told to the trainer that asked; only the database's own trouble is ours.
+async fn build_and_tell(
+    pool: &PgPool,
+    options: &Arc<Options>,
+    wanted: &Build,
+) -> store::Result<()> {
+    let (model, version) = (&wanted.model, &wanted.version);
+    match build(pool, options, wanted).await {
+        Ok(id) => {
+            tracing::info!(model.id = %model, model.version = %version, baseline = %id, job.id = wanted.job_id, "built a baseline");
+            builds::end(pool, wanted.build_id, Ok(&id)).await
+        }
+        Err(Error::Store(error) | Error::Save(save::Error::Store(error)))
+            if error.is_transient() =>
+        {
+            Err(error)
+        }
+        Err(error) => {
+            let text = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(model.id = %model, model.version = %version, job.id = wanted.job_id, error = %text, "cannot build a baseline");
+            builds::end(pool, wanted.build_id, Err(&text)).await
+        }
+    }
+}
+
+async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<String, Error> {
+    let source: Source = serde_json::from_value(wanted.source.clone()).map_err(Error::Source)?;
+    let parent = match &wanted.parent_baseline_id {
+        Some(id) => baselines::find(pool, id).await?.pop(),
+        None => None,
+    };
+    let parent = parent.map(Baseline::of_stored).transpose()?;
+    let (options, wanted) = (Arc::clone(options), wanted.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let input = input_of(&options.monitors, &wanted.model, source.topic.as_deref());
+        let window_ms = input.map(|input| input.window.size_ms);
+        let imported = match source.files.is_empty() {
+            true => of_topic(&options, &wanted, &source, parent.as_ref()),
+            false => of_files(&options, &wanted, &source, parent.as_ref(), window_ms),
+        };
+        imported.map(|imported| (imported, window_ms))
+    });
+    let (imported, window_ms) = work.await??;
+    Ok(save(pool, imported, window_ms).await?.baseline_id)
+}
+
+/// The stream of a model: of the topic that is named, else the first.
+fn input_of<'a>(monitors: &'a [Monitor], model: &str, topic: Option<&str>) -> Option<&'a Input> {
+    let inputs = monitors
+        .iter()
+        .filter(|monitor| monitor.model == model)
+        .filter_map(|monitor| monitor.input.as_ref());
+    inputs
+        .into_iter()
+        .find(|input| topic.is_none_or(|topic| topic == input.topic))
+}
+
+/// What both ways have in common: the features and kinds are those of the version before, if it has any.
+fn request(
+    options: &Options,
+    wanted: &Build,
+    parent: Option<&Baseline>,
+    files: Vec<PathBuf>,
+) -> Request {
+    let features = || parent.iter().flat_map(|one| &one.layout.features);
+    Request {
+        model: wanted.model.clone(),
+        version: wanted.version.clone(),
+        files,
+        time_column: None,
+        time_unit: TimeUnit::Ms,
+        window_ms: None,
+        features: features().map(|one| one.name.clone()).collect(),
+        exclude: Vec::new(),
+        kinds: features().map(|one| (one.name.clone(), one.kind)).collect(),
+        max_levels: options.limits.max_levels,
+        max_label_bytes: options.limits.message.label_bytes,
+        sample_rows: SAMPLE_ROWS,
+    }
+}
+
+fn of_files(
+    options: &Options,
+    wanted: &Build,
+    source: &Source,
+    parent: Option<&Baseline>,
+    window_ms: Option<i64>,
+) -> Result<Imported, Error> {
+    let directory = options.directory.as_deref().ok_or(Error::NoDirectory)?;
+    let files = source.files.iter().map(|file| inside(directory, file));
+    let time_column = source.time_column.clone();
+    let request = Request {
+        window_ms: window_ms.filter(|_| time_column.is_some()),
+        time_column,
+        time_unit: source.time_unit.unwrap_or(TimeUnit::Ms),
+        ..request(options, wanted, parent, files.collect::<Result<_, _>>()?)
+    };
+    Ok(import::import(&request, |_| {})?)
+}
+
+/// A file in the directory, whatever links and dots its name has.
+fn inside(directory: &Path, file: &str) -> Result<PathBuf, Error> {
+    let outside = || Error::Outside {
+        file: file.to_owned(),
+        directory: directory.display().to_string(),
+    };
+    let name = file.strip_prefix("file://").unwrap_or(file);
+    let whole = directory.join(name).canonicalize().map_err(|_| outside())?;
+    let root = directory.canonicalize().map_err(|_| outside())?;
+    if whole.starts_with(&root) {
+        Ok(whole)
+    } else {
+        Err(outside())
+    }
+}
+
+fn of_topic(
+    options: &Options,
+    wanted: &Build,
+    source: &Source,
+    parent: Option<&Baseline>,
+) -> Result<Imported, Error> {
+    let topic = source.topic.as_deref().unwrap_or_default();
+    let monitors = &options.monitors;
+    let input = input_of(monitors, &wanted.model, Some(topic)).ok_or_else(|| Error::NoMonitor {
+        model: wanted.model.clone(),
+        topic: topic.to_owned(),
+    })?;
+    let features = parent.iter().flat_map(|one| &one.layout.features);
+    let names = features.map(|one| one.name.as_str());
+    let columns = Columns::of(input, names).map_err(|source| Error::Path {
+        monitor: topic.to_owned(),
+        source,
+    })?;
+    let times = (
+        source.from.map(|at| at.timestamp_millis()),
+        source.to.map(|at| at.timestamp_millis()),
+    );
+    let ranges: Vec<Range> = source.offsets.iter().map(range).collect();
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join(format!("{topic}.ndjson"));
+    let mut file = BufWriter::new(File::create(&path)?);
+    let mut rows = 0_u64;
+    ranges::read(&options.kafka, topic, &ranges, |message| {
+        for row in columns.rows(message, times) {
+            serde_json::to_writer(&mut file, &row)?;
+            file.write_all(b"\n")?;
+            rows += 1;
+        }
+        Ok(())
+    })?;
+    file.flush()?;
+    if rows == 0 {
+        let text = |at: Option<DateTime<Utc>>| at.map_or("any".into(), |at| at.to_rfc3339());
+        return Err(Error::NoRows {
+            from: text(source.from),
+            to: text(source.to),
+        });
+    }
+    let request = Request {
+        time_column: Some(TIME.to_owned()),
+        window_ms: Some(input.window.size_ms),
+        ..request(options, wanted, parent, vec![path])
+    };
+    let mut imported = import::import(&request, |_| {})?;
+    // The file is gone after this: what it was made from is told instead.
+    let named = |range: &Range| {
+        format!(
+            "kafka:{topic}/{}:{}-{}",
+            range.partition, range.first, range.next
+        )
+    };
+    imported.baseline.origin.files = ranges.iter().map(named).collect();
+    Ok(imported)
+}
+
+fn range(offsets: &Offsets) -> Range {
+    Range {
+        partition: offsets.partition,
+        first: offsets.first_offset,
+        next: offsets.next_offset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_from_the_directory_only() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("t.csv"), "a\n1\n").unwrap();
+        let found = inside(directory.path(), "t.csv").unwrap();
+        assert!(found.ends_with("t.csv"));
+        for file in ["../etc/passwd", "/etc/passwd", "missing.csv"] {
+            let error = inside(directory.path(), file).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{file}: expected a file in")),
+                "{error}"
+            );
+        }
+    }
+}
