@@ -84,6 +84,9 @@ enum Command {
     Run(run::Args),
     /// Show it all on real data, with a Kafka and a Postgres of its own.
     Demo(demo::Args),
+    /// The trainer of `driftd demo --train`.
+    #[command(hide = true)]
+    DemoTrainer,
     /// Compare a file with another one: drifted or not, for batch pipelines.
     #[command(disable_version_flag = true)]
     Check(Box<check::Args>),
@@ -169,6 +172,7 @@ impl Cli {
                 telemetry::init(&self.global.demo_log()?).context("cannot start logging")?;
                 demo::run(args).await
             }
+            Command::DemoTrainer => demo::trainer::run(),
             Command::Run(args) => run::run(args, self.global.settings()?).await,
             Command::Migrate(args) => {
                 let settings = self.global.settings()?;
@@ -188,7 +192,7 @@ impl Cli {
             Command::Worker(args) => {
                 let settings = self.global.settings()?;
                 // A trainer's role may call the job functions and see nothing else of the schema.
-                worker::run(args, &connect(&settings).await?).await
+                worker::run(args, &settings.kafka, &connect(&settings).await?).await
             }
             Command::Models(args) => {
                 let settings = self.global.settings()?;

@@ -7,9 +7,11 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use super::Usage;
 use super::run::stop_on_signal;
 use crate::daemon::owner;
 use crate::retrain::worker::{self, Options};
+use crate::settings::Kafka;
 
 /// Claim retraining jobs and run a command for each.
 ///
@@ -34,6 +36,10 @@ pub struct Args {
     /// How long a command that was told to end (SIGTERM) may take before it is killed.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     grace: Duration,
+    /// Read the offset ranges that a job suggests from Kafka first, and give them to the command as the
+    /// file DRIFTD_DATA_FILE, one message a line. Needs the settings of Kafka.
+    #[arg(long)]
+    fetch: bool,
     /// End when there is nothing to do.
     #[arg(long)]
     once: bool,
@@ -46,7 +52,12 @@ pub struct Args {
 ///
 /// # Errors
 /// The database refuses for good, or the command cannot be started.
-pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, kafka: &Kafka, pool: &PgPool) -> anyhow::Result<ExitCode> {
+    if args.fetch && kafka.brokers.is_empty() {
+        anyhow::bail!(Usage(
+            "--fetch reads Kafka: set kafka.brokers, in the file of --config or as --set kafka.brokers=...".into()
+        ));
+    }
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let options = Options {
@@ -56,6 +67,8 @@ pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<ExitCode> {
         poll: args.poll,
         grace: args.grace,
         once: args.once,
+        quiet: false,
+        fetch: args.fetch.then(|| kafka.clone()),
         command: args.command,
     };
     let done = worker::run(pool, &options, &stop).await?;

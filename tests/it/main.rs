@@ -3,6 +3,8 @@
 //! - `embedded`: the private Postgres itself: it starts, it stops, nothing of it stays
 //! - `store`: the schema and the functions over it
 //! - `triggers`: what asks for retraining, and what stops it
+//! - `policies`: what enqueues a job by itself, what stops it, and what the job says
+//! - `versions`: how versions come into service, and where each comes from
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
@@ -55,6 +57,7 @@ mod judging;
 mod kafka;
 mod kafka_faults;
 mod oracle;
+mod policies;
 mod postgres_faults;
 mod replicas;
 mod reset;
@@ -66,3 +69,4 @@ mod structure;
 mod triggers;
 mod upkeep;
 mod verify;
+mod versions;

@@ -101,9 +101,11 @@ fn times(batch: &RecordBatch) -> anyhow::Result<ArrayRef> {
     Ok(cast(&ms, &DataType::Int64)?)
 }
 
-/// The stream: every flight from April on, in event-time order, with what reality mixes in. Each
-/// message is handed to `send`, with `None` for a tombstone.
+/// The stream: every flight from April on, in event-time order, with what reality mixes in, and with
+/// the version that is in service then, if it is named at all. Each message is handed to `send`, with
+/// `None` for a tombstone.
 pub(super) fn stream(
+    version: impl Fn() -> Option<String>,
     mut send: impl FnMut(Option<Vec<u8>>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Planted> {
     let mut planted = Planted::default();
@@ -112,7 +114,10 @@ pub(super) fn stream(
         let batch = part(&batch?, |ms| ms >= APRIL_MS)?;
         let columns = columns(&batch)?;
         for row in 0..batch.num_rows() {
-            let message = message(&columns, row);
+            let mut message = message(&columns, row);
+            if let Some(version) = version() {
+                message.insert("model_version".into(), version.into());
+            }
             let payload = serde_json::to_vec(&message)?;
             let n = planted.flights;
             if n % 2_000 == 7 && early.len() < 150 {

@@ -6,6 +6,8 @@
 
 mod flights;
 mod summary;
+pub mod trainer;
+mod training;
 mod watch;
 
 use std::io::Write;
@@ -44,6 +46,10 @@ pub struct Args {
     /// A report for people, or one JSON object for programs (with --exit).
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    /// Close the loop: a trainer is fed the data that the job suggests, its version is promoted, and the
+    /// rest of the stream is that version's.
+    #[arg(long)]
+    train: bool,
     /// Keep the database in this directory, and find it there again; a temporary one if not said.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -70,7 +76,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let server = tokio::task::spawn_blocking(move || Postgres::start(options)).await??;
     let broker = Broker::start()?;
     broker.create_topic(TOPIC, PARTITIONS)?;
-    let settings = settings(&broker.brokers(), &server.url())?;
+    let settings = settings(&broker.brokers(), &server.url(), args.train)?;
     let pool = store::connect(settings.postgres.url(), 4).await?;
     store::migrate(&pool).await?;
 
@@ -79,6 +85,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     say(&said)?;
 
     let listen = settings.service.listen;
+    let training = match args.train {
+        true => Some(training::start(&pool, settings.kafka.clone(), &stop).await?),
+        false => None,
+    };
     let mut task = JoinSet::new();
     let begun = Instant::now();
     task.spawn(Box::pin(daemon::run(settings, stop.clone())));
@@ -90,7 +100,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 _ => anyhow::bail!("driftd has ended before the demo was over"),
             }
         }
-        watched = watch::until_judged(&brokers, &pool, &stop, quiet) => watched?,
+        watched = watch::until_judged(&brokers, &pool, &stop, quiet, args.train) => watched?,
     };
     if let Some(planted) = watched {
         let report = summary::of(&pool, &planted, told, begun.elapsed().as_secs_f64()).await?;
@@ -102,6 +112,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             say(&summary::where_to_look(&server.url(), listen))?;
             stop.cancelled().await;
         }
+    }
+    stop.cancel();
+    if let Some(training) = training {
+        training.end().await?;
     }
     end(task, stop, pool, server).await?;
     Ok(ExitCode::SUCCESS)
@@ -165,10 +179,21 @@ async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
 }
 
 /// What a user would write, with the demo's own addresses.
-fn settings(brokers: &str, url: &str) -> anyhow::Result<Settings> {
+fn settings(brokers: &str, url: &str, train: bool) -> anyhow::Result<Settings> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port();
+    // With training the messages name their version. Training takes seconds in which no flight leaves, and
+    // no version is trained on less than two months.
+    let (version, idle_after, retraining) = match train {
+        true => (
+            "{ path = \"model_version\" }",
+            "20s",
+            "{ cooldown = \"0s\", min_windows = 40, data = { select = \"sliding\", span = \"60d\" }, \
+              promotion = { policy = \"automatic\" } }",
+        ),
+        false => ("\"1\"", "2s", "{ cooldown = \"7d\" }"),
+    };
     let text = format!(
         r#"
         [kafka]
@@ -185,13 +210,13 @@ fn settings(brokers: &str, url: &str) -> anyhow::Result<Settings> {
         name = "flights"
         topic = "{TOPIC}"
         model = "flight-delay"
-        version = "1"
+        version = {version}
         timestamp = {{ path = "event_time", unit = "ms" }}
         window = "1d"
         mode = "learned"
         false_alarms = {{ max = 1, per = "30d" }}
-        lateness = {{ out_of_orderness = "1h", idle_after = "2s" }}
-        retraining = {{ cooldown = "7d" }}
+        lateness = {{ out_of_orderness = "1h", idle_after = "{idle_after}" }}
+        retraining = {retraining}
 
         [[monitors]]
         name = "fare-quotes-weekly"

@@ -85,6 +85,7 @@ pub(super) struct Report {
     top_features: Vec<String>,
     baseline_days_alarmed: BaselineDays,
     jobs: Vec<Job>,
+    versions: Vec<Version>,
     seconds: f64,
     rows_per_second: f64,
 }
@@ -151,9 +152,54 @@ pub(super) async fn of(
             .collect(),
         baseline_days_alarmed,
         jobs: jobs(pool).await?,
+        versions: versions(pool).await?,
         seconds,
         rows_per_second: rows as f64 / seconds,
     })
+}
+
+/// What was said of the inputs of a version.
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+pub(super) struct Version {
+    version: String,
+    stage: Option<String>,
+    windows: i64,
+    drifted_windows: i64,
+    /// The first month of its windows, by itself: right after the training.
+    drifted_of_first_30: i64,
+    first_window: DateTime<Utc>,
+    last_window: DateTime<Utc>,
+}
+
+impl Version {
+    fn text(&self) -> String {
+        let day = |at: DateTime<Utc>| at.format("%Y-%m-%d");
+        format!(
+            "version {}    {} to {}: {} windows, {} drifted, of the first 30 {}\n",
+            self.version,
+            day(self.first_window),
+            day(self.last_window),
+            self.windows,
+            self.drifted_windows,
+            self.drifted_of_first_30,
+        )
+    }
+}
+
+async fn versions(pool: &PgPool) -> anyhow::Result<Vec<Version>> {
+    Ok(sqlx::query_as(
+        "select w.version, v.stage, count(*) as windows,
+            count(*) filter (where verdict = 'drifted') as drifted_windows,
+            count(*) filter (where verdict = 'drifted' and place <= 30) as drifted_of_first_30,
+            min(window_start) as first_window, max(window_start) as last_window
+        from (select version, verdict, window_start,
+                row_number() over (partition by version order by window_start) as place
+              from driftd.windows) w
+            left join driftd.model_versions v on v.model = 'flight-delay' and v.version = w.version
+        group by w.version, v.stage order by w.version",
+    )
+    .fetch_all(pool)
+    .await?)
 }
 
 async fn jobs(pool: &PgPool) -> anyhow::Result<Vec<Job>> {
@@ -191,6 +237,10 @@ impl Report {
                 )
             })
             .collect();
+        let versions = match self.versions.as_slice() {
+            [] | [_] => String::new(),
+            several => several.iter().map(Version::text).collect(),
+        };
         format!(
             "
 rows in      {} = {} counted + {} rejected + {} late{}; {} tombstones beside
@@ -200,7 +250,7 @@ windows      {} of {} day, {} drifted
 first drift  {first}: {}
 episodes     {}
 jobs         {}
-baseline     alarms on its own {} days: chi-square with Bonferroni 5% {}, PSI > 0.2 {}, driftd {}
+{versions}baseline     alarms on its own {} days: chi-square with Bonferroni 5% {}, PSI > 0.2 {}, driftd {}
 speed        {:.1} s, {:.0} rows/s from broker to verdict
 ",
             self.rows,

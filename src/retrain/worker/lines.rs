@@ -50,13 +50,14 @@ enum Said {
 pub(super) struct Lines {
     heard: Receiver<String>,
     readers: JoinSet<()>,
+    quiet: bool,
     waiting: VecDeque<String>,
     left_out: usize,
     last: VecDeque<String>,
 }
 
 impl Lines {
-    pub(super) fn of(running: &mut Running) -> Self {
+    pub(super) fn of(running: &mut Running, quiet: bool) -> Self {
         let (sender, heard) = channel(64);
         let mut readers = JoinSet::new();
         let (out, err) = running.outputs();
@@ -69,6 +70,7 @@ impl Lines {
         Self {
             heard,
             readers,
+            quiet,
             waiting: VecDeque::new(),
             left_out: 0,
             last: VecDeque::new(),
@@ -86,7 +88,9 @@ impl Lines {
     fn take(&mut self, line: String) -> Told {
         let told = told(&line);
         if matches!(told, Told::Line) {
-            eprintln!("{line}");
+            if !self.quiet {
+                eprintln!("{line}");
+            }
             self.last.push_back(line.clone());
             if self.last.len() > LAST {
                 self.last.pop_front();

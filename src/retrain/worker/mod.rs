@@ -16,9 +16,11 @@ use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::settings::Kafka;
 use crate::store::jobs::{self, Claimed, Heartbeat, Lease};
 use crate::store::{self, Error, SqlState, builds};
 
+mod fetch;
 mod lines;
 mod process;
 
@@ -47,6 +49,10 @@ pub struct Options {
     pub grace: Duration,
     /// End when nothing is to be done.
     pub once: bool,
+    /// Do not repeat on standard error what the command prints.
+    pub quiet: bool,
+    /// Where the log is, if the command is to be given the suggested data as a file.
+    pub fetch: Option<Kafka>,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
@@ -159,7 +165,10 @@ async fn work(
         "claimed"
     );
     let directory = tempfile::tempdir()?;
-    let outcome = attempt(pool, options, claimed, directory.path(), stop).await?;
+    let outcome = match fetched(pool, options, claimed, directory.path()).await {
+        None => attempt(pool, options, claimed, directory.path(), stop).await?,
+        Some(outcome) => outcome,
+    };
     let outcome = match outcome {
         Outcome::Result(result) => settle(pool, options, lease, result).await,
         other => other,
@@ -198,6 +207,65 @@ async fn work(
     Ok(())
 }
 
+/// Reads the suggested parts of the log into a file, where that is wanted; `None`: all is well.
+async fn fetched(
+    pool: &PgPool,
+    options: &Options,
+    claimed: &Claimed,
+    directory: &Path,
+) -> Option<Outcome> {
+    let kafka = options.fetch.clone()?;
+    let (data, path) = (
+        claimed.document["training_data"].clone(),
+        directory.join(process::DATA),
+    );
+    let reading = tokio::task::spawn_blocking(move || fetch::fetch(&kafka, &data, &path));
+    match beating(pool, options, &claimed.lease, reading).await {
+        Err(why) => Some(Outcome::GivenUp(why)),
+        Ok(Ok(Ok(messages))) => {
+            tracing::info!(
+                job.id = claimed.lease.job_id,
+                messages,
+                "fetched the suggested data"
+            );
+            None
+        }
+        Ok(Ok(Err(error))) => Some(Outcome::Failed {
+            error: format!(
+                "the suggested data cannot be fetched: {:#}",
+                anyhow::Error::from(error)
+            ),
+            retry: true,
+        }),
+        Ok(Err(panic)) => Some(Outcome::Failed {
+            error: format!("fetching the suggested data: {panic}"),
+            retry: false,
+        }),
+    }
+}
+
+/// Does something else than running the command, and extends the lease meanwhile; why not, if the job is
+/// not ours any more.
+async fn beating<T>(
+    pool: &PgPool,
+    options: &Options,
+    lease: &Lease,
+    work: impl Future<Output = T>,
+) -> Result<T, &'static str> {
+    let mut beat = tokio::time::interval(options.lease / 3);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            _ = beat.tick() => match jobs::heartbeat(pool, lease, None).await {
+                Ok(Heartbeat::Cancelled) => return Err("it was cancelled"),
+                Err(Error::Refused { .. }) => return Err("its lease is lost"),
+                Ok(Heartbeat::Running) | Err(_) => {}
+            },
+        }
+    }
+}
+
 /// Runs the command until it ends, or has to.
 async fn attempt(
     pool: &PgPool,
@@ -208,7 +276,7 @@ async fn attempt(
 ) -> anyhow::Result<Outcome> {
     let lease = &claimed.lease;
     let mut running = Running::start(&options.command, claimed, directory)?;
-    let mut lines = Lines::of(&mut running);
+    let mut lines = Lines::of(&mut running, options.quiet);
     let mut beat = tokio::time::interval(options.lease / 3);
     let mut held_until = Instant::now() + options.lease;
     let mut progress = None;
@@ -327,7 +395,12 @@ async fn settle(pool: &PgPool, options: &Options, lease: &Lease, mut result: Val
         Some(source) => source,
     };
     let version = result["version"].as_str().unwrap_or_default();
-    match built(pool, options, lease, version, &source).await {
+    let building = built(pool, lease, version, &source);
+    let built = match beating(pool, options, lease, building).await {
+        Ok(built) => built,
+        Err(why) => return Outcome::GivenUp(why),
+    };
+    match built {
         Ok(Ok(build)) => {
             result["baseline_id"] = build["baseline_id"].clone();
             if result["training_data"]["sha256"].is_null()
@@ -355,16 +428,14 @@ async fn settle(pool: &PgPool, options: &Options, lease: &Lease, mut result: Val
     }
 }
 
-/// Asks for a baseline and waits until it is there; the lease is extended meanwhile.
+/// Asks for a baseline and waits until it is there.
 async fn built(
     pool: &PgPool,
-    options: &Options,
     lease: &Lease,
     version: &str,
     source: &Value,
 ) -> store::Result<Result<Value, String>> {
     let build_id = builds::request(pool, lease, version, source).await?;
-    let mut beaten = Instant::now();
     loop {
         let state = builds::state(pool, lease, build_id).await?;
         match state["state"].as_str() {
@@ -373,11 +444,7 @@ async fn built(
                 let error = state["error"].as_str().unwrap_or("no reason given");
                 return Ok(Err(error.to_owned()));
             }
-            _ => tokio::time::sleep(BUILD_LOOK.min(options.lease / 3)).await,
-        }
-        if beaten.elapsed() >= options.lease / 3 {
-            jobs::heartbeat(pool, lease, None).await?;
-            beaten = Instant::now();
+            _ => tokio::time::sleep(BUILD_LOOK).await,
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::store::jobs::Claimed;
 const JOB: &str = "job.json";
 /// The file that the command leaves its result in.
 pub(super) const RESULT: &str = "result.json";
+/// The file that the suggested data is in, one message a line, where the worker fetches it.
+pub(super) const DATA: &str = "data.ndjson";
 
 /// A command that was started, in a process group of its own.
 pub(super) struct Running {
@@ -34,11 +36,13 @@ impl Running {
         let (program, arguments) = command.split_first().context("no command was given")?;
         let job = serde_json::to_vec_pretty(&claimed.document)?;
         std::fs::write(directory.join(JOB), &job)?;
+        let data = directory.join(DATA);
         let mut child = Command::new(program)
             .args(arguments)
             .envs(variables(claimed))
             .env("DRIFTD_JOB_FILE", directory.join(JOB))
             .env("DRIFTD_RESULT_FILE", directory.join(RESULT))
+            .envs(data.exists().then_some(("DRIFTD_DATA_FILE", &data)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
