@@ -26,6 +26,9 @@ pub mod schedule;
 /// What asks for retraining.
 pub mod trigger;
 
+/// Jobs that an orchestrator is asked to run, over HTTP.
+pub mod handover;
+
 use schedule::Slots;
 use trigger::Trigger;
 
