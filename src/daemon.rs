@@ -1,6 +1,7 @@
 //! Starts the tasks, and tells how they end.
 //!
-//! Six tasks: collect (a thread of its own), judge, the retraining schedule, notify, upkeep, api. They
+//! Six tasks: collect (a thread of its own), judge, the retraining schedule, notify, upkeep, api, and
+//! a seventh where jobs are handed over to an orchestrator. They
 //! share a database pool and a stop signal, and nothing else. A task that fails stops the others;
 //! a stop from outside lets collect save what it has read and the judge finish the window in hand,
 //! within the grace period.
@@ -25,6 +26,7 @@ use crate::decide::verdict::Judge;
 use crate::ingest::plan::{self, TopicPlan, Watched};
 use crate::judge::{self, Line};
 use crate::monitor::{Input, Mode, Monitor};
+use crate::retrain::handover::{self, Handover};
 use crate::settings::Settings;
 use crate::store::monitors::Registered;
 use crate::store::{self, baselines, monitors};
@@ -119,6 +121,7 @@ async fn start(
             Ok("the retraining schedule")
         });
     }
+    hand_over(settings, pool, &clock, stop, tasks);
     {
         let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
         tasks.spawn(async move {
@@ -135,6 +138,25 @@ async fn start(
         });
     }
     Ok(())
+}
+
+/// Hands jobs over, where there is anywhere to.
+fn hand_over(
+    settings: &Settings,
+    pool: &PgPool,
+    clock: &Arc<Clock>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+) {
+    if settings.handovers.is_empty() {
+        return;
+    }
+    let all: Arc<[Handover]> = settings.handovers.clone().into();
+    let (pool, clock, stop) = (pool.clone(), Arc::clone(clock), stop.clone());
+    tasks.spawn(async move {
+        handover::run(pool, all, clock, stop).await?;
+        Ok("handover")
+    });
 }
 
 /// Waits for the stop and then for every task; the first failure stops the others.

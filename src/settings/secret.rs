@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use super::check::redacted_handover;
 use super::field::Field;
 use super::file::{Node, Origin, Table, Value};
 use super::read::Section;
@@ -93,7 +94,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 /// A relative path in a file is meant from that file's folder.
-fn beside(origin: &Origin, path: &Path) -> PathBuf {
+pub(super) fn beside(origin: &Origin, path: &Path) -> PathBuf {
     match origin {
         Origin::File { path: file, .. } => Path::new(file.as_ref())
             .parent()
@@ -139,6 +140,14 @@ pub(super) fn redacted(table: &Table) -> toml::Table {
             .filter(|(name, _)| is_secret_property(name))
         {
             *value = REDACTED.into();
+        }
+    }
+    if let (Some(handovers), Some(toml::Value::Array(shown))) =
+        (table.get("handovers"), shown.get_mut("handovers"))
+        && let Value::List(list) = &handovers.value
+    {
+        for (handover, shown) in list.iter().zip(shown) {
+            redacted_handover(handover, "handovers", shown);
         }
     }
     shown
