@@ -4,6 +4,7 @@
 //! - `store`: the schema and the functions over it
 //! - `triggers`: what asks for retraining, and what stops it
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `handover`: jobs that go to an orchestrator by HTTP, and that no run is doubled
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
@@ -48,6 +49,7 @@ mod embedded;
 mod embeddings;
 mod end_to_end;
 mod gaps;
+mod handover;
 mod harness;
 mod hostile;
 mod jobs;
