@@ -197,6 +197,31 @@ impl<'a> Sender<'a> {
     }
 }
 
+/// Whether a later answer may be another one.
+pub(super) fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
+}
+
+/// A word for metrics.
+pub(super) fn outcome(sent: &Result<Answer, Failure>) -> &'static str {
+    match sent {
+        Ok(answer) => match answer.status.as_u16() {
+            200..300 => "ok",
+            409 => "conflict",
+            429 => "throttled",
+            500.. => "server_error",
+            _ => "refused",
+        },
+        Err(Failure::Forbidden(_)) => "forbidden_address",
+        Err(Failure::Unsent(_)) => "unreachable",
+        Err(Failure::Unanswered(_)) => "unanswered",
+    }
+}
+
 /// `v1=` and the HMAC-SHA256 of `timestamp.body` in hexadecimal.
 fn signature(secret: &[u8], timestamp: &str, body: &str) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::follow::result;
-use super::http::{Answer, Failure, Sender};
+use super::http::{Answer, Failure, Sender, is_passing, outcome};
 use super::template::{Values, text};
 use super::{Call, Handover, Status};
 use crate::clock::Clock;
@@ -490,30 +490,6 @@ fn unknown(why: &str) -> End {
     End::Failed {
         error: format!("whether the run goes on is not known: {why}"),
         retry: false,
-    }
-}
-
-/// Whether a later answer may be another one.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error()
-        || matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-        )
-}
-
-fn outcome(sent: &Result<Answer, Failure>) -> &'static str {
-    match sent {
-        Ok(answer) => match answer.status.as_u16() {
-            200..300 => "ok",
-            409 => "conflict",
-            429 => "throttled",
-            500.. => "server_error",
-            _ => "refused",
-        },
-        Err(Failure::Forbidden(_)) => "forbidden_address",
-        Err(Failure::Unsent(_)) => "unreachable",
-        Err(Failure::Unanswered(_)) => "unanswered",
     }
 }
 

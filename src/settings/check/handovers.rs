@@ -2,29 +2,25 @@
 //! over what every hand-over starts from, so that each key can be said anew.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use reqwest::Method;
 use reqwest::header::HeaderName;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use secrecy::SecretString;
 
 use crate::retrain::handover::pointer::Pointer;
 use crate::retrain::handover::template::{self, Place, Template};
 use crate::retrain::handover::{Call, Find, Handover, Status, Token, preset};
 use crate::settings::field::Field;
-use crate::settings::file::{self, Node, Origin, Table, Value};
+use crate::settings::file::{self, Node, Table, Value};
 use crate::settings::layers::merge;
 use crate::settings::problem::nearest;
 use crate::settings::read::Section;
-use crate::settings::secret::{REDACTED, beside, not_a_flag, secret};
+use crate::settings::secret::{beside, not_a_flag, secret};
 
 use super::monitors::{NAME, is_name, opened, short, text_of};
-use super::{DAY_MS, MINUTE_MS, SECOND_MS, duration, section};
+use super::{DAY_MS, MINUTE_MS, SECOND_MS, duration, reach, section};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -110,7 +106,7 @@ fn handover(field: &Field<'_>) -> Option<Handover> {
     let status = part(&s, "status", |s| status(s, &parameters));
     let cancel = part(&s, "cancel", |s| call(s, &parameters));
     let times = times(&s);
-    let reach = reach(&s);
+    let reach = reach::reach(&s);
     s.finish();
     let (allow_private, allow_http, certificates) = reach?;
     let (timeout, deadline, lease, backoff) = times?;
@@ -462,103 +458,4 @@ fn times(s: &Section<'_>) -> Option<Times> {
     let lease = time("lease", SECOND_MS..=DAY_MS);
     let backoff = time("backoff", 1..=10 * MINUTE_MS);
     Some((timeout?, deadline?, lease?, backoff?))
-}
-
-type Reach = (Vec<IpNet>, bool, Option<Vec<CertificateDer<'static>>>);
-
-/// What may be connected to, and who is believed to be who they say.
-fn reach(s: &Section<'_>) -> Option<Reach> {
-    let private = s.must("allow_private", "expected a list", networks);
-    let http = s.must("allow_http", "expected true or false", Field::boolean);
-    let certificates = s.may("ca_file", certificates);
-    if s.has("ca_file") && certificates.is_none() {
-        return None;
-    }
-    Some((private?, http?, certificates))
-}
-
-fn networks(field: &Field<'_>) -> Option<Vec<IpNet>> {
-    const RIGHT: &str =
-        "expected networks such as [\"10.0.0.0/8\", \"fd00::/8\", \"127.0.0.1/32\"]";
-    let Some(list) = field.as_list() else {
-        field.wrong(RIGHT);
-        return None;
-    };
-    let network = |field: &Field<'_>| {
-        let text = field.as_text().map(str::trim).unwrap_or_default();
-        let address = |text: &str| text.parse::<IpAddr>().ok().map(IpNet::from);
-        let network = text.parse().ok().or_else(|| address(text));
-        if network.is_none() {
-            field.wrong(RIGHT);
-        }
-        network
-    };
-    let read: Vec<Option<IpNet>> = list.iter().map(network).collect();
-    read.into_iter().collect()
-}
-
-fn certificates(field: &Field<'_>) -> Option<Vec<CertificateDer<'static>>> {
-    let path = beside(
-        field.origin(),
-        Path::new(field.text("expected the path of a PEM file")?),
-    );
-    let read = std::fs::read(&path).map_err(|error| error.to_string());
-    let parsed = read.and_then(|pem| {
-        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        all.map_err(|error| error.to_string())
-    });
-    let found = match parsed {
-        Ok(all) if !all.is_empty() => return Some(all),
-        Ok(_) => "it holds no certificate".to_owned(),
-        Err(error) => error,
-    };
-    field.fault(
-        format!("cannot use {}: {found}", path.display()),
-        "expected certificates as PEM",
-    );
-    None
-}
-
-/// An entry as `check-config` shows it: whatever may be a secret is not in it. Secrets come by
-/// variables, so a text with one in it is not shown, except for names and addresses.
-pub(in crate::settings) fn redacted(node: &Node, key: &str, shown: &mut toml::Value) {
-    const ALWAYS: [&str; 2] = ["token", "signing_key"];
-    match (&node.value, shown) {
-        (Value::Table(table), toml::Value::Table(shown)) => {
-            for (name, node) in table {
-                let Some(shown) = shown.get_mut(name) else {
-                    continue;
-                };
-                let hidden = ALWAYS.contains(&name.as_str()) || key == "headers";
-                match hidden {
-                    true => *shown = REDACTED.into(),
-                    false => redacted(node, name, shown),
-                }
-            }
-        }
-        (Value::Text(text), shown) if matches!(key, "url" | "base_url") => {
-            *shown = without_query(text, node.origin != Origin::Default).into();
-        }
-        (Value::Text(_), shown) if node.loose && !matches!(key, "name" | "model") => {
-            *shown = REDACTED.into();
-        }
-        _ => {}
-    }
-}
-
-/// A URL without what stands before its host, and without its query where that is the user's own.
-fn without_query(url: &str, own: bool) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority.to_owned(), |(_, host)| {
-            format!("{REDACTED}@{host}")
-        });
-    let path = match path.split_once('?') {
-        Some((path, _)) if own => format!("{path}?{REDACTED}"),
-        _ => path.to_owned(),
-    };
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    format!("{scheme}{separator}{host}{path}")
 }

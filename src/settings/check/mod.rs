@@ -4,6 +4,7 @@ mod handovers;
 mod kafka;
 mod monitors;
 mod policies;
+mod reach;
 mod rows;
 
 use std::net::SocketAddr;
@@ -23,8 +24,6 @@ use super::{
     Checkpoint, Defaults, Limits, Log, LogFormat, MessageLimits, Postgres, Retention, Service,
     Settings,
 };
-
-pub(super) use handovers::redacted as redacted_handover;
 
 const SECOND_MS: i64 = 1_000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
