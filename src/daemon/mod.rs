@@ -1,7 +1,7 @@
 //! Starts the tasks, and tells how they end.
 //!
 //! The tasks: collect (a thread of its own) and judge, which begin anew when baselines change; the
-//! retraining schedule, the building of baselines, notify, upkeep, api. They share a database pool and a
+//! retraining schedule, the building of baselines, handing over to orchestrators, notify, upkeep, api. They share a database pool and a
 //! stop signal, and nothing else. A task that fails stops the others;
 //! a stop from outside lets collect save what it has read and the judge finish the window in hand,
 //! within the grace period.
@@ -19,6 +19,7 @@ use crate::api::{self, Readiness};
 use crate::clock::Clock;
 use crate::monitor::Monitor;
 use crate::retrain::builds;
+use crate::retrain::handover::{self, Handover};
 use crate::settings::Settings;
 use crate::store::{self, jobs};
 use crate::telemetry::metrics;
@@ -108,6 +109,7 @@ async fn start(
             Ok("the building of baselines")
         });
     }
+    hand_over(settings, pool, &clock, stop, tasks);
     {
         let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
         tasks.spawn(async move {
@@ -124,6 +126,25 @@ async fn start(
         });
     }
     Ok(())
+}
+
+/// Hands jobs over, where there is anywhere to.
+fn hand_over(
+    settings: &Settings,
+    pool: &PgPool,
+    clock: &Arc<Clock>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+) {
+    if settings.handovers.is_empty() {
+        return;
+    }
+    let all: Arc<[Handover]> = settings.handovers.clone().into();
+    let (pool, clock, stop) = (pool.clone(), Arc::clone(clock), stop.clone());
+    tasks.spawn(async move {
+        handover::run(pool, all, clock, stop).await?;
+        Ok("handover")
+    });
 }
 
 /// Waits for the stop and then for every task; the first failure stops the others.

@@ -44,6 +44,9 @@ pub mod trials;
 pub mod worker;
 
 use conditions::Conditions;
+/// Jobs that an orchestrator is asked to run, over HTTP.
+pub mod handover;
+
 use schedule::Slots;
 use trigger::Trigger;
 

@@ -55,7 +55,7 @@ fn in_node(
     }
 }
 
-/// The key of a monitor is its name, as everywhere.
+/// The key of a monitor or a hand-over is its name, as everywhere.
 fn named(element: &Node, key: &str) -> Option<String> {
     let Value::Table(table) = &element.value else {
         return None;
@@ -63,7 +63,8 @@ fn named(element: &Node, key: &str) -> Option<String> {
     let Value::Text(name) = &table.get("name")?.value else {
         return None;
     };
-    (key == "monitors" && !name.contains("${")).then(|| format!("{key}.{name}"))
+    (matches!(key, "monitors" | "handovers") && !name.contains("${"))
+        .then(|| format!("{key}.{name}"))
 }
 
 #[derive(Debug, PartialEq, Eq)]

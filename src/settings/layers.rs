@@ -90,11 +90,12 @@ pub(super) fn environment(
         let segments = rest.to_lowercase();
         let segments: Vec<&str> = segments.split("__").collect();
         let origin = Origin::Environment(name.clone());
-        if segments[0] == "monitors" {
+        if matches!(segments[0], "monitors" | "handovers") {
+            let list = segments[0];
             problems.push(Problem {
                 origin: Some(origin.to_string()),
-                key: "monitors".into(),
-                found: "monitors cannot be set by a variable of their own".into(),
+                key: list.into(),
+                found: format!("{list} cannot be set by a variable of their own"),
                 right: "write ${VAR} in the file where a value has to come from the environment, \
                         or set DRIFTD__DEFAULTS__..."
                     .into(),
@@ -193,7 +194,8 @@ fn insert(
 
 /// A list or table may be given in TOML's inline form. Secrets are never looked into.
 fn structured(path: &[String], text: &str, origin: &Origin) -> Option<Value> {
-    let secret = path[0] == "postgres" || path.get(1).is_some_and(|key| key == "properties");
+    let secret = matches!(path[0].as_str(), "postgres" | "handovers")
+        || path.get(1).is_some_and(|key| key == "properties");
     if secret || !text.trim_start().starts_with(['[', '{']) {
         return None;
     }

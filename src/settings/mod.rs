@@ -25,6 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::monitor::{Judging, Monitor};
+use crate::retrain::handover::Handover;
 
 pub use layers::Override;
 pub use problem::{Error, Problem};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub retraining: Queue,
     /// What is watched; names are unique.
     pub monitors: Vec<Monitor>,
+    /// Whose jobs go to an orchestrator; names and models are unique.
+    pub handovers: Vec<Handover>,
     /// What is allowed but probably not meant; to be logged at the start.
     pub warnings: Vec<String>,
     effective: toml::Table,

@@ -93,7 +93,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 /// A relative path in a file is meant from that file's folder.
-fn beside(origin: &Origin, path: &Path) -> PathBuf {
+pub(super) fn beside(origin: &Origin, path: &Path) -> PathBuf {
     match origin {
         Origin::File { path: file, .. } => Path::new(file.as_ref())
             .parent()
@@ -141,7 +141,59 @@ pub(super) fn redacted(table: &Table) -> toml::Table {
             *value = REDACTED.into();
         }
     }
+    if let (Some(handovers), Some(toml::Value::Array(shown))) =
+        (table.get("handovers"), shown.get_mut("handovers"))
+        && let Value::List(list) = &handovers.value
+    {
+        for (handover, shown) in list.iter().zip(shown) {
+            redact_handover(handover, "handovers", shown);
+        }
+    }
     shown
+}
+
+/// An entry as `check-config` shows it: whatever may be a secret is not in it. Secrets come by
+/// variables, so a text with one in it is not shown, except for names and addresses.
+fn redact_handover(node: &Node, key: &str, shown: &mut toml::Value) {
+    const ALWAYS: [&str; 2] = ["token", "signing_key"];
+    match (&node.value, shown) {
+        (Value::Table(table), toml::Value::Table(shown)) => {
+            for (name, node) in table {
+                let Some(shown) = shown.get_mut(name) else {
+                    continue;
+                };
+                let hidden = ALWAYS.contains(&name.as_str()) || key == "headers";
+                match hidden {
+                    true => *shown = REDACTED.into(),
+                    false => redact_handover(node, name, shown),
+                }
+            }
+        }
+        (Value::Text(text), shown) if matches!(key, "url" | "base_url") => {
+            *shown = without_query(text, node.origin != Origin::Default).into();
+        }
+        (Value::Text(_), shown) if node.loose && !matches!(key, "name" | "model") => {
+            *shown = REDACTED.into();
+        }
+        _ => {}
+    }
+}
+
+/// A URL without what stands before its host, and without its query where that is the user's own.
+fn without_query(url: &str, own: bool) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority.to_owned(), |(_, host)| {
+            format!("{REDACTED}@{host}")
+        });
+    let path = match path.split_once('?') {
+        Some((path, _)) if own => format!("{path}?{REDACTED}"),
+        _ => path.to_owned(),
+    };
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}{path}")
 }
 
 /// A Postgres URL with its password and parameters blanked; nothing of it, if it is no such URL.

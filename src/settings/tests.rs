@@ -536,3 +536,139 @@ fn history_is_kept_for_a_day_at_least_and_profiles_not_longer_than_their_windows
         assert!(error.to_string().contains(told), "{error}");
     }
 }
+
+const HANDOVER: &str = "[[handovers]]\nname = 'h'\nmodel = 'x'\npreset = 'airflow3'\n\
+                        parameters = { base_url = 'https://a.example.com', dag_id = 'd' }\n";
+
+/// That hand-overs with these lines have exactly one problem, with these words in it.
+#[track_caller]
+fn handover_refused(lines: &str, words: &[&str]) {
+    let told = told(with(lines));
+    assert_eq!(told.len(), 1, "{told:#?}");
+    for word in words {
+        assert!(told[0].contains(word), "{word:?} is not in {}", told[0]);
+    }
+}
+
+#[test]
+fn a_preset_fills_a_hand_over_and_each_key_can_be_said_anew() {
+    let settings = with(&format!(
+        "{HANDOVER}deadline = '2h'\ncancel = false\n[handovers.status]\ninterval = '5s'\n"
+    ))
+    .unwrap();
+    let handover = &settings.handovers[0];
+    assert_eq!(handover.deadline, Duration::from_secs(7200));
+    assert_eq!(handover.timeout, Duration::from_secs(30));
+    assert!(handover.cancel.is_none() && !handover.start.url.mentions("run_id"));
+    let status = handover.status.as_ref().unwrap();
+    assert_eq!(status.interval, Duration::from_secs(5));
+    assert_eq!(status.succeeded, ["success"]);
+    for preset in crate::retrain::handover::preset::NAMES {
+        let needs = "dag_id = 'd', namespace = 'n', template = 't', pipeline_id = 'p', repository = 'o/r', \
+                     workflow = 'w.yml', image = 'i:1', base_url = 'https://a.example.com'";
+        let entry = format!(
+            "[[handovers]]\nname = 'h'\nmodel = 'x'\npreset = '{preset}'\nparameters = {{ {needs} }}\n"
+        );
+        with(&entry).unwrap_or_else(|error| panic!("{preset}: {error}"));
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_hand_over_is_said() {
+    let without = |line: &str| HANDOVER.replace(line, "");
+    handover_refused(
+        &HANDOVER.replace("airflow3", "airflow4"),
+        &["handovers.h.preset", "did you mean \"airflow"],
+    );
+    handover_refused(
+        &without(", dag_id = 'd'"),
+        &["handovers.h.parameters.dag_id: missing"],
+    );
+    handover_refused(&without("model = 'x'\n"), &["handovers.h.model: missing"]);
+    handover_refused(
+        &format!("{HANDOVER}methd = 'PUT'\n"),
+        &["did you mean handovers.h.method?"],
+    );
+    handover_refused(
+        &format!("{HANDOVER}body = '{{\"a\": {{{{ mdel }}}}}}'\n"),
+        &["handovers.h.body", "did you mean {{ model }}?"],
+    );
+    handover_refused(
+        &format!("{HANDOVER}body = 'a=b'\n"),
+        &["handovers.h.body", "not JSON"],
+    );
+    handover_refused(
+        &format!("{HANDOVER}url = 'https://{{{{ model }}}}/'\n"),
+        &["handovers.h.url", "a host that depends on the job"],
+    );
+    handover_refused(
+        &HANDOVER
+            .replace("https://a", "http://a")
+            .replace("parameters", "url = 'http://a/'\nparameters"),
+        &["handovers.h.url", "allow_private"],
+    );
+    handover_refused(
+        &format!("{HANDOVER}allow_private = ['10.0.0.0/33']\n"),
+        &["handovers.h.allow_private[0]", "10.0.0.0/8"],
+    );
+    handover_refused(&format!("{HANDOVER}status = false\n"), &["lease_token"]);
+    handover_refused(
+        &format!("{HANDOVER}headers = {{ Idempotency-Key = 'x' }}\n"),
+        &["handovers.h.headers.Idempotency-Key"],
+    );
+    handover_refused(
+        &format!("{HANDOVER}token = 'a'\nheaders = {{ authorization = 'b' }}\n"),
+        &["headers.authorization", "give one of the two"],
+    );
+    handover_refused(
+        &format!("{HANDOVER}[handovers.status]\npointer = 'state'\n"),
+        &["handovers.h.status.pointer", "JSON pointer"],
+    );
+    let second = HANDOVER.replace("'h'", "'i'");
+    handover_refused(
+        &format!("{HANDOVER}{second}"),
+        &["a second hand-over has the model \"x\""],
+    );
+}
+
+#[test]
+fn all_problems_of_a_hand_over_come_at_once() {
+    let told = told(with(
+        "[[handovers]]\nname = 'H'\nmodel = ''\ntimeout = '1'\nheaders = { a = '{{ x }}' }\nurl = 'x'\n\
+         body = '{{'\nallow_private = 1\nstatus = { url = 'https://h/' }\nca_file = '/none'\n",
+    ));
+    assert!(told.len() >= 11, "{told:#?}");
+}
+
+#[test]
+fn secrets_of_a_hand_over_are_never_shown() {
+    let env = [
+        ("T", "hunter1"),
+        ("K", "hunter2"),
+        ("H", "hunter3"),
+        ("Q", "hunter4"),
+        ("B", "hunter5"),
+    ];
+    let file = format!(
+        "{LEAST}{HANDOVER}token = '${{T}}'\nsigning_key = '${{K}}'\nurl = 'https://h/x?code=${{Q}}'\n\
+         headers = {{ X-Key = '${{H}}' }}\nbody = '{{\"k\": \"${{B}}\"}}'\n"
+    );
+    let settings = load(&file, &env, &[]).unwrap();
+    let shown = format!("{settings:?}\n{}", settings.redacted());
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert!(
+        settings
+            .redacted()
+            .to_string()
+            .contains("https://h/x?[redacted]")
+    );
+    let broken = file
+        .replace("https://h/x", "h/x")
+        .replace("\"k\":", "")
+        .replace("X-Key", "Host");
+    let told = told(load(&broken, &env, &[]));
+    assert!(
+        told.len() == 3 && !told.join("\n").contains("hunter"),
+        "{told:#?}"
+    );
+}

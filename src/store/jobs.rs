@@ -220,6 +220,92 @@ pub async fn claim_document(
     }))
 }
 
+/// Takes over what a worker of this name has left behind: a job whose lease still runs but was not
+/// extended for half of its length, or one that was cancelled and not let go since. The lease stays
+/// the same one; of several replicas one gets it.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn take_over(
+    executor: impl PgExecutor<'_>,
+    worker: &str,
+    model: &str,
+) -> Result<Option<Lease>> {
+    sqlx::query_as!(
+        Lease,
+        r#"-- take over a job that was left behind
+        update driftd.retraining_jobs j set lease_expires_at = now() + j.lease
+        where j.job_id = (
+            select c.job_id from driftd.retraining_jobs c
+            where c.model = $2 and c.worker = $1 and c.lease_token is not null
+              and c.lease_expires_at <= now() + c.lease / 2
+              and (c.state = 'cancelled' or (c.state = 'running' and c.lease_expires_at > now()))
+            order by c.job_id
+            limit 1
+            for update skip locked)
+        returning j.job_id, j.attempt, j.lease_token as "token!""#,
+        worker,
+        model,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("take over a job"))
+}
+
+/// Leaves a running job behind, to be taken over at once.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn leave(executor: impl PgExecutor<'_>, lease: &Lease) -> Result<()> {
+    sqlx::query!(
+        r#"-- leave a job behind
+        update driftd.retraining_jobs set lease_expires_at = now() + lease / 2
+        where job_id = $1 and attempt = $2 and lease_token = $3 and state = 'running'
+          and lease_expires_at > now()"#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("leave a job behind"))?;
+    Ok(())
+}
+
+/// Lets a cancelled job go: its worker has done what there was to do.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn let_go(executor: impl PgExecutor<'_>, lease: &Lease) -> Result<()> {
+    sqlx::query!(
+        r#"-- let a cancelled job go
+        update driftd.retraining_jobs set lease_expires_at = null
+        where job_id = $1 and attempt = $2 and lease_token = $3 and state = 'cancelled'"#,
+        lease.job_id,
+        lease.attempt,
+        lease.token,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("let a cancelled job go"))?;
+    Ok(())
+}
+
+/// What the trainer of a job is given, by `docs/schemas/job.v1.json`.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn document(executor: impl PgExecutor<'_>, job_id: i64) -> Result<Option<Value>> {
+    sqlx::query_scalar!(
+        r#"-- a job's document
+        select driftd.job_document(j) as "document!" from driftd.retraining_jobs j where job_id = $1"#,
+        job_id,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("read a job's document"))
+}
+
 /// Extends a lease.
 ///
 /// # Errors

@@ -125,6 +125,11 @@ declare! {
         "Reasons to retrain: enqueued, or the guard that stopped it.";
     gauge jobs(state) "driftd_jobs"
         "Retraining jobs by state, of all replicas, as of the scrape.";
+    counter handover_requests(handover, request, outcome) "driftd_handover_requests_total"
+        "Requests to orchestrators, by what was asked (start, find, status, cancel) and what came of it.";
+    counter handover_runs(handover, outcome) "driftd_handover_runs_total"
+        "Attempts of retraining jobs that were handed over: succeeded, failed, cancelled, lost to another worker, or \
+         left to be taken over.";
     counter notifications(outcome) "driftd_notifications_total"
         "Messages of the outbox that were sent or could not be.";
     gauge postgres_oldest_transaction_age_seconds() "driftd_postgres_oldest_transaction_age_seconds"

@@ -6,6 +6,7 @@
 //! - `policies`: what enqueues a job by itself, what stops it, and what the job says
 //! - `versions`: how versions come into service, and where each comes from
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `handover`: jobs that go to an orchestrator by HTTP, and that no run is doubled
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
@@ -50,6 +51,7 @@ mod embedded;
 mod embeddings;
 mod end_to_end;
 mod gaps;
+mod handover;
 mod harness;
 mod hostile;
 mod jobs;

@@ -1,8 +1,10 @@
 //! Reads the merged settings, section by section, and notes every problem.
 
+mod handovers;
 mod kafka;
 mod monitors;
 mod policies;
+mod reach;
 mod retraining;
 mod rows;
 
@@ -34,6 +36,7 @@ const YEAR_MS: i64 = 366 * DAY_MS;
 pub(super) fn check(mut table: Table, problems: Vec<Problem>) -> Result<Settings, Error> {
     let notes = Notes::new(problems);
     monitors::fill_in_defaults(&mut table);
+    handovers::fill_in_presets(&mut table);
     let settings = everything(&Section::root(&table, &notes), &table);
     let mut problems = notes.into_problems();
     in_order(&mut problems);
@@ -66,6 +69,7 @@ pub(super) fn defaults(table: &Table, problems: Vec<Problem>) -> Result<Defaults
 fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
     let mut warnings = Vec::new();
     let monitors = monitors::monitors(root);
+    let handovers = handovers::handovers(root);
     let watches = monitors::have_topics(table);
     let kafka = root.must("kafka", SECTION, |f| {
         section(f, |s| kafka::kafka(s, watches))
@@ -100,6 +104,7 @@ fn everything(root: &Section<'_>, table: &Table) -> Option<Settings> {
         retention: retention?,
         retraining: retraining?,
         monitors: monitors?,
+        handovers: handovers?,
         warnings,
         effective: redacted(table),
     })

@@ -95,7 +95,7 @@ pub(super) fn monitors(root: &Section<'_>) -> Option<Vec<Monitor>> {
 }
 
 fn monitor(field: &Field<'_>) -> Option<Monitor> {
-    let section = opened(field)?;
+    let section = opened(field, "monitors")?;
     let name = section.must("name", NAME, name);
     let model = section.must(
         "model",
@@ -133,7 +133,7 @@ fn monitor(field: &Field<'_>) -> Option<Monitor> {
 /// A monitor without rows is there for its schedule.
 fn periodic(field: &Field<'_>, retraining: Retraining) -> Option<Retraining> {
     if !retraining.goes_by_itself() {
-        let section = opened(field)?;
+        let section = opened(field, "monitors")?;
         section.missing(
             "retraining.schedule",
             "a monitor without topic is periodic only: give it a schedule such as \"0 3 * * 1\", \
@@ -144,15 +144,15 @@ fn periodic(field: &Field<'_>, retraining: Retraining) -> Option<Retraining> {
     Some(retraining)
 }
 
-/// The monitor's table, under its name where it has one: `monitors.flights` says more than
+/// The table of a monitor or hand-over, under its name where it has one: `monitors.flights` says more than
 /// `monitors[3]`.
-fn opened<'a>(field: &Field<'a>) -> Option<Section<'a>> {
+pub(super) fn opened<'a>(field: &Field<'a>, list: &str) -> Option<Section<'a>> {
     let Value::Table(table) = &field.node().value else {
         field.wrong("expected a table");
         return None;
     };
     let path = match named(field).filter(|name| is_name(name)) {
-        Some(name) => format!("monitors.{name}"),
+        Some(name) => format!("{list}.{name}"),
         None => field.key().to_owned(),
     };
     Some(Section::named(
@@ -163,7 +163,7 @@ fn opened<'a>(field: &Field<'a>) -> Option<Section<'a>> {
     ))
 }
 
-fn text_of<'a>(field: &Field<'a>, key: &str) -> Option<(&'a str, &'a Node)> {
+pub(super) fn text_of<'a>(field: &Field<'a>, key: &str) -> Option<(&'a str, &'a Node)> {
     let Value::Table(table) = &field.node().value else {
         return None;
     };
@@ -178,9 +178,9 @@ fn named<'a>(field: &Field<'a>) -> Option<&'a str> {
     text_of(field, "name").map(|(name, _)| name)
 }
 
-const NAME: &str = "expected a name of lower-case letters, digits, - and _, at most 63";
+pub(super) const NAME: &str = "expected a name of lower-case letters, digits, - and _, at most 63";
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text
             .bytes()
@@ -195,7 +195,7 @@ fn name(field: &Field<'_>) -> Option<String> {
     name.map(str::to_owned)
 }
 
-fn short(field: &Field<'_>) -> bool {
+pub(super) fn short(field: &Field<'_>) -> bool {
     let short = field
         .as_text()
         .is_some_and(|text| text.chars().count() <= 200);
@@ -326,7 +326,7 @@ fn gaps_agree(monitors: &[Field<'_>]) {
             text_of(earlier, "topic").is_some_and(|(t, _)| t == topic)
                 && text_of(earlier, "on_gap").is_some_and(|(p, _)| p != policy)
         });
-        if let (Some(other), Some(section)) = (other, opened(field))
+        if let (Some(other), Some(section)) = (other, opened(field, "monitors"))
             && let Some(on_gap) = section.field("on_gap")
         {
             let other = named(other).unwrap_or("another monitor");
