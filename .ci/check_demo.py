@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""check_demo.py FILE: does the JSON of `driftd demo --exit --output json` add up?
+"""check_demo.py FILE: does the JSON of `driftd demo [--train] --exit --output json` add up?
 
 Prints one line per check and a last line that counts them; exits 1 when one of them fails. A new
 check is one more line in `checks`.
@@ -13,7 +13,7 @@ DAYS = (date(2014, 1, 1) - date(2013, 4, 1)).days
 BASELINE_DAYS = (date(2013, 4, 1) - date(2013, 1, 1)).days
 KEYS = {
     "rows", "rejected", "late", "windows", "drifted_windows", "episodes", "first_drift",
-    "top_features", "baseline_days_alarmed", "jobs", "seconds", "rows_per_second",
+    "top_features", "baseline_days_alarmed", "jobs", "versions", "seconds", "rows_per_second",
 }  # fmt: skip
 
 
@@ -43,6 +43,23 @@ def checks(demo):
     yield "the rate is that of rows and seconds", rate_fits(demo), demo["rows_per_second"]
 
 
+def checks_of_training(demo):
+    """The loop closed: each version was made by a job and is compared with its own baseline."""
+    versions = demo["versions"]
+    names = [one["version"] for one in versions]
+    yield "versions 1 and 2 at least", names[:2] == ["1", "2"], names
+    yield "no rows of unknown versions", "(other)" not in names, names
+    stages = [one["stage"] for one in versions]
+    yield "the last one is in service", stages == ["superseded"] * (len(stages) - 1) + ["promoted"], stages
+    jobs = [job["state"] for job in demo["jobs"] if job["model"] == "flight-delay"]
+    yield "every job of it has succeeded", set(jobs) == {"succeeded"}, jobs
+    before, after = versions[0], versions[1]
+    first, then = (one["drifted_windows"] / one["windows"] for one in (before, after))
+    yield "drift falls with version 2", then < first, (round(first, 2), round(then, 2))
+    quiet = after["drifted_of_first_30"]
+    yield "of its first 30 windows most are stable", quiet < 15, quiet
+
+
 def rate_fits(demo):
     return abs(demo["rows_per_second"] * demo["seconds"] - demo["rows"]) <= 0.05 * demo["rows"]
 
@@ -56,6 +73,8 @@ def main():
         print("demo: 0 passed, 1 failed")
         return 1
     results = list(checks(demo))
+    if len(demo["versions"]) > 1:
+        results += checks_of_training(demo)
     for what, holds, found in results:
         print(f"{'ok    ' if holds else 'FAILED'} {what}: {found}")
     failed = sum(not holds for _, holds, _ in results)

@@ -46,6 +46,7 @@ create table driftd.retraining_job_logs (
     created_at timestamptz not null default now()
 );
 create index job_logs_by_job on driftd.retraining_job_logs (job_id, log_id);
+create index job_logs_by_time on driftd.retraining_job_logs (created_at); -- retention
 
 -- Jobs that may run at a time, over all models and of one; written by the daemon from its settings.
 create table driftd.retraining_limits (
@@ -876,14 +877,15 @@ create function driftd.promote_by_policy(job driftd.retraining_jobs, new_version
 declare
     policy text := coalesce(job.promotion ->> 'policy', 'manual');
     metric text := job.promotion ->> 'metric';
-    gain double precision;
-    old_value double precision;
-    new_value double precision;
+    -- Not floating: 0.71 beats 0.7 by 0.01 and not by more.
+    gain numeric;
+    old_value numeric;
+    new_value numeric;
     held text;
 begin
-    select (v.metrics ->> metric)::double precision into new_value from driftd.model_versions v
+    select (v.metrics ->> metric)::numeric into new_value from driftd.model_versions v
     where v.model = job.model and v.version = new_version;
-    select (v.metrics ->> metric)::double precision into old_value from driftd.model_versions v
+    select (v.metrics ->> metric)::numeric into old_value from driftd.model_versions v
     where v.model = job.model and v.version = job.version;
     gain := case job.promotion ->> 'goal' when 'minimize' then old_value - new_value
                 else new_value - old_value end;
@@ -896,7 +898,7 @@ begin
         when policy = 'automatic' then null
         when new_value is null then format('reports no %s', metric)
         when old_value is null then format('version %s has no %s to compare with', coalesce(job.version, '-'), metric)
-        when gain <= coalesce((job.promotion ->> 'min_gain')::double precision, 0)
+        when gain <= coalesce((job.promotion ->> 'min_gain')::numeric, 0)
             then format('%s of %s does not beat %s of version %s', metric, new_value, old_value, job.version)
     end;
     if held is null then

@@ -84,6 +84,8 @@ pub async fn tick(pool: &PgPool, retention: Retention, now: DateTime<Utc>) {
     told(pool, "drop history", dropped).await;
     let deleted = upkeep::delete_delivered(pool, delivered);
     told(pool, "delete delivered messages", deleted).await;
+    let deleted = upkeep::delete_job_lines(pool, judged);
+    told(pool, "delete old lines of jobs", deleted).await;
 }
 
 /// One thing that cannot be done now keeps no other from being done.

@@ -95,7 +95,8 @@ fn too_old<'a>(
 }
 
 fn tell(monitor: &Monitor, kind: &str, fired: Option<triggers::Fired>) {
-    if let Some(fired) = fired {
+    // What is stopped is looked at again every minute, and recorded; the log need not say it each time.
+    if let Some(fired) = fired.filter(|fired| fired.outcome != "stopped") {
         tracing::info!(
             monitor.name = monitor.name,
             model.id = monitor.model,

@@ -354,6 +354,24 @@ pub async fn delete_delivered(pool: &PgPool, before: DateTime<Utc>) -> Result<()
     .await
 }
 
+/// What trainers printed long ago.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn delete_job_lines(pool: &PgPool, before: DateTime<Utc>) -> Result<()> {
+    in_batches("delete old lines of jobs", || {
+        sqlx::query!(
+            r#"-- delete old lines of jobs
+            delete from driftd.retraining_job_logs where log_id in (
+                select log_id from driftd.retraining_job_logs where created_at < $1 limit $2)"#,
+            before,
+            BATCH,
+        )
+        .execute(pool)
+    })
+    .await
+}
+
 /// Each batch is a transaction of its own.
 async fn in_batches<F>(doing: &'static str, mut batch: impl FnMut() -> F) -> Result<()>
 where

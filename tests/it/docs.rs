@@ -3,7 +3,7 @@
 use driftd::compare::Test;
 use driftd::monitor::Limit;
 use driftd::settings::{Defaults, LoadOptions};
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, Row};
 
 use crate::harness::postgres;
 
@@ -38,6 +38,52 @@ async fn every_query_of_docs_sql_finds_something() {
         let rows = rows.unwrap_or_else(|error| panic!("{heading}: {error}\n{sql}"));
         assert!(!rows.is_empty(), "{heading}: no rows\n{sql}");
     }
+}
+
+/// The same of docs/retraining.md, as a trainer would go through it: what a call answers stands for the
+/// variables of the next ones.
+#[tokio::test]
+async fn every_query_of_docs_retraining_runs_in_its_order() {
+    let db = postgres::fresh().await;
+    db.pool.execute(HISTORY).await.unwrap();
+    let trials = "insert into driftd.retraining_jobs
+            (model, reasons, max_attempts, parent_job_id, trial, run_after)
+        select 'flight-delay', '[]', 1, job_id, 0, 'infinity' from driftd.retraining_jobs";
+    db.pool.execute(trials).await.unwrap();
+    let queries = queries(include_str!("../../docs/retraining.md"));
+    assert!(queries.len() > 8, "only {} queries found", queries.len());
+    let mut variables: Vec<(&str, String)> = Vec::new();
+    for (heading, block) in queries {
+        if block.contains("fail_job") {
+            // The page ends the job twice, which a trainer does not.
+            let again = "update driftd.retraining_jobs set state = 'running', finished_at = null
+                where state = 'succeeded'";
+            db.pool.execute(again).await.unwrap();
+        }
+        for sql in block
+            .split_inclusive(';')
+            .filter(|sql| !sql.trim().is_empty())
+        {
+            let filled = variables.iter().fold(sql.to_owned(), |sql, (name, value)| {
+                sql.replace(&format!(":'{name}'"), &format!("'{value}'"))
+                    .replace(&format!(":{name}"), value)
+            });
+            let rows = sqlx::query(AssertSqlSafe(filled.clone()))
+                .fetch_all(&db.pool)
+                .await;
+            let rows = rows.unwrap_or_else(|error| panic!("{heading}: {error}\n{filled}"));
+            assert!(!rows.is_empty(), "{heading}: no rows\n{filled}");
+            if sql.contains("claim_job") {
+                variables.push(("job_id", rows[0].get::<i64, _>("job_id").to_string()));
+                variables.push(("attempt", rows[0].get::<i32, _>("attempt").to_string()));
+                let token: uuid::Uuid = rows[0].get("lease_token");
+                variables.push(("lease_token", token.to_string()));
+            } else if sql.contains("build_id") && sql.contains("request_baseline") {
+                variables.push(("build_id", rows[0].get::<i64, _>("build_id").to_string()));
+            }
+        }
+    }
+    assert_eq!(variables.len(), 4);
 }
 
 /// `docs/statistics.md` says of every test its usual limit, and whether it decides by default.

@@ -300,7 +300,7 @@ async fn airflow_3_is_asked_as_its_documentation_says() {
     );
     assert_eq!(
         job.result.unwrap(),
-        json!({"handover": "h", "run_id": "driftd-job-1-1"})
+        json!({"handover": "h", "run_id": "driftd-job-1-1", "version": "driftd-job-1-1"})
     );
 }
 

@@ -3,6 +3,7 @@
 //! - `embedded`: the private Postgres itself: it starts, it stops, nothing of it stays
 //! - `store`: the schema and the functions over it
 //! - `triggers`: what asks for retraining, and what stops it
+//! - `closed_loop`: from a drift to a version in service, by the commands that users have
 //! - `policies`: what enqueues a job by itself, what stops it, and what the job says
 //! - `versions`: how versions come into service, and where each comes from
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
@@ -44,6 +45,7 @@ mod bad_input;
 mod baselines;
 mod check;
 mod checkpoints;
+mod closed_loop;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod docs;

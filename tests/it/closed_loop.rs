@@ -1,0 +1,205 @@
+//! The loop closed by the commands that users have: a stream drifts, a worker trains on the suggested
+//! offsets, driftd makes the new version's baseline from them and promotes it, and its rows are compared
+//! with that, while the daemon runs on.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::harness::daemon::{BINARY, Daemon};
+use crate::harness::stage::{Knobs, Stage, mock_topic};
+use crate::harness::traffic::{Dice, PARTITIONS, Record, START_MS, WINDOW_MS, produce};
+use crate::harness::until;
+
+const ROWS: i64 = 240;
+
+/// One window of a version's rows around a mean.
+fn window(dice: &mut Dice, number: i64, version: &str, mean: f64) -> Vec<Record> {
+    let row = |row: i64, dice: &mut Dice| {
+        let event_ms = START_MS + number * WINDOW_MS + row * 2000;
+        let noise: f64 = (0..12).map(|_| dice.unit()).sum::<f64>() - 6.0;
+        let country = if dice.unit() < 0.5 { "DE" } else { "FR" };
+        let payload =
+            json!({"at": event_ms, "v": version, "age": mean + noise, "country": country});
+        Record {
+            partition: i32::try_from(row).unwrap() % PARTITIONS,
+            record_ms: event_ms,
+            payload: Some(payload.to_string()),
+        }
+    };
+    (0..ROWS).map(|number| row(number, dice)).collect()
+}
+
+/// A monitor of messages that name their version, and the baseline of version 1: ages around 40.
+async fn stage(knobs: &Knobs) -> Stage {
+    let stage = Stage::on(crate::harness::postgres::fresh().await, knobs);
+    let config = fs::read_to_string(&stage.config).unwrap();
+    let (head, _) = config.split_once("[[monitors]]").unwrap();
+    let topic = &knobs.topic;
+    let monitor = format!(
+        r#"
+[[monitors]]
+name = "loop"
+topic = "{topic}"
+model = "credit"
+version = {{ path = "v" }}
+timestamp = "at"
+features = ["age", "country"]
+window = "{WINDOW_MS}ms"
+mode = "thresholds"
+min_rows = 50
+lateness = {{ out_of_orderness = "0s", allowed = "0s", idle_after = "1h" }}
+tests = {{ ks = {{ effect = 0.1 }} }}
+[monitors.retraining]
+cooldown = "0s"
+promotion = {{ policy = "automatic" }}
+"#
+    );
+    fs::write(&stage.config, format!("{head}{monitor}")).unwrap();
+    let mut dice = Dice::new(7);
+    let rows = window(&mut dice, 0, "1", 40.0);
+    let line = |record: Record| {
+        let row: Value = serde_json::from_str(&record.payload.unwrap()).unwrap();
+        json!({"age": row["age"], "country": row["country"]}).to_string() + "\n"
+    };
+    let file = stage.config.with_file_name("training.ndjson");
+    fs::write(&file, rows.into_iter().map(line).collect::<String>()).unwrap();
+    let imported = on(
+        &stage,
+        &[
+            "baseline",
+            "import",
+            "--model",
+            "credit",
+            "--version",
+            "1",
+            "--from",
+            file.to_str().unwrap(),
+        ],
+    );
+    assert!(
+        imported.status.success(),
+        "{}",
+        String::from_utf8_lossy(&imported.stderr)
+    );
+    stage
+}
+
+fn on(stage: &Stage, args: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(args).arg("--config").arg(&stage.config);
+    command.output().unwrap()
+}
+
+/// Counts what it was given and names a version: all that this test needs of a trainer.
+const TRAINER: &str = r#"
+rows=$(wc -l < "$DRIFTD_DATA_FILE")
+echo "rows $rows" >&2
+printf '{"version": "2", "baseline": true, "metrics": {"rows": %s}, "artifact_uri": "file:///m2"}' "$rows" > "$DRIFTD_RESULT_FILE"
+"#;
+
+#[tokio::test]
+async fn a_drift_becomes_a_version_whose_rows_are_stable() {
+    let topic = mock_topic();
+    let knobs = Knobs::mock(&topic);
+    let stage = stage(&knobs).await;
+    let pool = &stage.db.pool;
+    let mut dice = Dice::new(2026);
+    let mut log = Vec::new();
+    for (number, mean) in [(0, 40.0), (1, 40.0), (2, 46.0), (3, 46.0)] {
+        log.extend(window(&mut dice, number, "1", mean));
+    }
+    produce(&knobs.brokers, &topic, &log);
+    let mut daemon = Daemon::start(&stage.config);
+    until("the drift has enqueued a job", async || {
+        stage
+            .count("select count(*) from driftd.retraining_jobs")
+            .await
+            == 1
+    })
+    .await;
+
+    let config = stage.config.to_str().unwrap().to_owned();
+    let worker = tokio::task::spawn_blocking(move || {
+        let args = [
+            "worker", "--once", "--fetch", "--model", "credit", "--config", &config, "--", "sh",
+            "-c", TRAINER,
+        ];
+        Command::new(BINARY).args(args).output().unwrap()
+    });
+    let worked = worker.await.unwrap();
+    let said = String::from_utf8_lossy(&worked.stderr);
+    assert!(worked.status.success(), "{said}");
+    let (stage_of, metrics, digest, baseline): (String, Value, Option<String>, Option<String>) =
+        sqlx::query_as(
+            "select stage, metrics, training_data_digest, baseline_digest
+        from driftd.model_lineage where version = '2'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{said}\n{}", daemon.log()));
+    assert_eq!(
+        (stage_of.as_str(), &metrics["rows"]),
+        ("promoted", &json!(ROWS)),
+        "the window that drifted"
+    );
+    assert!(digest.is_some() && digest == baseline);
+    let files: Vec<String> = sqlx::query_scalar(
+        "select training_data_files[1] from driftd.baselines where version = '2'",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert!(
+        files[0].starts_with(&format!("kafka:{topic}/0:")),
+        "{files:?}"
+    );
+
+    // Rows of version 2 are like those it was trained on, and unlike those of version 1's training.
+    until("reading has begun anew", async || {
+        stage
+            .count("select min(epoch) from driftd.partition_progress")
+            .await
+            == 2
+    })
+    .await;
+    let mut later = Vec::new();
+    for number in 4..7 {
+        later.extend(window(&mut dice, number, "2", 46.0));
+        later.extend(window(&mut dice, number, "3", 46.0)); // nobody knows this version
+    }
+    later.extend(window(&mut dice, 8, "1", 46.0));
+    produce(&knobs.brokers, &topic, &later);
+    until("the windows of version 2 are judged", async || {
+        stage
+            .count("select count(*) from driftd.windows where version = '2'")
+            .await
+            == 3
+    })
+    .await;
+    let verdicts: Vec<(String, String, i64)> = sqlx::query_as(
+        "select version, verdict::text, count(*) from driftd.windows where rows > 0
+        group by version, verdict order by version, verdict",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let told =
+        |version: &str, verdict: &str, windows| (version.to_owned(), verdict.to_owned(), windows);
+    assert_eq!(
+        verdicts,
+        [
+            told("(other)", "no_baseline", 3),
+            told("1", "drifted", 2),
+            told("1", "stable", 2),
+            told("2", "stable", 3),
+        ]
+    );
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    let trace = String::from_utf8(on(&stage, &["models", "trace", "2"]).stdout).unwrap();
+    assert!(
+        trace.contains("because of episode 1") && trace.contains("feature age"),
+        "{trace}"
+    );
+}
