@@ -1,18 +1,20 @@
 //! What others ask over HTTP: `/healthz` (the process answers), `/readyz` (it can do its work, or
-//! why not), `/metrics`.
+//! why not), `/metrics`; and, with a token, `POST /v1/retraining`.
 
 mod readiness;
+mod retraining;
 mod scrape;
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -22,6 +24,9 @@ pub use readiness::{Condition, Readiness};
 
 /// No answer takes longer: a probe that waits for a stuck database must not pile up.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request that is longer, in bytes, is refused.
+const LONGEST_BODY: usize = 65_536;
 
 /// After the stop, requests in hand have so long to end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +44,7 @@ struct Shared {
     readiness: Readiness,
     pool: PgPool,
     metrics: PrometheusHandle,
+    token: Option<SecretString>,
 }
 
 /// Serves until told to stop.
@@ -50,12 +56,14 @@ pub async fn run(
     readiness: Readiness,
     pool: PgPool,
     metrics: PrometheusHandle,
+    token: Option<SecretString>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let app = router(Shared {
         readiness,
         pool,
         metrics,
+        token,
     });
     let stopped = stop.clone();
     let serve = axum::serve(listener, app).with_graceful_shutdown(stopped.cancelled_owned());
@@ -75,8 +83,10 @@ fn router(shared: Shared) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .route("/v1/retraining", post(retraining::request))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(middleware::from_fn(in_time))
         .with_state(shared)
 }
@@ -115,13 +125,17 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 }
 
 async fn not_found(uri: Uri) -> Response {
-    let known = ["/healthz", "/readyz", "/metrics"];
+    let known = ["/healthz", "/readyz", "/metrics", "/v1/retraining"];
     let body = json!({ "error": format!("nothing at {}", uri.path()), "known": known });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let error = format!("{} does not take {method}, only GET and HEAD", uri.path());
+    let right = match uri.path() {
+        "/v1/retraining" => "POST",
+        _ => "GET and HEAD",
+    };
+    let error = format!("{} does not take {method}, only {right}", uri.path());
     (
         StatusCode::METHOD_NOT_ALLOWED,
         Json(json!({ "error": error })),

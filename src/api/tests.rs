@@ -12,6 +12,10 @@ struct Running {
 
 /// Without a database: nothing listens at the pool's address, and nothing is asked until /metrics.
 async fn running() -> Running {
+    running_with(None).await
+}
+
+async fn running_with(token: Option<&str>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let readiness = Readiness::new(&["postgres", "kafka"]);
@@ -27,6 +31,7 @@ async fn running() -> Running {
         readiness.clone(),
         pool,
         metrics,
+        token.map(SecretString::from),
         stop.clone(),
     ));
     Running {
@@ -38,8 +43,26 @@ async fn running() -> Running {
 }
 
 async fn ask(address: std::net::SocketAddr, method: &str, path: &str) -> (u16, String) {
+    send(address, &format!("{method} {path}"), "", "").await
+}
+
+/// Asks for retraining, with these headers.
+async fn post(address: std::net::SocketAddr, headers: &str, body: &str) -> (u16, String) {
+    let length = format!(
+        "Content-Type: application/json\r\nContent-Length: {}\r\n{headers}",
+        body.len()
+    );
+    send(address, "POST /v1/retraining", &length, body).await
+}
+
+async fn send(
+    address: std::net::SocketAddr,
+    line: &str,
+    headers: &str,
+    body: &str,
+) -> (u16, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -93,4 +116,51 @@ async fn a_connection_kept_open_does_not_hold_the_shutdown_up() {
     stream.write_all(&whole[..20]).await.unwrap();
     api.stop.cancel();
     api.tasks.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_for_retraining_needs_the_token_and_makes_sense() {
+    let api = running().await;
+    let (status, body) = post(api.address, "", "{\"model\": \"m\"}").await;
+    assert!(
+        status == 403 && body.contains("service.token"),
+        "{status} {body}"
+    );
+    let api = running_with(Some("secret")).await;
+    for headers in [
+        "",
+        "Authorization: Bearer wrong\r\n",
+        "Authorization: secret\r\n",
+    ] {
+        let (status, body) = post(api.address, headers, "{\"model\": \"m\"}").await;
+        assert!(status == 401 && !body.contains("secret"), "{status} {body}");
+    }
+    let right = "Authorization: Bearer secret\r\n";
+    for (body, status, said) in [
+        ("", 400, "EOF"),
+        ("{\"model\": 7}", 422, "model"),
+        (
+            "{\"model\": \"m\", \"why\": \"x\"}",
+            422,
+            "unknown field `why`",
+        ),
+        (
+            "{\"model\": \"m\"}",
+            503,
+            "the database cannot be asked now",
+        ),
+    ] {
+        let (found, answer) = post(api.address, right, body).await;
+        assert!(
+            found == status && answer.contains(said),
+            "{body}: {found} {answer}"
+        );
+    }
+    let long = format!("{{\"model\": \"{}\"}}", "m".repeat(70_000));
+    assert_eq!(post(api.address, right, &long).await.0, 413);
+    let (status, body) = ask(api.address, "GET", "/v1/retraining").await;
+    assert!(
+        status == 405 && body.contains("only POST"),
+        "{status} {body}"
+    );
 }

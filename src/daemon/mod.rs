@@ -49,8 +49,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let api_stop = CancellationToken::new();
     {
         let (readiness, pool, stop) = (readiness.clone(), pool.clone(), api_stop.clone());
+        let token = settings.service.token.clone();
         tasks.spawn(async move {
-            api::run(listener, readiness, pool, prometheus, stop).await?;
+            api::run(listener, readiness, pool, prometheus, token, stop).await?;
             Ok("api")
         });
     }

@@ -164,10 +164,12 @@ impl fmt::Debug for Postgres {
 }
 
 /// HTTP and shutdown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Service {
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     pub listen: SocketAddr,
+    /// Who knows it may ask for retraining over HTTP; `None`: nobody.
+    pub token: Option<SecretString>,
     /// How long a shutdown may take before driftd leaves without further ado.
     pub grace: Duration,
 }

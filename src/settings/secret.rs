@@ -131,6 +131,11 @@ pub(super) fn redacted(table: &Table) -> toml::Table {
             *password = REDACTED.into();
         }
     }
+    if let Some(toml::Value::Table(service)) = shown.get_mut("service")
+        && let Some(token) = service.get_mut("token")
+    {
+        *token = REDACTED.into();
+    }
     if let Some(toml::Value::Table(kafka)) = shown.get_mut("kafka")
         && let Some(toml::Value::Table(properties)) = kafka.get_mut("properties")
     {

@@ -181,7 +181,10 @@ fn service(section: &Section<'_>) -> Option<Service> {
     let grace = section.must("grace", "expected a duration", |f| {
         duration(f, SECOND_MS..=HOUR_MS)
     });
+    let token = secret(section, "token", "token_file");
+    section.may("token", |f| Some(not_a_flag(f)));
     Some(Service {
+        token,
         listen: listen?,
         grace: grace?,
     })

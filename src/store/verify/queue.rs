@@ -36,7 +36,9 @@ pub(super) async fn open_jobs(executor: impl PgExecutor<'_>, limit: i64) -> Resu
         r#"-- verify: one open job per model
         select to_jsonb(f) as "row!", count(*) over () as "total!" from (
             select model, array_agg(job_id order by job_id) as jobs
-            from driftd.retraining_jobs where state in ('awaiting_approval', 'queued', 'running')
+            from driftd.retraining_jobs
+            where parent_job_id is null
+                and state in ('awaiting_approval', 'searching', 'queued', 'running')
             group by model having count(*) > 1
             order by model) f
         limit $1"#,
@@ -102,7 +104,7 @@ pub(super) async fn outbox(executor: impl PgExecutor<'_>, limit: i64) -> Result<
             where state = 'resolved' and resolved_at >= oldest.since
             union all
             select 'job:' || job_id from driftd.retraining_jobs, oldest
-            where created_at >= oldest.since
+            where created_at >= oldest.since and parent_job_id is null
         )
         select to_jsonb(f) as "row!", count(*) over () as "total!" from (
             select key, 'missing' as problem from due d
