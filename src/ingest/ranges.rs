@@ -101,14 +101,16 @@ pub fn read(
         match client.poll(POLL) {
             Some(Ok(message)) => {
                 heard = Instant::now();
-                if wanted
-                    .get(&message.partition())
-                    .is_some_and(|next| message.offset() < *next)
-                {
+                let (partition, offset) = (message.partition(), message.offset());
+                let next = wanted.get(&partition).copied().unwrap_or_default();
+                if offset < next {
                     each(&message)?;
                 }
+                if offset + 1 >= next {
+                    wanted.remove(&partition);
+                }
+                continue;
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => tracing::debug!(%topic, %error, "reading a part of a log"),
             None if heard.elapsed() > PATIENCE => {
                 return Err(Error::Silent {
@@ -118,7 +120,8 @@ pub fn read(
             }
             None => {}
         }
-        // The client's own position counts what no reader is given: markers and aborted messages.
+        // A range may end with what no reader is given: markers and aborted messages. The client's own
+        // position counts them.
         wanted.retain(|partition, next| {
             let key = TopicPartition {
                 topic: topic.into(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::decode::time;
 use super::path::{self, FieldPath, Step};
-use crate::monitor::{Features, Input, TimeUnit};
+use crate::monitor::{Feature, Features, Input, TimeUnit};
 
 /// The column with a row's event time, in milliseconds; no feature is called so.
 pub const TIME: &str = "driftd.event_time";
@@ -20,7 +20,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Those that the monitor lists; where it lists none, these, each at the path of its own name.
+    /// These features, each where the monitor lists it, else at the path of its own name.
     ///
     /// # Errors
     /// A path of the monitor cannot be read.
@@ -28,15 +28,19 @@ impl Columns {
         input: &Input,
         names: impl Iterator<Item = &'a str>,
     ) -> Result<Self, path::Error> {
-        let features = match &input.features {
-            Features::Listed(listed) => listed
-                .iter()
-                .map(|one| Ok((one.name.clone(), FieldPath::parse(&one.path)?)))
-                .collect::<Result<_, _>>()?,
-            Features::All => names
-                .map(|name| (name.to_owned(), FieldPath::key(name)))
-                .collect(),
+        let listed: &[Feature] = match &input.features {
+            Features::Listed(listed) => listed,
+            Features::All => &[],
         };
+        let mut features: Vec<(String, FieldPath)> = listed
+            .iter()
+            .map(|one| Ok((one.name.clone(), FieldPath::parse(&one.path)?)))
+            .collect::<Result<_, _>>()?;
+        for name in names {
+            if !listed.iter().any(|one| one.name == name) {
+                features.push((name.to_owned(), FieldPath::key(name)));
+            }
+        }
         let time = input.timestamp.path.as_deref().map(FieldPath::parse);
         Ok(Self {
             features,

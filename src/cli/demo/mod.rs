@@ -185,20 +185,24 @@ fn settings(brokers: &str, url: &str, train: bool) -> anyhow::Result<Settings> {
         .port();
     // With training the messages name their version. Training takes seconds in which no flight leaves, and
     // no version is trained on less than two months.
-    let (version, idle_after, retraining) = match train {
+    let (features, version, idle_after, retraining) = match train {
         true => (
+            // The weather is left out: of a single year it drifts with every season.
+            "features = [\"dest\", \"origin\", \"carrier\", \"distance\", \"sched_dep_min\", \"dow\"]",
             "{ path = \"model_version\" }",
             "20s",
-            "{ cooldown = \"0s\", min_windows = 40, data = { select = \"sliding\", span = \"60d\" }, \
+            "{ cooldown = \"0s\", min_windows = 30, data = { select = \"sliding\", span = \"60d\" }, \
               promotion = { policy = \"automatic\" } }",
         ),
-        false => ("\"1\"", "2s", "{ cooldown = \"7d\" }"),
+        false => ("", "\"1\"", "2s", "{ cooldown = \"7d\" }"),
     };
     let text = format!(
         r#"
         [kafka]
         brokers = "{brokers}"
         group = "driftd-demo"
+        # The broker waits almost so long for a group that begins anew.
+        properties = {{ "session.timeout.ms" = 4000, "heartbeat.interval.ms" = 300 }}
         [postgres]
         url = "{url}"
         [service]
@@ -211,6 +215,7 @@ fn settings(brokers: &str, url: &str, train: bool) -> anyhow::Result<Settings> {
         topic = "{TOPIC}"
         model = "flight-delay"
         version = {version}
+        {features}
         timestamp = {{ path = "event_time", unit = "ms" }}
         window = "1d"
         mode = "learned"

@@ -165,8 +165,10 @@ pub(super) struct Version {
     stage: Option<String>,
     windows: i64,
     drifted_windows: i64,
-    /// The first month of its windows, by itself: right after the training.
-    drifted_of_first_30: i64,
+    /// Mean share of drifted features over its first ten windows, right after it came into service.
+    drifted_share_of_first_10: f64,
+    /// The same of its last ten, right before the next version did.
+    drifted_share_of_last_10: f64,
     first_window: DateTime<Utc>,
     last_window: DateTime<Utc>,
 }
@@ -175,13 +177,13 @@ impl Version {
     fn text(&self) -> String {
         let day = |at: DateTime<Utc>| at.format("%Y-%m-%d");
         format!(
-            "version {}    {} to {}: {} windows, {} drifted, of the first 30 {}\n",
+            "version {}    {} to {}: {} windows; features drifted {:.0} % in its first ten, {:.0} % in its last ten\n",
             self.version,
             day(self.first_window),
             day(self.last_window),
             self.windows,
-            self.drifted_windows,
-            self.drifted_of_first_30,
+            self.drifted_share_of_first_10 * 100.0,
+            self.drifted_share_of_last_10 * 100.0,
         )
     }
 }
@@ -190,10 +192,12 @@ async fn versions(pool: &PgPool) -> anyhow::Result<Vec<Version>> {
     Ok(sqlx::query_as(
         "select w.version, v.stage, count(*) as windows,
             count(*) filter (where verdict = 'drifted') as drifted_windows,
-            count(*) filter (where verdict = 'drifted' and place <= 30) as drifted_of_first_30,
+            avg(drifted_share) filter (where place <= 10) as drifted_share_of_first_10,
+            avg(drifted_share) filter (where from_end <= 10) as drifted_share_of_last_10,
             min(window_start) as first_window, max(window_start) as last_window
-        from (select version, verdict, window_start,
-                row_number() over (partition by version order by window_start) as place
+        from (select version, verdict, window_start, drifted_share,
+                row_number() over (partition by version order by window_start) as place,
+                row_number() over (partition by version order by window_start desc) as from_end
               from driftd.windows) w
             left join driftd.model_versions v on v.model = 'flight-delay' and v.version = w.version
         group by w.version, v.stage order by w.version",

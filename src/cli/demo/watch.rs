@@ -225,7 +225,7 @@ struct Shown {
 }
 
 type WindowLine = (DateTime<Utc>, String, i64, f64, Value, String);
-type EventLine = (i64, String, DateTime<Utc>, i64, String, Value);
+type EventLine = (i64, String, DateTime<Utc>, i64, String, Value, String);
 
 impl Shown {
     /// A line per judged window, per alert and per job that is new.
@@ -247,7 +247,7 @@ impl Shown {
         .await?;
         // Asked for after the windows: an event is never missed, at most shown with the next look.
         let events: Vec<EventLine> = sqlx::query_as(
-            "select v.event_id, v.kind, v.window_start, e.episode_id, e.severity, e.top_features
+            "select v.event_id, v.kind, v.window_start, e.episode_id, e.severity, e.top_features, e.version
             from driftd.alert_events v join driftd.alert_episodes e using (episode_id)
             where v.event_id > $1 and v.kind in ('fired', 'resolved') order by v.event_id",
         )
@@ -271,8 +271,8 @@ impl Shown {
                     features(&top)
                 ),
             )?;
-            for (event, kind, at, episode, severity, top) in &events {
-                if *at == start {
+            for (event, kind, at, episode, severity, top, of) in &events {
+                if *at == start && *of == version {
                     self.events = *event;
                     say(
                         bar,
