@@ -474,30 +474,10 @@ async fn alert(
         top_features: &window.top_features,
     };
     let known = state.episode_id.unwrap_or_default();
-    let (episode_id, kind, drifted_windows) = match judged.change {
-        Change::Opens => (
-            episodes::open(connection, &subject, false).await?,
-            "opened",
-            1,
-        ),
-        Change::Fires { opens: true } => (
-            episodes::open(connection, &subject, true).await?,
-            "fired",
-            1,
-        ),
-        Change::Fires { opens: false } => {
-            let windows = episodes::extend(connection, known, &subject, true).await?;
-            (known, "fired", windows)
-        }
-        Change::Continues => {
-            let windows = episodes::extend(connection, known, &subject, false).await?;
-            (known, "continued", windows)
-        }
-        Change::Resolves => {
-            episodes::resolve(connection, known).await?;
-            (known, "resolved", 0)
-        }
-        Change::None => return Ok(()),
+    let Some((episode_id, kind, drifted_windows)) =
+        change_episode(connection, &subject, judged.change, known).await?
+    else {
+        return Ok(());
     };
     reached(Failpoint::EpisodeChanged);
     state.episode_id = (judged.change != Change::Resolves).then_some(episode_id);
@@ -524,6 +504,39 @@ async fn alert(
         ask_for_retraining(connection, line, window, judged, episode_id, drift, clock).await?;
     }
     Ok(())
+}
+
+/// What the change does to the episode: its number, what happened to it, and how many drifted windows it
+/// holds then.
+async fn change_episode(
+    connection: &mut PgConnection,
+    subject: &Subject<'_>,
+    change: Change,
+    known: i64,
+) -> store::Result<Option<(i64, &'static str, i32)>> {
+    Ok(Some(match change {
+        Change::None => return Ok(None),
+        Change::Opens => (
+            episodes::open(connection, subject, false).await?,
+            "opened",
+            1,
+        ),
+        Change::Fires { opens: true } => {
+            (episodes::open(connection, subject, true).await?, "fired", 1)
+        }
+        Change::Fires { opens: false } => {
+            let windows = episodes::extend(connection, known, subject, true).await?;
+            (known, "fired", windows)
+        }
+        Change::Continues => {
+            let windows = episodes::extend(connection, known, subject, false).await?;
+            (known, "continued", windows)
+        }
+        Change::Resolves => {
+            episodes::resolve(connection, known).await?;
+            (known, "resolved", 0)
+        }
+    }))
 }
 
 async fn send(

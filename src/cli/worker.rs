@@ -20,6 +20,10 @@ use crate::settings::Kafka;
 /// others. It leaves a JSON object in DRIFTD_RESULT_FILE and ends with 0; with 65 it says that trying
 /// again does not help.
 #[derive(Debug, clap::Args)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "this is the help text, where people see backticks"
+)]
 pub struct Args {
     /// Jobs of this model only.
     #[arg(long)]

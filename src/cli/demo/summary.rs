@@ -127,11 +127,7 @@ pub(super) async fn of(
     )
     .fetch_all(pool)
     .await?;
-    let top = episodes
-        .first()
-        .and_then(|(_, top)| top.as_array())
-        .cloned()
-        .unwrap_or_default();
+    let top = episodes.first().and_then(|(_, top)| top.as_array());
     let rows = messages - tombstones;
     Ok(Report {
         rows,
@@ -146,7 +142,8 @@ pub(super) async fn of(
         episodes: i64::try_from(episodes.len())?,
         first_drift: episodes.first().map(|(first, _)| *first),
         top_features: top
-            .iter()
+            .into_iter()
+            .flatten()
             .filter_map(|one| one["feature"].as_str())
             .map(str::to_owned)
             .collect(),
