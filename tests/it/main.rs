@@ -4,6 +4,7 @@
 //! - `store`: the schema and the functions over it
 //! - `triggers`: what asks for retraining, and what stops it
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `worker`: `driftd worker` and its commands, as processes
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
@@ -66,3 +67,4 @@ mod structure;
 mod triggers;
 mod upkeep;
 mod verify;
+mod worker;

@@ -17,6 +17,8 @@ use crate::store::jobs::Claimed;
 const JOB: &str = "job.json";
 /// The file that the command leaves its result in.
 pub(super) const RESULT: &str = "result.json";
+/// Longer variables are not set: the system starts no program with them.
+const LONGEST_VARIABLE: usize = 100_000;
 
 /// A command that was started, in a process group of its own.
 pub(super) struct Running {
@@ -73,9 +75,11 @@ impl Running {
         let _ = self.child.wait().await;
     }
 
-    /// Kills what is left of the group, also when the command itself has ended.
-    pub(super) fn kill_rest(&self) {
+    /// Kills what is left of the group, also when the command itself has ended. Once: after that the
+    /// number may be another group's.
+    pub(super) fn kill_rest(&mut self) {
         self.signal(Signal::KILL);
+        self.group = None;
     }
 
     fn signal(&self, signal: Signal) {
@@ -92,7 +96,7 @@ impl Drop for Running {
     }
 }
 
-/// The job's common fields. Those that it lacks are not set.
+/// The job's common fields. Those that it lacks are not set, nor those that are too long.
 fn variables(claimed: &Claimed) -> Vec<(&'static str, String)> {
     let job = &claimed.document;
     let text = |value: &Value| match value {
@@ -114,7 +118,8 @@ fn variables(claimed: &Claimed) -> Vec<(&'static str, String)> {
     ];
     let known = fields
         .into_iter()
-        .filter_map(|(name, value)| Some((name, text(value)?)));
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .filter(|(_, text)| text.len() <= LONGEST_VARIABLE);
     let token = ("DRIFTD_LEASE_TOKEN", claimed.lease.token.to_string());
     known.chain([token]).collect()
 }
