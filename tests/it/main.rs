@@ -4,6 +4,7 @@
 //! - `store`: the schema and the functions over it
 //! - `triggers`: what asks for retraining, and what stops it
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `results`: what a trainer may not say a job's result is
 //! - `worker`: `driftd worker` and its commands, as processes
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
@@ -59,6 +60,7 @@ mod oracle;
 mod postgres_faults;
 mod replicas;
 mod reset;
+mod results;
 mod schedules;
 mod seeds;
 mod soak;
