@@ -5,6 +5,7 @@
 //! - `triggers`: what asks for retraining, and what stops it
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
 //! - `queue_model`: the queue against a small automaton, over random interleavings
+//! - `queue_load`: ten thousand jobs, fifty workers, and the limits
 //! - `results`: what a trainer may not say a job's result is
 //! - `worker`: `driftd worker` and its commands, as processes
 //! - `schedules`: the clock's part of retraining, and the outbox
@@ -59,6 +60,7 @@ mod kafka;
 mod kafka_faults;
 mod oracle;
 mod postgres_faults;
+mod queue_load;
 mod queue_model;
 mod replicas;
 mod reset;
