@@ -7,6 +7,7 @@
 //! - `queue_model`: the queue against a small automaton, over random interleavings
 //! - `queue_load`: ten thousand jobs, fifty workers, and the limits
 //! - `results`: what a trainer may not say a job's result is
+//! - `search_loop`: a search for hyperparameters from its first trial to the version
 //! - `worker`: `driftd worker` and its commands, as processes
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
@@ -66,6 +67,7 @@ mod replicas;
 mod reset;
 mod results;
 mod schedules;
+mod search_loop;
 mod seeds;
 mod soak;
 mod store;
