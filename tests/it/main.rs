@@ -9,6 +9,7 @@
 //! - `results`: what a trainer may not say a job's result is
 //! - `search_loop`: a search for hyperparameters from its first trial to the version
 //! - `worker`: `driftd worker` and its commands, as processes
+//! - `trainer`: the trainer in Python, and the schemas of what it is told and says
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
 //! - `kafka`: what only an Apache Kafka broker answers rightly
@@ -72,6 +73,7 @@ mod seeds;
 mod soak;
 mod store;
 mod structure;
+mod trainer;
 mod triggers;
 mod upkeep;
 mod verify;
