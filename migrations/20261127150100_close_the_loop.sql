@@ -509,13 +509,16 @@ begin
     return next_state;
 end $$;
 
--- A job that failed or was cancelled goes into the queue again, with as many attempts as it had.
+-- A job that failed or was cancelled goes into the queue again, with as many attempts as at first.
 create function driftd.retry_job(job_id bigint, by text default session_user) returns text
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
     job driftd.retraining_jobs := driftd.job_to_change(retry_job.job_id);
     open_job bigint;
+    -- A search that has not come to its end goes on; its trials that failed are tried again as well.
+    next_state driftd.job_state := case when job.search is null
+        or job.reasons @> '[{"kind": "search"}]' then 'queued' else 'searching' end;
 begin
     if job.state not in ('failed', 'cancelled') then
         raise exception 'job % is %, only one that failed or was cancelled can be tried again',
@@ -534,11 +537,19 @@ begin
             hint = 'a model has one open job at a time';
     end if;
     perform set_config('driftd.actor', retry_job.by, true);
-    update driftd.retraining_jobs j set state = 'queued', run_after = now(), finished_at = null,
+    update driftd.retraining_jobs j set
+        state = case when j.parent_job_id is null then next_state else 'queued' end,
+        run_after = now(), finished_at = null,
         lease_token = null, lease = null, lease_expires_at = null,
-        max_attempts = j.attempt + j.max_attempts
-    where j.job_id = job.job_id;
-    return 'queued';
+        -- As many as at first: those from the last such return to now.
+        max_attempts = j.attempt + j.max_attempts - coalesce((
+            select e.attempt from driftd.retraining_job_events e
+            where e.job_id = j.job_id and e.from_state in ('failed', 'cancelled')
+            order by e.event_id desc limit 1), 0)
+    where j.job_id = job.job_id
+       or (next_state = 'searching' and j.parent_job_id = job.job_id
+           and j.state in ('failed', 'cancelled'));
+    return next_state;
 end $$;
 
 -- Takes an open job back, and its trials. A running trainer learns of it by its next heartbeat, and can
@@ -707,7 +718,10 @@ end $$;
 create function driftd.bad_result(what text, hint text default null) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-    raise exception '%', what using errcode = 'RD004', hint = coalesce(hint, '');
+    if hint is null then
+        raise exception '%', what using errcode = 'RD004';
+    end if;
+    raise exception '%', what using errcode = 'RD004', hint = hint;
 end $$;
 
 -- Parameters outside their space: a missing one, another type, out of bounds, none of the choices.
@@ -717,7 +731,7 @@ declare
     name text;
     dimension jsonb;
     value jsonb;
-    number double precision;
+    number numeric;                                 -- which holds every number of JSON
 begin
     for name, dimension in select * from jsonb_each(space) loop
         value := parameters -> name;
@@ -731,9 +745,8 @@ begin
         elsif jsonb_typeof(value) <> 'number' then
             perform driftd.bad_result(format('parameters.%s is %s, not a number', name, value));
         else
-            number := value::double precision;
-            if number < (dimension ->> 'low')::double precision
-               or number > (dimension ->> 'high')::double precision then
+            number := value::numeric;
+            if number < (dimension ->> 'low')::numeric or number > (dimension ->> 'high')::numeric then
                 perform driftd.bad_result(format('parameters.%s is %s, outside its space from %s to %s', name,
                     value, dimension ->> 'low', dimension ->> 'high'));
             elsif dimension ->> 'type' = 'int' and number <> floor(number) then
@@ -776,10 +789,19 @@ begin
     if wrong is not null then
         perform driftd.bad_result(wrong);
     end if;
-    if data ? 'sha256' and coalesce(data ->> 'sha256', '') !~ '^[0-9a-f]{64}$' then
+    -- Where they are read they are double precision, which holds not every number of JSON.
+    begin
+        perform m.value::double precision
+        from jsonb_each(coalesce(nullif(result -> 'metrics', 'null'), '{}')) m;
+        perform nullif(result -> 'objective', 'null')::double precision;
+    exception when numeric_value_out_of_range then
+        perform driftd.bad_result('a number of the result is beyond double precision');
+    end;
+    if data ->> 'sha256' is not null and data ->> 'sha256' !~ '^[0-9a-f]{64}$' then
         perform driftd.bad_result(format('result.training_data.sha256 is %s, not 64 hexadecimal digits',
             data -> 'sha256'));
-    elsif data ? 'rows' and coalesce(data ->> 'rows', '') !~ '^[1-9][0-9]{0,17}$' then
+    elsif data ->> 'rows' is not null
+          and (jsonb_typeof(data -> 'rows') <> 'number' or data ->> 'rows' !~ '^[1-9][0-9]{0,17}$') then
         perform driftd.bad_result(format('result.training_data.rows is %s, not a number of rows',
             data -> 'rows'));
     end if;
@@ -850,7 +872,7 @@ begin
     if there.version is not null and (there.job_id is not null or there.created_at < job.created_at
                                       or there.version = job.version) then
         perform driftd.bad_result(format('version %s of model %s exists already%s', new_version, job.model,
-            coalesce(format('; job %s made it', there.job_id), '')), 'every job makes a version of its own');
+            coalesce('; job ' || there.job_id || ' made it', '')), 'every job makes a version of its own');
     end if;
     insert into driftd.model_versions as v
         (model, version, baseline_id, parent_version, job_id, training_data_digest, artifact_uri,
@@ -920,9 +942,13 @@ create or replace function driftd.complete_job(
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
-    job driftd.retraining_jobs := driftd.leased_job(
-        complete_job.job_id, complete_job.attempt, complete_job.lease_token);
+    job driftd.retraining_jobs;
 begin
+    -- The model before the job, as triggers lock them: a promotion would lock it after.
+    perform from driftd.models m
+    where m.model = (select j.model from driftd.retraining_jobs j where j.job_id = complete_job.job_id)
+    for no key update;
+    job := driftd.leased_job(complete_job.job_id, complete_job.attempt, complete_job.lease_token);
     if job.state = 'succeeded' then
         return job.state;
     elsif job.state <> 'running' then
@@ -975,7 +1001,7 @@ begin
         the_source := jsonb_strip_nulls(jsonb_build_object('topic', job.training_data -> 'topic',
             'offsets', job.training_data -> 'offsets', 'from', job.training_data -> 'from',
             'to', job.training_data -> 'to')) || the_source;
-        if coalesce(jsonb_array_length(nullif(the_source -> 'offsets', 'null')), 0) = 0 then
+        if jsonb_typeof(the_source -> 'offsets') is distinct from 'array' or the_source -> 'offsets' = '[]' then
             perform driftd.bad_result(format('job %s suggests no offset ranges, and the source has none', job.job_id),
                 'name {"files": [...]} or {"topic": ..., "offsets": [{"partition", "first_offset", "next_offset"}]}');
         end if;

@@ -7,6 +7,12 @@
 //! - `policies`: what enqueues a job by itself, what stops it, and what the job says
 //! - `versions`: how versions come into service, and where each comes from
 //! - `jobs`: the queue of retraining jobs: claims, leases and how they end
+//! - `queue_model`: the queue against a small automaton, over random interleavings
+//! - `queue_load`: ten thousand jobs, fifty workers, and the limits
+//! - `results`: what a trainer may not say a job's result is
+//! - `search_loop`: a search for hyperparameters from its first trial to the version
+//! - `worker`: `driftd worker` and its commands, as processes
+//! - `trainer`: the trainer in Python, and the schemas of what it is told and says
 //! - `handover`: jobs that go to an orchestrator by HTTP, and that no run is doubled
 //! - `schedules`: the clock's part of retraining, and the outbox
 //! - `docs`: every query of the documentation runs
@@ -63,14 +69,20 @@ mod kafka_faults;
 mod oracle;
 mod policies;
 mod postgres_faults;
+mod queue_load;
+mod queue_model;
 mod replicas;
 mod reset;
+mod results;
 mod schedules;
+mod search_loop;
 mod seeds;
 mod soak;
 mod store;
 mod structure;
+mod trainer;
 mod triggers;
 mod upkeep;
 mod verify;
 mod versions;
+mod worker;

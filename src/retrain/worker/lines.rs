@@ -4,6 +4,7 @@
 //! is what people see of the job, `{"step": 3, "value": 0.71}` is what a trial's objective is worth.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,7 +13,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
+use super::Options;
 use super::process::Running;
+use crate::store;
 use crate::store::jobs::{self, Lease};
 
 /// Begins a line that is meant for driftd.
@@ -21,6 +24,8 @@ const MARK: &str = "driftd: ";
 const LONGEST: u64 = 8192;
 /// Lines that wait to be kept; beyond that the oldest are left out, and how many is told.
 const WAITING: usize = 1000;
+/// How long outputs are listened to after the command's end; what is in a pipe is read at once.
+const DRAIN: Duration = Duration::from_secs(2);
 /// Lines that stand in a job's error.
 const LAST: usize = 10;
 
@@ -87,6 +92,8 @@ impl Lines {
 
     fn take(&mut self, line: String) -> Told {
         let told = told(&line);
+        // Postgres keeps no NUL, neither in a line nor in the error that repeats it.
+        let line = line.replace('\0', "\u{fffd}");
         if matches!(told, Told::Line) {
             if !self.quiet {
                 eprintln!("{line}");
@@ -97,7 +104,8 @@ impl Lines {
             }
         }
         self.waiting.push_back(line);
-        if self.waiting.len() > WAITING {
+        // One less than a call takes: how many are left out is a line as well.
+        if self.waiting.len() >= WAITING {
             self.waiting.pop_front();
             self.left_out += 1;
         }
@@ -105,7 +113,7 @@ impl Lines {
     }
 
     /// Keeps what waits. What cannot be kept now is tried again with the next heartbeat.
-    pub(super) async fn keep(&mut self, pool: &PgPool, lease: &Lease) {
+    pub(super) async fn keep(&mut self, pool: &PgPool, options: &Options, lease: &Lease) {
         if self.waiting.is_empty() {
             return;
         }
@@ -113,14 +121,9 @@ impl Lines {
         if self.left_out > 0 {
             lines.push(format!("... {} lines are left out", self.left_out));
         }
-        let room = WAITING - lines.len();
-        lines.extend(
-            self.waiting
-                .iter()
-                .take(room)
-                .map(|line| line.replace('\0', "\u{fffd}")),
-        );
-        match jobs::log(pool, lease, &lines).await {
+        lines.extend(self.waiting.iter().cloned());
+        let kept = jobs::log(pool, lease, &lines);
+        match store::within(options.lease / 3, "keep a trainer's lines", kept).await {
             Ok(()) => {
                 self.waiting.clear();
                 self.left_out = 0;
@@ -129,13 +132,17 @@ impl Lines {
         }
     }
 
-    /// Hears and keeps what is left once the command has ended.
-    pub(super) async fn rest(&mut self, pool: &PgPool, lease: &Lease) {
-        while let Some(line) = self.heard.recv().await {
-            self.take(line);
-        }
-        while self.readers.join_next().await.is_some() {}
-        self.keep(pool, lease).await;
+    /// Hears and keeps what is left once the command has ended. Not for long: who has left its process
+    /// group may hold its outputs open for ever.
+    pub(super) async fn rest(&mut self, pool: &PgPool, options: &Options, lease: &Lease) {
+        let hear = async {
+            while let Some(line) = self.heard.recv().await {
+                self.take(line);
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, hear).await;
+        self.readers.abort_all();
+        self.keep(pool, options, lease).await;
     }
 
     /// The last lines for people, as the end of a sentence.

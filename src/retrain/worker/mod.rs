@@ -14,15 +14,17 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Kafka;
 use crate::store::jobs::{self, Claimed, Heartbeat, Lease};
-use crate::store::{self, Error, SqlState, builds};
+use crate::store::{self, Error, SqlState};
 
 mod fetch;
 mod lines;
 mod process;
+mod settle;
 
 use lines::{Lines, Told};
 use process::Running;
@@ -31,8 +33,15 @@ use process::Running;
 const CHANNEL: &str = "driftd_jobs";
 /// Exit code of a command that says: trying again does not help.
 const DO_NOT_RETRY: i32 = 65;
-/// How often a baseline that was asked for is looked after.
-const BUILD_LOOK: Duration = Duration::from_secs(1);
+/// How often Postgres is asked again for what cannot wait for the next look.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest wait for a Postgres that is away, however seldom jobs are looked for.
+const AWAY: Duration = Duration::from_secs(5);
+
+/// Why a job is given up.
+const CANCELLED: &str = "it was cancelled";
+/// Why an attempt is given back.
+const STOPPED: &str = "the worker was stopped";
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -81,6 +90,13 @@ enum Outcome {
     GivenUp(&'static str),
 }
 
+impl Outcome {
+    fn failed(error: impl Into<String>, retry: bool) -> Self {
+        let error = error.into();
+        Self::Failed { error, retry }
+    }
+}
+
 /// Claims and runs jobs until told to stop, one at a time.
 ///
 /// # Errors
@@ -99,7 +115,7 @@ pub async fn run(
             Ok(None) => wait(pool, &mut listener, options.poll, stop).await,
             Err(error) if error.is_transient() && !options.once => {
                 tracing::warn!(error = error.chain(), "the worker waits for Postgres");
-                let _ = tokio::time::timeout(options.poll, stop.cancelled()).await;
+                let _ = tokio::time::timeout(options.poll.min(AWAY), stop.cancelled()).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -125,20 +141,27 @@ async fn wait(
             return; // a job may have come before the ear was open
         }
     }
+    // Without an ear Postgres is away: soon again, however long the poll is.
+    let look = if listener.is_some() {
+        poll
+    } else {
+        poll.min(AWAY)
+    };
     let heard = async {
         match listener {
-            Some(listener) => listener.recv().await.is_ok(),
+            // Not `recv`, which connects again without a word of what it has missed.
+            Some(listener) => listener.try_recv().await.is_ok(),
             None => std::future::pending().await,
         }
     };
     let lost = tokio::select! {
         heard = heard => !heard,
-        () = tokio::time::sleep(poll) => false,
+        () = tokio::time::sleep(look) => false,
         () = stop.cancelled() => false,
     };
     if lost {
         *listener = None;
-        let _ = tokio::time::timeout(poll, stop.cancelled()).await;
+        let _ = tokio::time::timeout(poll.min(AWAY), stop.cancelled()).await;
     }
 }
 
@@ -165,12 +188,13 @@ async fn work(
         "claimed"
     );
     let directory = tempfile::tempdir()?;
-    let outcome = match fetched(pool, options, claimed, directory.path()).await {
-        None => attempt(pool, options, claimed, directory.path(), stop).await?,
+    let fetched = fetch::fetched(pool, options, claimed, directory.path(), stop).await;
+    let outcome = match fetched {
         Some(outcome) => outcome,
+        None => run_command(pool, options, claimed, directory.path(), stop).await?,
     };
     let outcome = match outcome {
-        Outcome::Result(result) => settle(pool, options, lease, result).await,
+        Outcome::Result(result) => settle::settle(pool, options, lease, result, stop).await,
         other => other,
     };
     let told = tell(pool, options, lease, &outcome).await;
@@ -207,67 +231,8 @@ async fn work(
     Ok(())
 }
 
-/// Reads the suggested parts of the log into a file, where that is wanted; `None`: all is well.
-async fn fetched(
-    pool: &PgPool,
-    options: &Options,
-    claimed: &Claimed,
-    directory: &Path,
-) -> Option<Outcome> {
-    let kafka = options.fetch.clone()?;
-    let (data, path) = (
-        claimed.document["training_data"].clone(),
-        directory.join(process::DATA),
-    );
-    let reading = tokio::task::spawn_blocking(move || fetch::fetch(&kafka, &data, &path));
-    match beating(pool, options, &claimed.lease, reading).await {
-        Err(why) => Some(Outcome::GivenUp(why)),
-        Ok(Ok(Ok(messages))) => {
-            tracing::info!(
-                job.id = claimed.lease.job_id,
-                messages,
-                "fetched the suggested data"
-            );
-            None
-        }
-        Ok(Ok(Err(error))) => Some(Outcome::Failed {
-            error: format!(
-                "the suggested data cannot be fetched: {:#}",
-                anyhow::Error::from(error)
-            ),
-            retry: true,
-        }),
-        Ok(Err(panic)) => Some(Outcome::Failed {
-            error: format!("fetching the suggested data: {panic}"),
-            retry: false,
-        }),
-    }
-}
-
-/// Does something else than running the command, and extends the lease meanwhile; why not, if the job is
-/// not ours any more.
-async fn beating<T>(
-    pool: &PgPool,
-    options: &Options,
-    lease: &Lease,
-    work: impl Future<Output = T>,
-) -> Result<T, &'static str> {
-    let mut beat = tokio::time::interval(options.lease / 3);
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return Ok(done),
-            _ = beat.tick() => match jobs::heartbeat(pool, lease, None).await {
-                Ok(Heartbeat::Cancelled) => return Err("it was cancelled"),
-                Err(Error::Refused { .. }) => return Err("its lease is lost"),
-                Ok(Heartbeat::Running) | Err(_) => {}
-            },
-        }
-    }
-}
-
-/// Runs the command until it ends, or has to.
-async fn attempt(
+/// Starts the command, and waits until it ends, or has to.
+async fn run_command(
     pool: &PgPool,
     options: &Options,
     claimed: &Claimed,
@@ -275,64 +240,110 @@ async fn attempt(
     stop: &CancellationToken,
 ) -> anyhow::Result<Outcome> {
     let lease = &claimed.lease;
-    let mut running = Running::start(&options.command, claimed, directory)?;
+    match Running::start(&options.command, claimed, directory) {
+        Ok(running) => {
+            let result = directory.join(process::RESULT);
+            attempt(pool, options, lease, running, &result, stop).await
+        }
+        Err(error) => {
+            // Every job would fare so: back with this one, and no further ones.
+            let outcome = Outcome::failed(format!("{error:#}"), true);
+            tell(pool, options, lease, &outcome).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Waits until the command ends, or has to.
+async fn attempt(
+    pool: &PgPool,
+    options: &Options,
+    lease: &Lease,
+    mut running: Running,
+    result: &Path,
+    stop: &CancellationToken,
+) -> anyhow::Result<Outcome> {
     let mut lines = Lines::of(&mut running, options.quiet);
     let mut beat = tokio::time::interval(options.lease / 3);
-    let mut held_until = Instant::now() + options.lease;
-    let mut progress = None;
-    loop {
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut held = Held::new(options.lease);
+    let outcome = loop {
         tokio::select! {
             status = running.wait() => {
                 running.kill_rest();
-                lines.rest(pool, lease).await;
-                return Ok(judged(&status?, &lines, &directory.join(process::RESULT)));
+                lines.rest(pool, options, lease).await;
+                return Ok(judged(&status?, &lines, result));
             }
             told = lines.next() => match told {
-                Some(Told::Progress(value)) => progress = Some(value),
-                Some(Told::Value { step, value }) => match report(pool, lease, step, value).await {
-                    Some("prune") => {
-                        end(&mut running, &mut lines, pool, options, lease).await;
-                        return Ok(Outcome::Pruned(value));
-                    }
-                    Some("cancelled") => {
-                        end(&mut running, &mut lines, pool, options, lease).await;
-                        return Ok(Outcome::GivenUp("it was cancelled"));
-                    }
+                Some(Told::Progress(value)) => held.progress = Some(value),
+                Some(Told::Value { step, value }) => match report(pool, options, lease, step, value).await {
+                    Some("prune") => break Outcome::Pruned(value),
+                    Some("cancelled") => break Outcome::GivenUp(CANCELLED),
                     _ => {}
                 },
                 Some(Told::Line) | None => {}
             },
             _ = beat.tick() => {
-                lines.keep(pool, lease).await;
-                let begun = Instant::now();
-                let why = match jobs::heartbeat(pool, lease, progress.as_ref()).await {
-                    Ok(Heartbeat::Running) => {
-                        held_until = begun + options.lease;
-                        progress = None;
-                        None
-                    }
-                    Ok(Heartbeat::Cancelled) => Some("it was cancelled"),
-                    Err(Error::Refused { .. }) => Some("its lease is lost"),
-                    Err(_) if Instant::now() >= held_until => Some("its lease ran out while Postgres was away"),
-                    Err(error) => {
-                        tracing::warn!(job.id = lease.job_id, error = error.chain(), "a heartbeat failed");
-                        None
-                    }
-                };
-                if let Some(why) = why {
-                    end(&mut running, &mut lines, pool, options, lease).await;
-                    return Ok(Outcome::GivenUp(why));
+                if let Some(why) = held.beat(pool, lease).await {
+                    break Outcome::GivenUp(why);
                 }
+                lines.keep(pool, options, lease).await;
             }
-            () = stop.cancelled() => {
-                end(&mut running, &mut lines, pool, options, lease).await;
-                return Ok(Outcome::Failed { error: "the worker was stopped".to_owned(), retry: true });
+            () = stop.cancelled() => break Outcome::failed(STOPPED, true),
+        }
+    };
+    end(&mut running, &mut lines, pool, options, lease).await;
+    Ok(outcome)
+}
+
+/// How long the lease may hold, as far as this side knows.
+struct Held {
+    lease: Duration,
+    until: Instant,
+    /// What the command said of how far it is, until it is told.
+    progress: Option<Value>,
+}
+
+impl Held {
+    fn new(lease: Duration) -> Self {
+        let until = Instant::now() + lease;
+        let progress = None;
+        Self {
+            lease,
+            until,
+            progress,
+        }
+    }
+
+    /// Extends the lease; says why the job has to be given up.
+    async fn beat(&mut self, pool: &PgPool, lease: &Lease) -> Option<&'static str> {
+        let begun = Instant::now();
+        let asked = jobs::heartbeat(pool, lease, self.progress.as_ref());
+        match store::within(self.lease / 3, "extend a job's lease", asked).await {
+            Ok(Heartbeat::Running) => {
+                self.until = begun + self.lease;
+                self.progress = None;
+                None
+            }
+            Ok(Heartbeat::Cancelled) => Some(CANCELLED),
+            Err(Error::Refused { .. }) => Some("its lease is lost"),
+            Err(_) if Instant::now() >= self.until => {
+                Some("its lease ran out while Postgres was away")
+            }
+            Err(error) => {
+                if !error.is_transient() {
+                    // What Postgres cannot hold, such as NUL in a text, must not cost the lease.
+                    self.progress = None;
+                }
+                let error = error.chain();
+                tracing::warn!(job.id = lease.job_id, error, "a heartbeat failed");
+                None
             }
         }
     }
 }
 
-/// Ends the command and all that it has started.
+/// Ends the command and all that it has started; what it prints meanwhile is heard.
 async fn end(
     running: &mut Running,
     lines: &mut Lines,
@@ -340,13 +351,26 @@ async fn end(
     options: &Options,
     lease: &Lease,
 ) {
-    running.end(options.grace).await;
-    lines.rest(pool, lease).await;
+    let mut ended = std::pin::pin!(running.end(options.grace));
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            _ = lines.next() => {}
+        }
+    }
+    lines.rest(pool, options, lease).await;
 }
 
 /// What a trial's value is answered; `None`: it does not matter.
-async fn report(pool: &PgPool, lease: &Lease, step: i64, value: f64) -> Option<&'static str> {
-    match jobs::report_trial(pool, lease, step, value).await {
+async fn report(
+    pool: &PgPool,
+    options: &Options,
+    lease: &Lease,
+    step: i64,
+    value: f64,
+) -> Option<&'static str> {
+    let told = jobs::report_trial(pool, lease, step, value);
+    match store::within(options.lease / 3, "say what a trial is worth", told).await {
         Ok(answer) if answer == "prune" => Some("prune"),
         Ok(answer) if answer == "cancelled" => Some("cancelled"),
         Ok(_) => None,
@@ -366,13 +390,10 @@ fn judged(status: &std::process::ExitStatus, lines: &Lines, result: &Path) -> Ou
     if !status.success() {
         let error = format!("the command ended with {status}{}", lines.last_words());
         let retry = status.code() != Some(DO_NOT_RETRY);
-        return Outcome::Failed { error, retry };
+        return Outcome::failed(error, retry);
     }
     let name = process::RESULT;
-    let wrong = |why: String| Outcome::Failed {
-        error: format!("the command ended well, but {name} {why}"),
-        retry: false,
-    };
+    let wrong = |why| Outcome::failed(format!("the command ended well, but {name} {why}"), false);
     let text = match std::fs::read_to_string(result) {
         Ok(text) => text,
         Err(error) => return wrong(format!("cannot be read: {error}")),
@@ -381,71 +402,6 @@ fn judged(status: &std::process::ExitStatus, lines: &Lines, result: &Path) -> Ou
         Ok(value) if value.is_object() => Outcome::Result(value),
         Ok(_) => wrong("is no JSON object".to_owned()),
         Err(error) => wrong(format!("is no JSON: {error}")),
-    }
-}
-
-/// A result that asks for a baseline gets it first.
-async fn settle(pool: &PgPool, options: &Options, lease: &Lease, mut result: Value) -> Outcome {
-    let wanted = result
-        .as_object_mut()
-        .and_then(|all| all.remove("baseline"));
-    let source = match wanted {
-        None | Some(Value::Null | Value::Bool(false)) => return Outcome::Result(result),
-        Some(Value::Bool(true)) => json!({}),
-        Some(source) => source,
-    };
-    let version = result["version"].as_str().unwrap_or_default();
-    let building = built(pool, lease, version, &source);
-    let built = match beating(pool, options, lease, building).await {
-        Ok(built) => built,
-        Err(why) => return Outcome::GivenUp(why),
-    };
-    match built {
-        Ok(Ok(build)) => {
-            result["baseline_id"] = build["baseline_id"].clone();
-            if result["training_data"]["sha256"].is_null()
-                && (result["training_data"].is_object() || result["training_data"].is_null())
-            {
-                result["training_data"]["sha256"] = build["sha256"].clone();
-                if result["training_data"]["rows"].is_null() {
-                    result["training_data"]["rows"] = build["rows"].clone();
-                }
-            }
-            Outcome::Result(result)
-        }
-        Ok(Err(error)) => Outcome::Failed {
-            error: format!("its baseline could not be made: {error}"),
-            retry: false,
-        },
-        Err(Error::Refused {
-            state: SqlState::StaleLease | SqlState::WrongState,
-            ..
-        }) => Outcome::GivenUp("its lease is lost"),
-        Err(error) => Outcome::Failed {
-            error: format!("its baseline could not be asked for: {}", error.chain()),
-            retry: error.is_transient(),
-        },
-    }
-}
-
-/// Asks for a baseline and waits until it is there.
-async fn built(
-    pool: &PgPool,
-    lease: &Lease,
-    version: &str,
-    source: &Value,
-) -> store::Result<Result<Value, String>> {
-    let build_id = builds::request(pool, lease, version, source).await?;
-    loop {
-        let state = builds::state(pool, lease, build_id).await?;
-        match state["state"].as_str() {
-            Some("ready") => return Ok(Ok(state)),
-            Some("failed") => {
-                let error = state["error"].as_str().unwrap_or("no reason given");
-                return Ok(Err(error.to_owned()));
-            }
-            _ => tokio::time::sleep(BUILD_LOOK).await,
-        }
     }
 }
 
@@ -460,19 +416,7 @@ async fn tell(
     let give_up = Instant::now() + options.lease;
     loop {
         let told = match outcome {
-            Outcome::Result(result) => match jobs::complete(pool, lease, result).await {
-                // The job stays as it was; this attempt has nothing better to say.
-                Err(Error::Refused {
-                    state: SqlState::BadArgument,
-                    message,
-                }) => {
-                    let error = format!("its result was refused: {message}");
-                    let failed = jobs::fail(pool, lease, &error, false).await.map(|_| ());
-                    tracing::warn!(job.id = lease.job_id, error, "refused");
-                    failed
-                }
-                other => other,
-            },
+            Outcome::Result(result) => complete(pool, lease, result).await,
             Outcome::Pruned(value) => {
                 let result = json!({"pruned": true, "objective": value});
                 jobs::complete(pool, lease, &result).await
@@ -484,9 +428,25 @@ async fn tell(
         };
         match told {
             Err(error) if error.is_transient() && Instant::now() < give_up => {
-                tokio::time::sleep(BUILD_LOOK).await;
+                tokio::time::sleep(AGAIN).await;
             }
             other => return other,
         }
     }
+}
+
+/// A result that is refused, or that Postgres cannot hold, ends the attempt: it has nothing better to say.
+async fn complete(pool: &PgPool, lease: &Lease, result: &Value) -> store::Result<()> {
+    let error = match jobs::complete(pool, lease, result).await {
+        Err(Error::Refused {
+            state: SqlState::BadArgument,
+            message,
+        }) => format!("its result was refused: {message}"),
+        Err(error @ Error::Query { .. }) if !error.is_transient() => {
+            format!("its result cannot be kept: {}", error.chain())
+        }
+        other => return other,
+    };
+    tracing::warn!(job.id = lease.job_id, error, "refused");
+    jobs::fail(pool, lease, &error, false).await.map(|_| ())
 }

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::task::JoinSet;
 
 use crate::store::jobs::Claimed;
 
@@ -19,11 +20,15 @@ const JOB: &str = "job.json";
 pub(super) const RESULT: &str = "result.json";
 /// The file that the suggested data is in, one message a line, where the worker fetches it.
 pub(super) const DATA: &str = "data.ndjson";
+/// Longer variables are not set: the system starts no program with them.
+const LONGEST_VARIABLE: usize = 100_000;
 
 /// A command that was started, in a process group of its own.
 pub(super) struct Running {
     child: Child,
     group: Option<Pid>,
+    /// Writes the job; a command that does not read it is not waited for.
+    _told: JoinSet<std::io::Result<()>>,
 }
 
 impl Running {
@@ -53,11 +58,16 @@ impl Running {
         let group = child
             .id()
             .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let mut told = JoinSet::new();
         if let Some(mut stdin) = child.stdin.take() {
             // A task of its own: a command that reads nothing must not hold the worker up.
-            tokio::task::spawn(async move { stdin.write_all(&job).await });
+            told.spawn(async move { stdin.write_all(&job).await });
         }
-        Ok(Self { child, group })
+        Ok(Self {
+            child,
+            group,
+            _told: told,
+        })
     }
 
     pub(super) fn outputs(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
@@ -77,9 +87,11 @@ impl Running {
         let _ = self.child.wait().await;
     }
 
-    /// Kills what is left of the group, also when the command itself has ended.
-    pub(super) fn kill_rest(&self) {
+    /// Kills what is left of the group, also when the command itself has ended. Once: after that the
+    /// number may be another group's.
+    pub(super) fn kill_rest(&mut self) {
         self.signal(Signal::KILL);
+        self.group = None;
     }
 
     fn signal(&self, signal: Signal) {
@@ -96,7 +108,7 @@ impl Drop for Running {
     }
 }
 
-/// The job's common fields. Those that it lacks are not set.
+/// The job's common fields. Those that it lacks are not set, nor those that are too long.
 fn variables(claimed: &Claimed) -> Vec<(&'static str, String)> {
     let job = &claimed.document;
     let text = |value: &Value| match value {
@@ -118,7 +130,8 @@ fn variables(claimed: &Claimed) -> Vec<(&'static str, String)> {
     ];
     let known = fields
         .into_iter()
-        .filter_map(|(name, value)| Some((name, text(value)?)));
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .filter(|(_, text)| text.len() <= LONGEST_VARIABLE);
     let token = ("DRIFTD_LEASE_TOKEN", claimed.lease.token.to_string());
     known.chain([token]).collect()
 }

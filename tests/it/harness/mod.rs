@@ -34,6 +34,9 @@ pub(crate) mod oracle;
 /// `driftd` as a process of its own.
 pub(crate) mod daemon;
 
+/// `driftd worker` as a process of its own.
+pub(crate) mod worker;
+
 /// A database, a topic and a settings file for it, and what came of them.
 pub(crate) mod stage;
 
