@@ -186,7 +186,7 @@ create function driftd.suggested_data(
     model text, monitor text, version text, window_start timestamptz, window_end timestamptz,
     episode_id bigint, data jsonb, at timestamptz
 ) returns jsonb
-    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+    language plpgsql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 #variable_conflict use_column
 declare
     how text := coalesce(data ->> 'select', 'last');
@@ -305,7 +305,7 @@ create function driftd.trigger_retraining(
     detail jsonb default '{}',                  -- what that guard saw
     at timestamptz default now()                -- the caller's clock
 ) returns driftd.retraining_triggers
-    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 #variable_conflict use_column
 declare
     asked driftd.retraining_triggers;
@@ -576,7 +576,7 @@ end $$;
 
 -- What a trainer is given, by the schema docs/schemas/job.v1.json.
 create function driftd.job_document(job driftd.retraining_jobs) returns jsonb
-    language sql immutable set search_path = pg_catalog, pg_temp as $$
+    language sql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
     select jsonb_build_object(
         'schema', 'driftd.job/1', 'job_id', job.job_id, 'attempt', job.attempt,
         'max_attempts', job.max_attempts, 'model', job.model, 'version', job.version,

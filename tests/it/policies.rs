@@ -8,7 +8,7 @@ use driftd::monitor::retraining::{Approval, Budget, CatchUp, QuietHours, Select,
 use driftd::retrain::Scheduler;
 use driftd::store::jobs::{self, JobState};
 use driftd::store::{models, monitors};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::harness::monitors::{periodic, streaming};
@@ -309,9 +309,7 @@ async fn no_drift_is_left_out_of_an_open_job() {
     let job = &jobs::list(pool, None, &JobState::OPEN, 10).await.unwrap()[0];
     let of = |kind: &str| {
         let reasons = job.reasons.as_array().unwrap().iter();
-        reasons
-            .filter(|reason| reason["kind"] == Value::from(kind))
-            .count()
+        reasons.filter(|reason| reason["kind"] == kind).count()
     };
     assert_eq!((of("request"), of("schedule"), of("episode")), (1, 19, 30));
     assert_eq!(

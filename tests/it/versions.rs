@@ -67,24 +67,15 @@ fn if_better(goal: Goal) -> Promotion {
     }
 }
 
-#[tokio::test]
-async fn a_version_is_promoted_as_its_policy_says() {
-    let db = postgres::fresh().await;
-    let pool = &db.pool;
-    models::register(pool, "m").await.unwrap();
-    models::register_version(pool, "m", "1", None)
-        .await
-        .unwrap();
-    assert_eq!(
-        version(pool, "1").await.stage,
-        "promoted",
-        "the first one is in service"
-    );
+/// A version, the policy of its job, what it reports, and what becomes of it.
+type Case = (i32, Promotion, Value, &'static str, &'static str);
+
+fn cases() -> [Case; 7] {
     let automatic = Promotion {
         policy: PromotionPolicy::Automatic,
         ..Promotion::default()
     };
-    for (number, promotion, metrics, stage, why) in [
+    [
         (
             2,
             Promotion::default(),
@@ -134,7 +125,23 @@ async fn a_version_is_promoted_as_its_policy_says() {
             "promoted",
             "auc of 0.7 beats 0.72 of version 7",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn a_version_is_promoted_as_its_policy_says() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    models::register(pool, "m").await.unwrap();
+    models::register_version(pool, "m", "1", None)
+        .await
+        .unwrap();
+    assert_eq!(
+        version(pool, "1").await.stage,
+        "promoted",
+        "the first one is in service"
+    );
+    for (number, promotion, metrics, stage, why) in cases() {
         let lease = job(pool, promotion, &format!("2026-01-0{number}T00:00:00Z")).await;
         let result = json!({"version": number.to_string(), "metrics": metrics});
         jobs::complete(pool, &lease, &result).await.unwrap();

@@ -195,7 +195,7 @@ mod tests {
             Told::Progress(_)
         ));
         let value = told("driftd: {\"step\": 3, \"value\": 0.5}");
-        assert!(matches!(value, Told::Value { step: 3, value } if value == 0.5));
+        assert!(matches!(value, Told::Value { step: 3, value } if value.to_string() == "0.5"));
     }
 
     #[tokio::test]
