@@ -441,7 +441,7 @@ fn the_queue_does_what_a_small_automaton_does() {
     let db = runtime.block_on(postgres::fresh());
     // One session: a refusal is told before its locks are gone, and a claim passes over what another
     // session has locked.
-    let url = SecretString::from(db.url.clone());
+    let url = SecretString::from(db.url);
     let pool = runtime.block_on(store::connect(&url, 1)).unwrap();
     let config = Config {
         cases: 300,

@@ -55,12 +55,9 @@ async fn scene() -> (TestDb, Lease) {
     (db, lease)
 }
 
-#[tokio::test]
-async fn a_result_that_cannot_be_right_is_refused_with_the_reason() {
-    let (db, lease) = scene().await;
-    let before = jobs::get(&db.pool, lease.job_id).await.unwrap();
-    let lacks = "lacks features of the version that job 1 retrains:";
-    for (result, message) in [
+/// Results that are wrong by themselves, and what is said of them.
+fn wrong_forms() -> Vec<(Value, &'static str)> {
+    vec![
         (json!([]), "the result of a job is a JSON object, not array"),
         (
             json!(null),
@@ -106,31 +103,49 @@ async fn a_result_that_cannot_be_right_is_refused_with_the_reason() {
             json!({"version": "2", "training_data": {"rows": "7"}}),
             "result.training_data.rows is \"7\", not a number of rows",
         ),
+    ]
+}
+
+/// Results whose baseline cannot be the version's.
+fn wrong_baselines() -> Vec<(Value, String)> {
+    let lacks = "lacks features of the version that job 1 retrains:";
+    vec![
         (
             json!({"version": "2", "baseline_id": "no"}),
-            "there is no baseline no; import it first",
+            "there is no baseline no; import it first".to_owned(),
         ),
         (
             json!({"version": "2", "baseline_id": "foreign"}),
-            "baseline foreign is of version 2 of model other, not of version 2 of model m",
+            "baseline foreign is of version 2 of model other, not of version 2 of model m"
+                .to_owned(),
         ),
         (
             json!({"version": "3", "baseline_id": "same"}),
-            "baseline same is of version 2 of model m, not of version 3 of model m",
+            "baseline same is of version 2 of model m, not of version 3 of model m".to_owned(),
         ),
         (
             json!({"version": "2", "baseline_id": "same", "training_data": {"sha256": OLD}}),
-            &format!("the training data has digest {OLD}, baseline same was made from {NEW}"),
+            format!("the training data has digest {OLD}, baseline same was made from {NEW}"),
         ),
         (
             json!({"version": "2", "baseline_id": "fewer"}),
-            &format!("baseline fewer {lacks} city (categorical)"),
+            format!("baseline fewer {lacks} city (categorical)"),
         ),
         (
             json!({"version": "2", "baseline_id": "changed"}),
-            &format!("baseline changed {lacks} age (numeric)"),
+            format!("baseline changed {lacks} age (numeric)"),
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_right_is_refused_with_the_reason() {
+    let (db, lease) = scene().await;
+    let before = jobs::get(&db.pool, lease.job_id).await.unwrap();
+    let all = wrong_forms()
+        .into_iter()
+        .map(|(result, message)| (result, message.to_owned()));
+    for (result, message) in all.chain(wrong_baselines()) {
         let refused = jobs::complete(&db.pool, &lease, &result).await.unwrap_err();
         let Error::Refused {
             state: SqlState::BadArgument,
@@ -139,7 +154,7 @@ async fn a_result_that_cannot_be_right_is_refused_with_the_reason() {
         else {
             panic!("{result}: {}", refused.chain());
         };
-        assert!(found.starts_with(message), "{result}: {found}");
+        assert!(found.starts_with(&message), "{result}: {found}");
         assert!(!found.ends_with("; "), "{found}");
         assert_eq!(
             jobs::get(&db.pool, lease.job_id).await.unwrap(),

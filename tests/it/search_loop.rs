@@ -296,53 +296,56 @@ async fn planners_that_die_or_meet_repeat_and_lose_nothing() {
     assert_eq!(planned, 12);
 }
 
+/// What a trial of [`grid`] cannot be completed with, and what is said of it.
+const WRONG: &[(&str, &str)] = &[
+    (
+        r#"{"objective": 1, "parameters": {"depth": 9}}"#,
+        "parameters.depth is 9, outside its space from 2 to 3",
+    ),
+    (
+        r#"{"objective": 1, "parameters": {"depth": 2.5}}"#,
+        "parameters.depth is 2.5, not a whole number",
+    ),
+    (
+        r#"{"objective": 1, "parameters": {"depth": "2"}}"#,
+        "parameters.depth is \"2\", not a number",
+    ),
+    (
+        r#"{"objective": 1, "parameters": {"kernel": "x"}}"#,
+        "parameters.kernel is \"x\", none of [\"linear\", \"rbf\"]",
+    ),
+    (
+        r#"{}"#,
+        "a trial is completed with its objective, a number; or with {\"pruned\": true} after report_trial has answered so",
+    ),
+    (
+        r#"{"objective": "1"}"#,
+        "result.objective is string, not number",
+    ),
+    // A planner that could not read it would stand still for ever.
+    (
+        r#"{"objective": 1e999}"#,
+        "a number of the result is beyond double precision",
+    ),
+    (
+        r#"{"objective": 1, "parameters": {"depth": 1e999}}"#,
+        "outside its space from 2 to 3",
+    ),
+];
+
 #[tokio::test]
 async fn what_a_trial_cannot_say_is_refused_and_it_goes_on() {
     let db = postgres::fresh().await;
     search(&db.pool, "m", &grid(), 3).await;
     plan(&db.pool).await.unwrap();
     let lease = claim(&db.pool).await.unwrap().lease;
-    for (result, message) in [
-        (
-            r#"{"objective": 1, "parameters": {"depth": 9}}"#,
-            "parameters.depth is 9, outside its space from 2 to 3",
-        ),
-        (
-            r#"{"objective": 1, "parameters": {"depth": 2.5}}"#,
-            "parameters.depth is 2.5, not a whole number",
-        ),
-        (
-            r#"{"objective": 1, "parameters": {"depth": "2"}}"#,
-            "parameters.depth is \"2\", not a number",
-        ),
-        (
-            r#"{"objective": 1, "parameters": {"kernel": "x"}}"#,
-            "parameters.kernel is \"x\", none of [\"linear\", \"rbf\"]",
-        ),
-        (
-            r#"{}"#,
-            "a trial is completed with its objective, a number; or with {\"pruned\": true} after report_trial has answered so",
-        ),
-        (
-            r#"{"objective": "1"}"#,
-            "result.objective is string, not number",
-        ),
-        // A planner that could not read it would stand still for ever.
-        (
-            r#"{"objective": 1e999}"#,
-            "a number of the result is beyond double precision",
-        ),
-        (
-            r#"{"objective": 1, "parameters": {"depth": 1e999}}"#,
-            "outside its space from 2 to 3",
-        ),
-    ] {
+    for (result, message) in WRONG {
         let sql = "select driftd.complete_job($1, $2, $3, $4::jsonb)";
         let said = sqlx::query(sql)
             .bind(lease.job_id)
             .bind(lease.attempt)
             .bind(lease.token)
-            .bind(result)
+            .bind(*result)
             .execute(&db.pool)
             .await
             .map_err(Error::doing("complete a trial"));
@@ -358,7 +361,7 @@ async fn what_a_trial_cannot_say_is_refused_and_it_goes_on() {
             "{}",
             error.chain()
         );
-        assert!(error.to_string().ends_with(message), "{result}: {error}");
+        assert!(error.to_string().ends_with(*message), "{result}: {error}");
         assert_eq!(job(&db.pool, lease.job_id).await.state, JobState::Running);
     }
     jobs::complete(&db.pool, &lease, &json!({"objective": 1}))

@@ -27,8 +27,10 @@ pub(crate) struct Worker {
 pub(crate) async fn trainer_url(db: &TestDb) -> String {
     static MADE: OnceCell<()> = OnceCell::const_new();
     let role = "create role a_trainer login in role driftd_trainer";
-    MADE.get_or_init(async || drop(db.pool.execute(role).await.unwrap()))
-        .await;
+    MADE.get_or_init(async || {
+        db.pool.execute(role).await.unwrap();
+    })
+    .await;
     db.url.replacen("driftd@", "a_trainer@", 1)
 }
 
