@@ -2,7 +2,7 @@
 //! in the same queue, until its budget is spent; the best one's parameters are those of its own, last
 //! training.
 //!
-//! What comes next follows from the search and what is stored of its trials ([`super::search`]), under
+//! What comes next follows from the search and what is stored of its trials (`search`), under
 //! the parent's row lock: so it does not matter which replica plans, and a crash repeats or loses none.
 
 use serde_json::{Map, Value, json};

@@ -4,12 +4,12 @@
 //! A search is JSON: how to search, over which space, for how many trials, and what the objective
 //! is. What is known of its trials is an argument, and so is the number of the trial to suggest
 //! for; nothing is kept in between, so that any replica answers alike, before and after a crash.
-//! [`suggest`] is a pure function of (search, history, number). The seed belongs to the search:
+//! `suggest` is a pure function of (search, history, number). The seed belongs to the search:
 //! who stores one without a seed gives it one first, or it is searched as if the seed were 0.
 //!
 //! Three methods:
 //!
-//! - `grid`: every combination once, in order ([`Search::grid_size`] of them).
+//! - `grid`: every combination once, in order (`Search::grid_size` of them).
 //! - `random`: independent draws, uniform on the scale of each parameter (Bergstra and Bengio,
 //!   Random search for hyper-parameter optimization, JMLR 13, 2012).
 //! - `tpe`: the Tree-structured Parzen Estimator, which draws where good trials have been denser
