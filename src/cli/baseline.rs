@@ -1,6 +1,5 @@
 //! `driftd baseline`: import and show training distributions.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::{Output, calibration};
+use super::{Output, calibration, write};
 use crate::baseline::import::{self, Request};
 use crate::baseline::{SAMPLE_ROWS, save::save, short};
 use crate::decide::learned::Calibration;
@@ -108,9 +107,7 @@ pub async fn run(args: Args, pool: &PgPool, limits: &Limits) -> anyhow::Result<(
         Command::List { model } => list(pool, model.as_deref(), args.output).await?,
         Command::Show { baseline } => show(pool, &baseline, args.output).await?,
     };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write the result")
+    write(&text)
 }
 
 async fn run_import(

@@ -1,12 +1,10 @@
 //! `driftd jobs`: look at the queue of retraining jobs, ask for one, approve it, take it back.
 
-use std::io::Write;
-
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::{Output, columns, or_dash, pretty, time};
+use super::{Output, columns, or_dash, pretty, time, write};
 use crate::store::jobs::{self, Job, JobEvent, JobState};
 use crate::store::trials::{self, TrialRow};
 use crate::store::triggers::{self, Fired};
@@ -82,10 +80,7 @@ struct Named {
 /// # Errors
 /// When the database cannot be asked, refuses, or there is no such job.
 pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
-    let text = answer(args, pool).await?;
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write the result")
+    write(&answer(args, pool).await?)
 }
 
 /// Runs the command and returns what it found.

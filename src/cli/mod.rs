@@ -13,6 +13,7 @@ pub mod run;
 pub mod verify;
 pub mod worker;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -274,6 +275,13 @@ async fn pool(settings: &Settings) -> anyhow::Result<PgPool> {
     let pool = connect(settings).await?;
     store::check_schema(&pool).await?;
     Ok(pool)
+}
+
+/// What a command has found, to standard output.
+fn write(text: &str) -> anyhow::Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write the result")
 }
 
 /// Rows in columns as wide as they need to be.

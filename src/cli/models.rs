@@ -1,13 +1,11 @@
 //! `driftd models`: versions, which one is in service, and where each comes from.
 
-use std::io::Write;
-
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::{Output, columns, or_dash, pretty, time};
+use super::{Output, columns, or_dash, pretty, time, write};
 use crate::baseline::short;
 use crate::store::models::{self, Lineage, ModelVersion, StageEvent, Unknown};
 
@@ -67,10 +65,7 @@ struct Change {
 /// # Errors
 /// When the database cannot be asked, refuses, or there is no such version.
 pub async fn run(args: Args, pool: &PgPool) -> anyhow::Result<()> {
-    let text = answer(args, pool).await?;
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write the result")
+    write(&answer(args, pool).await?)
 }
 
 /// Runs the command and returns what it found.

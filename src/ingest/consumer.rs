@@ -198,17 +198,8 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
 /// # Errors
 /// A property is unknown to librdkafka or has a wrong value.
 pub fn without_group(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
-    let mut config = ClientConfig::new();
-    config.set("client.id", "driftd");
-    for (name, value) in kafka.properties() {
-        if !is_of_a_member(&name) {
-            config.set(name, value);
-        }
-    }
-    config
-        .set("bootstrap.servers", &kafka.brokers)
-        .set("statistics.interval.ms", "0")
-        .set("isolation.level", "read_uncommitted");
+    let mut config = of_no_member(kafka);
+    config.set("isolation.level", "read_uncommitted");
     config.create_with_context(Context::default())
 }
 
@@ -218,6 +209,19 @@ pub fn without_group(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
 /// # Errors
 /// A property is unknown to librdkafka or has a wrong value.
 pub fn of_ranges(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
+    let mut config = of_no_member(kafka);
+    config
+        .set("group.id", &kafka.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true");
+    config.create_with_context(Context::default())
+}
+
+/// What clients that join no group have in common.
+fn of_no_member(kafka: &Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", "driftd");
     for (name, value) in kafka.properties() {
@@ -227,14 +231,8 @@ pub fn of_ranges(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
     }
     config
         .set("bootstrap.servers", &kafka.brokers)
-        .set("group.id", &kafka.group)
-        .set("statistics.interval.ms", "0")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
-        .set("isolation.level", "read_committed")
-        .set("check.crcs", "true");
-    config.create_with_context(Context::default())
+        .set("statistics.interval.ms", "0");
+    config
 }
 
 /// Whether a property is for members of a group.

@@ -183,14 +183,14 @@ fn settings(brokers: &str, url: &str, train: bool) -> anyhow::Result<Settings> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port();
-    // With training the messages name their version. Training takes seconds in which no flight leaves, and
-    // no version is trained on less than two months.
+    // With training the messages name their version. While a version is trained no flight leaves, and that
+    // is no idleness. Two months are suggested, once the drift has lasted for one.
     let (features, version, idle_after, retraining) = match train {
         true => (
             // The weather is left out: of a single year it drifts with every season.
             "features = [\"dest\", \"origin\", \"carrier\", \"distance\", \"sched_dep_min\", \"dow\"]",
             "{ path = \"model_version\" }",
-            "20s",
+            "40s",
             "{ cooldown = \"0s\", min_windows = 30, data = { select = \"sliding\", span = \"60d\" }, \
               promotion = { policy = \"automatic\" } }",
         ),
