@@ -1,10 +1,10 @@
 //! Starts the tasks, and tells how they end.
 //!
 //! The tasks: collect (a thread of its own) and judge, which begin anew when baselines change; the
-//! retraining schedule, the building of baselines, handing over to orchestrators, notify, upkeep, api. They share a database pool and a
-//! stop signal, and nothing else. A task that fails stops the others;
-//! a stop from outside lets collect save what it has read and the judge finish the window in hand,
-//! within the grace period.
+//! retraining schedule, the building of baselines, handing over to orchestrators, notify, upkeep,
+//! api. They share a database pool and a stop signal, and nothing else. A task that fails stops the
+//! others; a stop from outside lets collect save what it has read and the judge finish the window
+//! in hand, within the grace period.
 
 use std::sync::Arc;
 use std::time::Duration;

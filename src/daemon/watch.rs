@@ -151,22 +151,37 @@ fn begin(
 async fn changed(settings: &Settings, pool: &PgPool, seen: &mut String) -> Watching {
     loop {
         tokio::time::sleep(LOOK).await;
-        match named(settings, pool).await {
-            Ok(now) if now != *seen => *seen = now,
+        let now = match named(settings, pool).await {
+            Ok(now) if now != *seen => now,
             Ok(_) => continue,
             Err(error) => {
                 tracing::debug!(error = error.chain(), "cannot look for new baselines");
                 continue;
             }
-        }
+        };
         match Watching::prepare(settings, pool).await {
             Ok(next) => return next,
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                "baselines have changed and cannot be used: driftd goes on with those before"
-            ),
+            // They may fit all the same: the next look finds them changed again.
+            Err(error) if is_transient(&error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "new baselines wait for Postgres"
+                );
+            }
+            Err(error) => {
+                *seen = now;
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "baselines have changed and cannot be used: driftd goes on with those before"
+                );
+            }
         }
     }
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    let store = error.downcast_ref::<store::Error>();
+    store.is_some_and(store::Error::is_transient)
 }
 
 /// Which baselines the models have.
@@ -192,9 +207,9 @@ async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Know
     let mut known = Vec::new();
     let mut by_model: HashMap<String, Vec<Arc<Baseline>>> = HashMap::new();
     for monitor in &settings.monitors {
-        let mut transaction = pool.begin().await?;
+        let mut transaction = pool.begin().await.map_err(store::Error::from)?;
         let registered = monitors::register(&mut transaction, monitor).await?;
-        transaction.commit().await?;
+        transaction.commit().await.map_err(store::Error::from)?;
         if !by_model.contains_key(&monitor.model) {
             let stored = baselines::of_model(pool, &monitor.model).await?;
             let read = stored

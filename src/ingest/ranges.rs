@@ -7,6 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
 
 use super::consumer::{self, Context, TopicPartition};
 use crate::settings::Kafka;
@@ -16,14 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one look for a message may take.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A part of a partition's log: from an offset to before another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A part of a partition's log: from an offset to before another. As JSON it is what jobs and sources of
+/// baselines have in their `offsets`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Range {
     /// Partition.
     pub partition: i32,
     /// The first offset.
+    #[serde(rename = "first_offset")]
     pub first: i64,
     /// The offset behind the last one.
+    #[serde(rename = "next_offset")]
     pub next: i64,
 }
 

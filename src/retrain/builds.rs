@@ -91,16 +91,9 @@ struct Source {
     time_unit: Option<TimeUnit>,
     topic: Option<String>,
     #[serde(default)]
-    offsets: Vec<Offsets>,
+    offsets: Vec<Range>,
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Offsets {
-    partition: i32,
-    first_offset: i64,
-    next_offset: i64,
 }
 
 /// Builds what is asked for, one at a time, until `stop`. While Postgres cannot be reached it waits and
@@ -278,12 +271,12 @@ fn of_topic(
         source.from.map(|at| at.timestamp_millis()),
         source.to.map(|at| at.timestamp_millis()),
     );
-    let ranges: Vec<Range> = source.offsets.iter().map(range).collect();
+    let ranges = &source.offsets;
     let directory = tempfile::tempdir()?;
     let path = directory.path().join(format!("{topic}.ndjson"));
     let mut file = BufWriter::new(File::create(&path)?);
     let mut rows = 0_u64;
-    ranges::read(&options.kafka, topic, &ranges, |message| {
+    ranges::read(&options.kafka, topic, ranges, |message| {
         for row in columns.rows(message, times) {
             serde_json::to_writer(&mut file, &row)?;
             file.write_all(b"\n")?;
@@ -314,14 +307,6 @@ fn of_topic(
     };
     imported.baseline.origin.files = ranges.iter().map(named).collect();
     Ok(imported)
-}
-
-fn range(offsets: &Offsets) -> Range {
-    Range {
-        partition: offsets.partition,
-        first: offsets.first_offset,
-        next: offsets.next_offset,
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ pub mod builds;
 /// What holds without anybody saying so: a model's age, and how much new data there is.
 mod conditions;
 
+/// Jobs that an orchestrator is asked to run, over HTTP.
+pub mod handover;
+
 /// When a schedule is due.
 pub mod schedule;
 
@@ -44,9 +47,6 @@ pub mod trials;
 pub mod worker;
 
 use conditions::Conditions;
-/// Jobs that an orchestrator is asked to run, over HTTP.
-pub mod handover;
-
 use schedule::Slots;
 use trigger::Trigger;
 

@@ -165,18 +165,8 @@ pub async fn claim(
     model: Option<&str>,
     lease_seconds: f64,
 ) -> Result<Option<Lease>> {
-    sqlx::query_as!(
-        Lease,
-        r#"-- claim a retraining job
-        select job_id as "job_id!", attempt as "attempt!", lease_token as "token!"
-        from driftd.claim_job($1, $2, make_interval(secs => $3))"#,
-        worker,
-        model,
-        lease_seconds,
-    )
-    .fetch_optional(executor)
-    .await
-    .map_err(Error::doing("claim a retraining job"))
+    let claimed = claim_document(executor, worker, model, lease_seconds).await?;
+    Ok(claimed.map(|claimed| claimed.lease))
 }
 
 /// A job that was claimed, with what its trainer is given.

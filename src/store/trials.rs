@@ -35,14 +35,20 @@ pub struct TrialRow {
     pub last_value: Option<f64>,
 }
 
-/// The jobs whose searches are under way.
+/// The jobs whose searches are under way and have room for another trial, or nothing more to wait for.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn searching(executor: impl PgExecutor<'_>) -> Result<Vec<i64>> {
     sqlx::query_scalar!(
         r#"-- searches under way
-        select job_id from driftd.retraining_jobs where state = 'searching' order by job_id"#
+        select j.job_id from driftd.retraining_jobs j
+        where j.state = 'searching'
+            and (select count(*) from driftd.retraining_jobs t
+                 where t.parent_job_id = j.job_id and t.state in ('queued', 'running'))
+                < case when jsonb_typeof(j.search -> 'parallel') = 'number'
+                    then greatest((j.search ->> 'parallel')::numeric, 1) else 4 end
+        order by j.job_id"#
     )
     .fetch_all(executor)
     .await

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use rdkafka::Message;
+use serde::Deserialize;
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +70,7 @@ fn fetch(kafka: &Kafka, data: &Value, path: &Path) -> Result<u64, ranges::Error>
         .as_array()
         .into_iter()
         .flatten()
-        .filter_map(range)
+        .filter_map(|range| Range::deserialize(range).ok())
         .collect();
     let mut file = BufWriter::new(File::create(path)?);
     let mut messages = 0_u64;
@@ -90,12 +91,4 @@ fn fetch(kafka: &Kafka, data: &Value, path: &Path) -> Result<u64, ranges::Error>
     })?;
     file.flush()?;
     Ok(messages)
-}
-
-fn range(offsets: &Value) -> Option<Range> {
-    Some(Range {
-        partition: offsets["partition"].as_i64()?.try_into().ok()?,
-        first: offsets["first_offset"].as_i64()?,
-        next: offsets["next_offset"].as_i64()?,
-    })
 }
