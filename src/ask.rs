@@ -15,7 +15,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 
-use crate::ingest::consumer::{self, Context, Log, TopicPartition};
+use crate::ingest::consumer::{self, Context, Log, ReadUpTo, TopicPartition};
 use crate::ingest::describe::{self, Described, Topic};
 use crate::settings::Kafka;
 
@@ -28,8 +28,11 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// How often the client is looked after while nobody asks.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 
-/// It is shared by all threads.
-type Client = Arc<BaseConsumer<Context>>;
+/// What all threads share.
+struct Brokers {
+    client: BaseConsumer<Context>,
+    kafka: Kafka,
+}
 
 /// What is asked.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub enum Question {
         key: TopicPartition,
         /// Also the first offset with a timestamp not before this, in milliseconds.
         since_ms: Option<i64>,
+        /// Also whether it is still the log that was read up to there.
+        read: Option<ReadUpTo>,
     },
 }
 
@@ -88,11 +93,14 @@ impl Asker {
     /// # Errors
     /// A property is unknown to librdkafka or has a wrong value.
     pub fn start(kafka: &Kafka) -> KafkaResult<Self> {
-        let client = Arc::new(consumer::without_group(kafka)?);
+        let brokers = Arc::new(Brokers {
+            client: consumer::without_group(kafka)?,
+            kafka: kafka.clone(),
+        });
         let (answered, answers) = sync_channel(QUEUE);
         Ok(Self {
-            topics: Way::open(&client, 1, &answered),
-            logs: Way::open(&client, AT_ONCE, &answered),
+            topics: Way::open(&brokers, 1, &answered),
+            logs: Way::open(&brokers, AT_ONCE, &answered),
             answers,
         })
     }
@@ -122,13 +130,13 @@ struct Way {
 }
 
 impl Way {
-    fn open(client: &Client, threads: usize, answered: &SyncSender<Answer>) -> Self {
+    fn open(brokers: &Arc<Brokers>, threads: usize, answered: &SyncSender<Answer>) -> Self {
         let (questions, asked) = sync_channel(QUEUE);
         let asked = Arc::new(Mutex::new(asked));
         let spawn = |_| {
-            let (client, asked) = (Arc::clone(client), Arc::clone(&asked));
+            let (brokers, asked) = (Arc::clone(brokers), Arc::clone(&asked));
             let answered = answered.clone();
-            std::thread::spawn(move || serve(&client, &asked, &answered))
+            std::thread::spawn(move || serve(&brokers, &asked, &answered))
         };
         Self {
             questions: Some(questions),
@@ -147,7 +155,7 @@ impl Drop for Way {
     }
 }
 
-fn serve(client: &Client, asked: &Mutex<Receiver<Question>>, answered: &SyncSender<Answer>) {
+fn serve(brokers: &Brokers, asked: &Mutex<Receiver<Question>>, answered: &SyncSender<Answer>) {
     let mut broker = None;
     loop {
         let question = asked
@@ -155,12 +163,12 @@ fn serve(client: &Client, asked: &Mutex<Receiver<Question>>, answered: &SyncSend
             .unwrap_or_else(PoisonError::into_inner)
             .recv_timeout(LOOK_AFTER);
         // What the client has to tell, and tokens that have to be renewed, wait for a poll.
-        let _ = client.poll(Duration::ZERO);
+        let _ = brokers.client.poll(Duration::ZERO);
         match question {
             // There is room for an answer to every question, so that this never waits.
             Ok(question) => {
                 if answered
-                    .try_send(answer(client, &mut broker, question))
+                    .try_send(answer(brokers, &mut broker, question))
                     .is_err()
                 {
                     return;
@@ -172,10 +180,10 @@ fn serve(client: &Client, asked: &Mutex<Receiver<Question>>, answered: &SyncSend
     }
 }
 
-fn answer(client: &Client, broker: &mut Option<i32>, question: Question) -> Answer {
+fn answer(brokers: &Brokers, broker: &mut Option<i32>, question: Question) -> Answer {
     match question {
         Question::Topics { number, names } => {
-            let described = describe_by(client, broker, &names);
+            let described = describe_by(&brokers.client, broker, &names);
             let topics = described.map(|topics| names.into_iter().zip(topics).collect());
             Answer::Topics { number, topics }
         }
@@ -183,17 +191,35 @@ fn answer(client: &Client, broker: &mut Option<i32>, question: Question) -> Answ
             number,
             key,
             since_ms,
+            read,
         } => {
-            let log = consumer::log_of(client.as_ref(), &key, since_ms, TIMEOUT);
+            let log = log_of(brokers, &key, since_ms, read);
             Answer::Log { number, key, log }
         }
     }
 }
 
+/// Where the log was cut is asked only where there is a sign of that: it takes a client of its own.
+fn log_of(
+    brokers: &Brokers,
+    key: &TopicPartition,
+    since_ms: Option<i64>,
+    read: Option<ReadUpTo>,
+) -> KafkaResult<Log> {
+    let log = consumer::log_of(&brokers.client, key, since_ms, TIMEOUT)?;
+    let diverges_at = match read {
+        Some(read) if read.given_up || read.offset > log.high => {
+            consumer::diverges_at(&brokers.kafka, key, read, TIMEOUT)?
+        }
+        _ => None,
+    };
+    Ok(Log { diverges_at, ..log })
+}
+
 /// Asks the broker that has answered last; at first, and where it answers no more, another one of
 /// those that metadata names.
 fn describe_by(
-    client: &Client,
+    client: &BaseConsumer<Context>,
     broker: &mut Option<i32>,
     names: &[String],
 ) -> KafkaResult<Described> {

@@ -131,6 +131,8 @@ pub struct Unsaved {
     pub first_offset: i64,
     /// The offset after it.
     pub next_offset: i64,
+    /// The leader epoch of the last message before that, where it is known.
+    pub leader_epoch: Option<i32>,
     /// Which log under the partition's name it was read from.
     pub generation: i64,
     /// How many partitions the topic has, where that is news.
@@ -407,6 +409,7 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
         expected_offset: unsaved.expected_offset,
         first_offset: unsaved.first_offset,
         next_offset: unsaved.next_offset,
+        leader_epoch: unsaved.leader_epoch,
         generation: unsaved.generation,
         partitions: unsaved.partitions,
         closed_gaps: unsaved.closed_gaps,

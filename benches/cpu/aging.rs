@@ -206,6 +206,7 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         delta: Some(bytes.to_vec()),
     };
     Ok(Checkpoint {
+        leader_epoch: Some(0),
         topic: records::NAME.into(),
         partition,
         epoch: 1,

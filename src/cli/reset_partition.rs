@@ -349,6 +349,7 @@ mod tests {
 
     fn there(topic_id: &str) -> There {
         let log = Log {
+            diverges_at: None,
             low: 10,
             high: 20,
             since: None,

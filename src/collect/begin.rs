@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Collector;
 use crate::ask::Question;
-use crate::ingest::consumer::{self, Log, TopicPartition};
+use crate::ingest::consumer::{self, Log, ReadUpTo, TopicPartition};
 use crate::ingest::partition::{Partition, Phase};
 use crate::ingest::starting::Starting;
 use crate::profile::sample::RowHash;
@@ -71,6 +71,13 @@ impl Collector {
                 (Some(_), StartAt::Timestamp(time)) => Some(time.timestamp_millis()),
                 _ => None,
             },
+            read: partition.starting.as_ref().and_then(|starting| {
+                Some(ReadUpTo {
+                    offset: starting.taken.next_offset?,
+                    leader_epoch: starting.taken.leader_epoch?,
+                    given_up: partition.given_up,
+                })
+            }),
         };
         if self.asker.ask(question) {
             self.log_questions = number;
@@ -158,7 +165,8 @@ impl Collector {
             if !partition.is_reading() || partition.resumed || partition.revoked {
                 continue;
             }
-            partition.resumed = consumer::start_at(&self.consumer, key, partition.next_offset);
+            let (offset, epoch) = (partition.next_offset, partition.leader_epoch);
+            partition.resumed = consumer::start_at(&self.consumer, key, offset, epoch);
             partition.attempts += 1;
             if !partition.resumed && partition.attempts >= ATTEMPTS {
                 stuck.push(key.clone());

@@ -377,6 +377,10 @@ impl Collector {
             if self.partitions.get(&key).is_some_and(is_read) {
                 tracing::warn!(topic = %key.topic, partition, "the client has given the partition up");
                 self.restart(&key);
+                // Perhaps its log was cut and written on: the brokers are asked before it is read.
+                if let Some(partition) = self.partitions.get_mut(&key) {
+                    partition.given_up = true;
+                }
             }
         }
     }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::leader_epoch;
 use crate::settings::Kafka;
 use crate::telemetry::metrics;
 
@@ -209,15 +210,21 @@ pub fn without_group(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
 /// # Errors
 /// A property is unknown to librdkafka or has a wrong value.
 pub fn of_ranges(kafka: &Kafka) -> KafkaResult<BaseConsumer<Context>> {
-    let mut config = of_no_member(kafka);
+    let mut config = reading_without_group(kafka);
     config
-        .set("group.id", &kafka.group)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("check.crcs", "true");
     config.create_with_context(Context::default())
+}
+
+fn reading_without_group(kafka: &Kafka) -> ClientConfig {
+    let mut config = of_no_member(kafka);
+    config
+        .set("group.id", &kafka.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    config
 }
 
 /// What clients that join no group have in common.
@@ -257,6 +264,20 @@ pub struct Log {
     /// The first offset with a timestamp not before the one asked for; `None`: there is none, or
     /// it was not asked for.
     pub since: Option<i64>,
+    /// The log was cut here and written on, below an offset up to which it was read; `None`:
+    /// nothing tells of that, or it was not asked for.
+    pub diverges_at: Option<i64>,
+}
+
+/// How far a partition was read, and under which leader that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadUpTo {
+    /// The offset behind it.
+    pub offset: i64,
+    /// The leader's epoch.
+    pub leader_epoch: i32,
+    /// The client would not go on from there.
+    pub given_up: bool,
 }
 
 /// Asks where a log begins and ends.
@@ -283,14 +304,67 @@ pub fn log_of(
             }
         }
     };
-    Ok(Log { low, high, since })
+    Ok(Log {
+        low,
+        high,
+        since,
+        diverges_at: None,
+    })
+}
+
+/// Asks where a log was cut and written on, below the offset up to which it was read. A client of
+/// its own goes there: told to begin behind a message of that leader, and allowed to move, it begins
+/// at the first offset that is not the one that was read.
+///
+/// # Errors
+/// A property is wrong, or the partition's leader cannot be reached in time.
+pub fn diverges_at(
+    kafka: &Kafka,
+    key: &TopicPartition,
+    read: ReadUpTo,
+    timeout: Duration,
+) -> KafkaResult<Option<i64>> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut config = reading_without_group(kafka);
+    config
+        .set("auto.offset.reset", "latest")
+        .set("isolation.level", "read_uncommitted")
+        .set("enable.partition.eof", "true");
+    let client: BaseConsumer<Context> = config.create_with_context(Context::default())?;
+    assign_paused(&client, &mut list_of([key]), false)?;
+    let mut begun = false;
+    for _ in 0..timeout.as_millis().div_ceil(PAUSE.as_millis()) {
+        begun = begun || start_at(&client, key, read.offset, Some(read.leader_epoch));
+        let first = match client.poll(PAUSE) {
+            Some(Ok(message)) => message.offset(),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                client
+                    .fetch_watermarks(&key.topic, key.partition, timeout)?
+                    .1
+            }
+            Some(Err(_)) | None => continue, // the client mends it by itself, or does not in time
+        };
+        return Ok((first < read.offset).then_some(first));
+    }
+    Err(KafkaError::MessageConsumption(
+        RDKafkaErrorCode::OperationTimedOut,
+    ))
 }
 
 /// Seeks a paused partition, and lets it be read. False: the client starts a new assignment in the
 /// background and refuses to seek until then, so this has to be asked again a little later.
-pub fn start_at(consumer: &BaseConsumer<Context>, key: &TopicPartition, offset: i64) -> bool {
-    let place = Offset::Offset(offset);
-    let sought = consumer.seek(&key.topic, key.partition, place, Duration::from_secs(1));
+///
+/// Where it is known under which leader the message before was written, the client asks the brokers
+/// whether the log still has it, and gives the partition up where it has not.
+pub fn start_at(
+    consumer: &BaseConsumer<Context>,
+    key: &TopicPartition,
+    offset: i64,
+    leader_epoch: Option<i32>,
+) -> bool {
+    let place = leader_epoch::place(key, offset, leader_epoch);
+    let sought = place.and_then(|place| consumer.seek_partitions(place, Duration::from_secs(1)));
+    let sought = sought.and_then(|list| list.elements().iter().try_for_each(|one| one.error()));
     let resumed = sought.and_then(|()| consumer.resume(&list_of([key])));
     if let Err(error) = &resumed {
         tracing::debug!(topic = %key.topic, partition = key.partition, %error, "cannot start yet");
@@ -324,12 +398,16 @@ pub fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
 }
 
 /// How far the client has come in a partition, with the markers of transactions, which no reader is
-/// given.
-pub fn position(consumer: &BaseConsumer<Context>, key: &TopicPartition) -> Option<i64> {
+/// given; and under which leader what lies before was written.
+pub fn position(
+    consumer: &BaseConsumer<Context>,
+    key: &TopicPartition,
+) -> Option<(i64, Option<i32>)> {
     let positions = consumer.position().ok()?;
     let found = positions.find_partition(&key.topic, key.partition)?;
+    let epoch = leader_epoch::of_place(&positions, key).ok()?;
     match found.offset() {
-        Offset::Offset(offset) => Some(offset),
+        Offset::Offset(offset) => Some((offset, epoch)),
         _ => None,
     }
 }

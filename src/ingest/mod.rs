@@ -16,6 +16,7 @@
 pub mod consumer;
 pub mod decode;
 pub mod describe;
+pub mod leader_epoch;
 pub mod partition;
 pub mod path;
 pub mod plan;

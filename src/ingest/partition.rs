@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::consumer::{self, Log, TopicPartition};
+use super::leader_epoch;
 use super::plan::TopicPlan;
 use super::start::Stored;
 use super::starting::Starting;
@@ -66,6 +67,8 @@ pub struct Partition {
     pub confirming: Option<(Box<Unsaved>, u64)>,
     /// Messages below it were read in this stretch or before; `-1` until it was taken over.
     pub next_offset: i64,
+    /// The leader epoch of the last of them, where that is known.
+    pub leader_epoch: Option<i32>,
     /// What Postgres has, including what is on its way there.
     pub saved_offset: i64,
     /// Where the stretch begins.
@@ -88,6 +91,8 @@ pub struct Partition {
     pub resumed: bool,
     /// How often that was tried in vain.
     pub attempts: u32,
+    /// The client has given up the assignment before this one.
+    pub given_up: bool,
     /// The group has given it to somebody else.
     pub revoked: bool,
     /// Bytes that the last checkpoint has left behind: what samples have in mind.
@@ -136,6 +141,7 @@ impl Partition {
             asked_offset: -1,
             confirming: None,
             next_offset: -1,
+            leader_epoch: None,
             saved_offset: -1,
             first_offset: -1,
             saved_open: Vec::new(),
@@ -147,6 +153,7 @@ impl Partition {
             was_idle: true,
             resumed: false,
             attempts: 0,
+            given_up: false,
             revoked: false,
             kept: 0,
             on_the_way: 0,
@@ -182,6 +189,7 @@ impl Partition {
             },
         );
         self.next_offset = message.offset() + 1;
+        self.leader_epoch = leader_epoch::of_message(message);
         if !self.open_gaps.is_empty() {
             self.close_gaps(message.timestamp().to_millis());
         }
@@ -275,6 +283,10 @@ impl Partition {
             topic_id: known.or_else(|| taken.topic_id.clone()),
         };
         self.next_offset = start.offset;
+        let goes_on = start.missing.is_empty() && Some(start.offset) == taken.next_offset;
+        // Where the client gave it up for its epoch, and no cut was found, the epoch means nothing to
+        // these brokers: with it the client would give up again and again.
+        self.leader_epoch = taken.leader_epoch.filter(|_| goes_on && !self.given_up);
         self.first_offset = start.offset;
         self.saved_offset = start.offset;
         self.open_gaps = open_gaps;
@@ -371,14 +383,20 @@ impl Partition {
 
     /// Takes in where the log begins and ends, by the brokers' word since it was asked; `None`:
     /// they have not answered. `position` is how far the client has come, markers of transactions
-    /// included. False: what should be read next is not in the log.
-    pub fn hear_log(&mut self, log: Option<&Log>, position: Option<i64>, now: i64) -> bool {
+    /// included, and the leader epoch there. False: what should be read next is not in the log.
+    pub fn hear_log(
+        &mut self,
+        log: Option<&Log>,
+        position: Option<(i64, Option<i32>)>,
+        now: i64,
+    ) -> bool {
         let Some(log) = log else {
             // Perhaps there is more to read, and only the way to it is gone.
             self.idle_since_ms = None;
             return true;
         };
-        let reached = self.next_offset.max(position.unwrap_or(-1));
+        let here = (self.next_offset, self.leader_epoch);
+        let (reached, epoch) = position.filter(|(at, _)| *at > here.0).unwrap_or(here);
         if reached < log.low || self.asked_offset > log.high {
             return false;
         }
@@ -388,6 +406,7 @@ impl Partition {
             // What lies between is nothing that a reader is given. Once retention has removed it,
             // nobody could tell any more that nothing is missing.
             self.next_offset = reached;
+            self.leader_epoch = epoch;
             self.idle_since_ms.get_or_insert(now);
         }
         true
@@ -496,6 +515,7 @@ impl Partition {
             expected_offset: self.saved_offset,
             first_offset: self.first_offset,
             next_offset: self.next_offset,
+            leader_epoch: self.leader_epoch,
             generation: self.log.generation,
             partitions: None,
             closed_gaps: std::mem::take(&mut self.closed_gaps),
@@ -588,6 +608,7 @@ mod tests {
                 next_offset: Some(0),
                 generation: 1,
                 topic_id: None,
+                leader_epoch: None,
                 added: false,
                 open_gaps: vec![],
                 max_event_ms: vec![],

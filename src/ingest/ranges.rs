@@ -131,7 +131,7 @@ pub fn read(
                 topic: topic.into(),
                 partition: *partition,
             };
-            consumer::position(&client, &key).is_none_or(|position| position < *next)
+            consumer::position(&client, &key).is_none_or(|(position, _)| position < *next)
         });
     }
     Ok(())

@@ -51,8 +51,9 @@ pub struct Missing {
 pub enum Reason {
     /// The log begins behind what was read: retention, or somebody has deleted records.
     Retention,
-    /// The log ends before what was read. What follows is read from its present end on: between
-    /// the cut and that end others may have written, and no offset tells which messages those are.
+    /// The log was cut below what was read. What follows is read from the cut on, where the brokers
+    /// can tell where that is; else from its present end on: between the two others may have
+    /// written, and no offset tells which messages those are.
     Truncated,
     /// The topic was deleted and made anew; the new one is read from its beginning.
     Recreated,
@@ -79,7 +80,7 @@ impl fmt::Display for Missing {
             ),
             (Reason::Truncated, _) => write!(
                 f,
-                "the log was cut: it ends before offset {from}, up to which it was read"
+                "the log was cut below offset {from}, up to which it was read"
             ),
             (Reason::Retention, Some(to)) => {
                 write!(f, "messages {from} to {} are gone from the log", to - 1)
@@ -129,9 +130,10 @@ impl Stored {
                 missing: gone,
             };
         }
-        if stored > log.high {
+        let diverges_at = log.diverges_at.filter(|at| *at < stored);
+        if let Some(cut) = diverges_at.or((stored > log.high).then_some(log.high)) {
             return Start {
-                offset: log.high,
+                offset: cut.max(log.low),
                 generation: generation + 1,
                 missing: vec![missing(generation, stored, None, Reason::Truncated)],
             };
@@ -153,6 +155,7 @@ mod tests {
         low: 10,
         high: 20,
         since: None,
+        diverges_at: None,
     };
 
     fn stored(next_offset: Option<i64>, topic_id: Option<&str>) -> Stored {
@@ -205,6 +208,27 @@ mod tests {
             let found = goes_on(&stored(Some(next), Some("a")), Some("b"));
             assert_eq!(found, (10, 4, vec![(3, next, None), (4, 0, Some(10))]));
         }
+    }
+
+    #[test]
+    fn a_log_that_was_cut_is_read_from_the_cut_on() {
+        let from = |next, diverges_at| {
+            let log = Log { diverges_at, ..LOG };
+            let start = stored(Some(next), Some("a")).start(Some("a"), &log, StartAt::Latest);
+            let missing = start
+                .missing
+                .first()
+                .map(|one| (one.from_offset, one.to_offset));
+            (start.offset, start.generation, missing)
+        };
+        assert_eq!(from(18, Some(15)), (15, 4, Some((18, None))));
+        assert_eq!(from(25, Some(15)), (15, 4, Some((25, None))));
+        assert_eq!(
+            from(18, Some(5)),
+            (10, 4, Some((18, None))),
+            "as far as the log goes back"
+        );
+        assert_eq!(from(18, Some(18)), (18, 3, None), "what was read is there");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Checkpoint {
     pub first_offset: i64,
     /// The offset after it.
     pub next_offset: i64,
+    /// The leader epoch of the last message before that, where it is known.
+    pub leader_epoch: Option<i32>,
     /// Which log under the partition's name it was read from.
     pub generation: i64,
     /// How many partitions the topic has, where that is news: no window ripens without the new
@@ -165,7 +167,7 @@ async fn advance(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resu
     let done = sqlx::query!(
         r#"-- advance a partition, if it is still ours
         update driftd.partition_progress
-        set next_offset = $5, idle_since = $6, updated_at = now(),
+        set next_offset = $5, leader_epoch = $8, idle_since = $6, updated_at = now(),
             first_offset = case when first_offset < 0 then $7 else first_offset end
         where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4"#,
         checkpoint.topic,
@@ -175,6 +177,7 @@ async fn advance(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resu
         checkpoint.next_offset,
         checkpoint.idle_since,
         checkpoint.first_offset,
+        checkpoint.leader_epoch,
     )
     .execute(connection)
     .await

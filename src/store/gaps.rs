@@ -96,6 +96,36 @@ pub async fn open_windows(
     Ok(())
 }
 
+/// What a gap may have taken from windows of a monitor it may have taken from those of its next
+/// revision too, which begin earlier by as much as they are long.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn hand_on(
+    executor: impl PgExecutor<'_>,
+    before: i64,
+    next: i64,
+    size_ms: i64,
+) -> Result<()> {
+    sqlx::query!(
+        r#"-- gaps of a monitor reach into its next revision
+        insert into driftd.gap_windows (gap_id, monitor_id, from_start, until_start)
+        select w.gap_id, m.monitor_id, w.from_start - $3::bigint * interval '1 millisecond',
+            w.until_start
+        from driftd.gap_windows w join driftd.gaps g using (gap_id)
+            join driftd.monitors m on m.monitor_id = $2 and m.topic = g.topic
+        where w.monitor_id = $1
+            and (w.until_start is null or m.starts_at is null or w.until_start > m.starts_at)"#,
+        before,
+        next,
+        size_ms,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("hand gaps on to a new revision"))?;
+    Ok(())
+}
+
 /// The gaps of a partition behind which no message was read yet.
 ///
 /// # Errors

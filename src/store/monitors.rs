@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgExecutor};
 
-use super::{Error, Result, models};
+use super::{Error, Result, gaps, models};
 use crate::monitor::{Features, Monitor, Timestamp, VersionSource};
 use crate::window;
 
@@ -99,7 +99,9 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
             })
         }
         before => {
-            let every_ms = monitor.input.as_ref().map(|input| input.window.every_ms);
+            let window = monitor.input.as_ref().map(|input| &input.window);
+            let every_ms = window.map(|window| window.every_ms);
+            let earlier = before.as_ref().map(|before| before.monitor_id);
             let starts_at = before
                 .as_ref()
                 .and_then(|before| first_start(before, every_ms));
@@ -110,7 +112,12 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
                 settings,
                 starts_at,
             };
-            insert(connection, monitor, new).await
+            let registered = insert(&mut *connection, monitor, new).await?;
+            if let (Some(earlier), Some(window)) = (earlier, window) {
+                let next = registered.monitor_id;
+                gaps::hand_on(&mut *connection, earlier, next, window.size_ms).await?;
+            }
+            Ok(registered)
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Taken {
     pub generation: i64,
     /// Kafka's id of the topic that was read; `None`: not known.
     pub topic_id: Option<String>,
+    /// The leader epoch of the last message before the offset; `None`: not known.
+    pub leader_epoch: Option<i32>,
     /// It was added to a topic that driftd had seen before.
     pub added: bool,
     /// Gaps behind which no message was read yet.
@@ -79,7 +81,7 @@ pub async fn take_over(
         values ($1, $2, 1, -1, -1, $3)
         on conflict (topic, partition) do update
             set epoch = p.epoch + 1, owner = excluded.owner, idle_since = null, updated_at = now()
-        returning epoch, next_offset, generation, topic_id,
+        returning epoch, next_offset, generation, topic_id, leader_epoch,
             exists (select from driftd.topics t
                 where t.topic = $1 and t.first_partitions <= $2) as "added!""#,
         topic,
@@ -104,6 +106,7 @@ pub async fn take_over(
         next_offset: Some(row.next_offset).filter(|offset| *offset >= 0),
         generation: row.generation,
         topic_id: row.topic_id,
+        leader_epoch: row.leader_epoch,
         added: row.added,
         open_gaps: gaps::open(&mut *connection, topic, partition).await?,
         max_event_ms: watermarks
@@ -204,6 +207,7 @@ async fn go_on(connection: &mut PgConnection, settlement: &Settlement) -> Result
         r#"-- settle where reading goes on, if the partition is still ours
         update driftd.partition_progress
         set next_offset = $5, generation = $6, topic_id = coalesce($7, topic_id),
+            leader_epoch = case when next_offset = $5 and generation = $6 then leader_epoch end,
             first_offset = case when first_offset < 0 or generation <> $6
                 then $5 else first_offset end,
             updated_at = now()

@@ -29,6 +29,7 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         delta: Some(vec![1]),
     };
     Checkpoint {
+        leader_epoch: None,
         topic: "t".into(),
         partition: 0,
         epoch,

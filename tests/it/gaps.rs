@@ -1,14 +1,18 @@
 //! Messages that are gone before they are read, topics that are made anew, partitions that are
 //! added, transactions that hang: on Apache Kafka, where each of them is what it is in production.
 
-use chrono::{DateTime, Utc};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use driftd::store::monitors;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::harness::daemon::Daemon;
 use crate::harness::kafka::Kafka;
+use crate::harness::monitors::streaming;
 #[cfg(feature = "failpoints")]
 use crate::harness::oracle::check_invariants;
+use crate::harness::postgres;
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, fresh_topic, mock_topic};
 use crate::harness::traffic::{
@@ -501,4 +505,42 @@ async fn a_transaction_that_hangs_holds_windows_and_an_aborted_one_does_not() {
     .await;
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     assert_eq!(compare(&stage, &whole).await, 0);
+}
+
+/// Settings that change windows start a new revision; a gap that has no end yet reaches into it.
+#[tokio::test]
+async fn a_gap_reaches_into_the_next_revision() {
+    let db = postgres::fresh().await;
+    let mut connection = db.pool.acquire().await.unwrap();
+    let mut monitor = streaming("m");
+    let first = monitors::register(&mut connection, &monitor).await.unwrap();
+    let sql = "with g as (
+            insert into driftd.gaps (topic, partition, generation, from_offset, reason, policy, passed_at)
+            values ('inputs', 0, 1, 5, 'truncated', 'continue', now()),
+                ('inputs', 1, 1, 5, 'truncated', 'continue', now()),
+                ('other', 0, 1, 5, 'truncated', 'continue', now())
+            returning gap_id, topic, partition)
+        insert into driftd.gap_windows (gap_id, monitor_id, from_start, until_start)
+        select gap_id, $1, '2013-04-02', case partition when 1 then timestamptz '2013-04-05' end from g";
+    let open = sqlx::query(sql).bind(first.monitor_id);
+    open.execute(&mut *connection).await.unwrap();
+    let sql = "insert into driftd.watermarks (topic, partition, monitor_id, max_event_time)
+        values ('inputs', 0, $1, '2013-04-09 12:00Z')";
+    let seen = sqlx::query(sql).bind(first.monitor_id);
+    seen.execute(&mut *connection).await.unwrap();
+
+    monitor.input.as_mut().unwrap().window.size_ms *= 2;
+    let next = monitors::register(&mut connection, &monitor).await.unwrap();
+    assert_eq!(next.revision, 2);
+    let sql = "select g.topic, g.partition, to_char(w.from_start at time zone 'UTC', 'MM-DD'),
+            w.until_start is null
+        from driftd.gap_windows w join driftd.gaps g using (gap_id) where monitor_id = $1";
+    let found = sqlx::query_as(sql).bind(next.monitor_id);
+    let found: Vec<(String, i32, String, bool)> = found.fetch_all(&mut *connection).await.unwrap();
+    let open = ("inputs".to_owned(), 0, "03-31".to_owned(), true);
+    assert_eq!(
+        found,
+        [open],
+        "partition 1's ends before the revision, the other topic is not read"
+    );
 }

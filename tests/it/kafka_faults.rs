@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use driftd::embedded::broker::Broker;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCoordinator;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
@@ -421,6 +422,15 @@ async fn a_broker_that_is_killed_and_comes_back_changes_nothing() {
     check(&stage, &reference).await;
 }
 
+/// Takes the second half of partition 0 away, behind the back of its broker.
+fn cut_in_half(kafka: &Kafka, topic: &str) {
+    let segment = format!("data/{topic}-0/00000000000000000000.log");
+    let segment = kafka.dir().join(segment);
+    let length = segment.metadata().unwrap().len();
+    let segment = std::fs::OpenOptions::new().write(true).open(segment);
+    segment.unwrap().set_len(length / 2).unwrap();
+}
+
 /// What an election of a replica that lagged behind does: the end of a log is gone that was read
 /// already. What was judged stays, and driftd stops rather than reading other messages under the
 /// same offsets.
@@ -440,17 +450,69 @@ async fn a_log_that_has_lost_its_end_stops_driftd() {
     check(&stage, &reference).await;
 
     kafka.kill();
-    let segment = format!("data/{}-0/00000000000000000000.log", knobs.topic);
-    let segment = kafka.dir().join(segment);
-    let length = segment.metadata().unwrap().len();
-    let segment = std::fs::OpenOptions::new().write(true).open(segment);
-    segment.unwrap().set_len(length / 2).unwrap();
+    cut_in_half(&kafka, &knobs.topic);
     kafka.start_again();
     let mut daemon = Daemon::start(&stage.config);
     assert_eq!(daemon.ended().await.code(), Some(3), "{}", daemon.log());
     let gaps = "select count(*) from driftd.gaps where partition = 0 and reason = 'truncated'";
     assert_eq!(stage.count(gaps).await, 1, "{}", daemon.log());
     check(&stage, &reference).await;
+}
+
+/// The same, and others have written on before driftd looks: the log is longer than what was read,
+/// and only the leaders under which it was written tell that part of it are other messages.
+#[tokio::test]
+async fn a_log_that_was_cut_and_written_on_is_told_by_its_leaders() {
+    let test = "kafka_faults::a_log_that_was_cut_and_written_on_is_told_by_its_leaders";
+    if Kafka::start_or_skip(test).is_none() {
+        return;
+    }
+    let mut kafka = Kafka::start();
+    let knobs = kafka_topic(&kafka, 1).await;
+    let stage = Stage::set(&knobs).await;
+    stage.set_properties(&format!("{CLASSIC}\"statistics.interval.ms\" = 500\n"));
+    let mut log = messages(SEED + 10, &story()[..6]);
+    log.iter_mut().for_each(|record| record.partition = 0);
+    let (first, second) = log.split_at(log.len() / 2);
+    for batch in first.chunks(100) {
+        produce(&knobs.brokers, &knobs.topic, batch);
+    }
+    run(&stage, first).await;
+    let reference = Reference::of(first, &stage.baseline_csv);
+    check(&stage, &reference).await;
+
+    kafka.kill();
+    cut_in_half(&kafka, &knobs.topic);
+    kafka.start_again();
+    let end = |kafka: &Kafka| {
+        let client: BaseConsumer = kafka.client().create().unwrap();
+        let ends = client.fetch_watermarks(&knobs.topic, 0, Duration::from_secs(20));
+        ends.unwrap().1
+    };
+    let cut = end(&kafka);
+    let read = i64::try_from(first.len()).unwrap();
+    assert!((1..read).contains(&cut), "{cut}");
+    produce(&knobs.brokers, &knobs.topic, second);
+    let last = end(&kafka);
+    assert!(last > read, "{last} messages, {read} were read");
+
+    let mut daemon = Daemon::start(&stage.config);
+    assert_eq!(daemon.ended().await.code(), Some(3), "{}", daemon.log());
+    let gaps = sqlx::query_as("select reason, from_offset from driftd.gaps");
+    let gaps: Vec<(String, i64)> = gaps.fetch_all(&stage.db.pool).await.unwrap();
+    assert_eq!(gaps, [("truncated".to_owned(), read)], "{}", daemon.log());
+    check(&stage, &reference).await;
+
+    // A person lets it go on: what was written after the cut is read, all of it.
+    stage.rewrite("alpha = ", "on_gap = \"continue\"\nalpha = ");
+    let mut daemon = Daemon::start(&stage.config);
+    until("the log behind the cut is read", async || {
+        let sql = "select generation, first_offset, next_offset from driftd.partition_progress";
+        let stands: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
+        stands == (2, cut, last)
+    })
+    .await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
 }
 
 /// Two replicas that say they are the same member: one ends and says which property is to blame,

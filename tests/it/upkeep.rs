@@ -173,6 +173,7 @@ impl<'a> Log<'a> {
             delta: Some(vec![1; 100]),
         };
         let checkpoint = Checkpoint {
+            leader_epoch: None,
             topic: "t".into(),
             partition: self.partition,
             epoch: 1,

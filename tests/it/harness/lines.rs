@@ -125,6 +125,7 @@ impl Lines {
             delta: (rows > 0).then(|| vec![1]),
         };
         Checkpoint {
+            leader_epoch: None,
             topic: TOPIC.to_owned(),
             partition: i32::try_from(partition).unwrap(),
             epoch,
