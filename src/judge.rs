@@ -179,7 +179,7 @@ async fn begin_next(
     if months.insert((start.year(), start.month())) {
         // Not under the locks of a claim: the window is claimed again afterwards.
         drop(transaction);
-        make_month(pool, start).await;
+        make_month(pool, start, patience).await;
         return Ok(true);
     }
     let (pool, line, clock) = (pool.clone(), Arc::clone(line), Arc::clone(clock));
@@ -193,8 +193,9 @@ async fn begin_next(
 
 /// Windows of a month stand in partitions of their own. Where those cannot be made now, the default
 /// partitions take them.
-async fn make_month(pool: &PgPool, start: DateTime<Utc>) {
-    if let Err(error) = time_partitions::make_month(pool, start).await {
+async fn make_month(pool: &PgPool, start: DateTime<Utc>, patience: Duration) {
+    let made = time_partitions::make_month(pool, start);
+    if let Err(error) = store::within(patience, "make the partitions of a month", made).await {
         tracing::warn!(error = error.chain(), month = %start.format("%Y-%m"), "no partition for a month");
     }
 }

@@ -159,7 +159,8 @@ async fn changed(settings: &Settings, pool: &PgPool, seen: &mut String) -> Watch
                 continue;
             }
         };
-        match Watching::prepare(settings, pool).await {
+        let prepare = Watching::prepare(settings, pool);
+        match store::within(store::patience(pool, 4), "read new baselines", prepare).await {
             Ok(next) => return next,
             // They may fit all the same: the next look finds them changed again.
             Err(error) if is_transient(&error) => {

@@ -143,7 +143,7 @@ async fn build_and_tell(
     match build(pool, options, wanted).await {
         Ok(id) => {
             tracing::info!(model.id = %model, model.version = %version, baseline = %id, job.id = wanted.job_id, "built a baseline");
-            builds::end(pool, wanted.build_id, Ok(&id)).await
+            end(pool, wanted, Ok(&id)).await
         }
         Err(Error::Store(error) | Error::Save(save::Error::Store(error)))
             if error.is_transient() =>
@@ -153,15 +153,29 @@ async fn build_and_tell(
         Err(error) => {
             let text = format!("{:#}", anyhow::Error::from(error));
             tracing::warn!(model.id = %model, model.version = %version, job.id = wanted.job_id, error = %text, "cannot build a baseline");
-            builds::end(pool, wanted.build_id, Err(&text)).await
+            end(pool, wanted, Err(&text)).await
         }
     }
+}
+
+async fn end(pool: &PgPool, wanted: &Build, done: Result<&str, &str>) -> store::Result<()> {
+    let end = builds::end(pool, wanted.build_id, done);
+    store::within(
+        store::patience(pool, 0),
+        "end the building of a baseline",
+        end,
+    )
+    .await
 }
 
 async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<String, Error> {
     let source: Source = serde_json::from_value(wanted.source.clone()).map_err(Error::Source)?;
     let parent = match &wanted.parent_baseline_id {
-        Some(id) => baselines::find(pool, id).await?.pop(),
+        Some(id) => {
+            let found = baselines::find(pool, id);
+            let limit = store::patience(pool, 0);
+            store::within(limit, "read a baseline", found).await?.pop()
+        }
         None => None,
     };
     let parent = parent.map(Baseline::of_stored).transpose()?;
@@ -176,7 +190,10 @@ async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<
         imported.map(|imported| (imported, window_ms))
     });
     let (imported, window_ms) = work.await??;
-    Ok(save(pool, imported, window_ms).await?.baseline_id)
+    // A baseline is large, and its windows are calibrated first.
+    let limit = store::patience(pool, 4);
+    let saved = store::within(limit, "save a baseline", save(pool, imported, window_ms)).await?;
+    Ok(saved.baseline_id)
 }
 
 /// The stream of a model: of the topic that is named, else the first.

@@ -169,7 +169,8 @@ async fn to_the_end(
     match released {
         Some(Released::Cancelled) => {
             if run.cancel().await {
-                jobs::let_go(pool, lease).await?;
+                let let_go = jobs::let_go(pool, lease);
+                store::within(store::patience(pool, 0), "let a job go", let_go).await?;
             }
             Ok("cancelled")
         }
@@ -223,7 +224,8 @@ async fn beat(pool: &PgPool, lease: &Lease, progress: &Value) -> Option<Released
 }
 
 async fn ended(pool: &PgPool, lease: &Lease) -> store::Result<&'static str> {
-    let job = jobs::get(pool, lease.job_id).await?;
+    let get = jobs::get(pool, lease.job_id);
+    let job = store::within(store::patience(pool, 0), "read a job", get).await?;
     Ok(match job.map(|job| job.state) {
         Some(JobState::Succeeded) => "succeeded",
         Some(JobState::Failed) => "failed",
