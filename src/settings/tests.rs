@@ -308,9 +308,10 @@ fn a_wrong_default_is_said_once() {
 fn kafka_properties() {
     let told_of = told(with(
         "[kafka.properties]\nenable.auto.commit = true\n'plugin.library.paths' = 'x'\n\
-         sesion.timeout.ms = 1\nfetch.max.bytes = 'lots'\n",
+         sesion.timeout.ms = 1\nfetch.max.bytes = 'lots'\nstatistics.interval.ms = 0\n",
     ));
-    assert_eq!(told_of.len(), 4, "{told_of:#?}");
+    assert_eq!(told_of.len(), 5, "{told_of:#?}");
+    assert!(told_of.iter().any(|t| t.contains("without statistics")));
     assert!(told_of.iter().any(|t| t.contains("driftd's own")));
     assert!(
         told_of

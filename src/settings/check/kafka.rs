@@ -197,6 +197,13 @@ fn property(name: &str, field: &Field<'_>) -> Option<(String, SecretString)> {
     } else {
         plain(name, field)?
     };
+    if property == "statistics.interval.ms" && value.expose_secret().trim() == "0" {
+        field.fault(
+            "without statistics nothing tells which partition the client has given up",
+            "leave it out, or give milliseconds, such as 5000",
+        );
+        return None;
+    }
     understood(property, field, &value).then(|| (property.to_owned(), value))
 }
 
