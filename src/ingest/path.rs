@@ -162,7 +162,7 @@ impl fmt::Display for FieldPath {
             match step {
                 Step::Key(key) => {
                     let dot = if i == 0 { "" } else { "." };
-                    let quote = if key.contains(['.', '[', ']']) {
+                    let quote = if key.is_empty() || key.contains(['.', '[', ']']) {
                         "\""
                     } else {
                         ""
@@ -189,6 +189,7 @@ mod tests {
             "data.features[3]",
             "instances[*].age",
             "[0].x",
+            "p.\"\".b[0]",
             "a.\"b.c\"[1][2]",
             "x y.\"[]\"",
         ] {
