@@ -5,6 +5,7 @@
 //! lengths are held against what is there first. A layout says what the columns have to be.
 
 use std::io::Cursor;
+use std::panic::AssertUnwindSafe;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -44,8 +45,10 @@ pub(super) fn decode(bytes: &[u8], layout: &Layout) -> Result<Option<RecordBatch
     if found.fields().len() != expected.fields().len() || !fields.all(alike) {
         return Err(Error::Damaged("a sample of other columns"));
     }
-    batches
-        .next()
+    // Arrow's reader asserts what it expects of buffers, such as whole numbers of offsets: what a
+    // damaged stream breaks there is an error like any other.
+    let next = std::panic::catch_unwind(AssertUnwindSafe(|| batches.next()));
+    next.map_err(|_| Error::Damaged("a sample that Arrow cannot read"))?
         .transpose()?
         .map_or(Err(Error::Damaged("an empty sample")), |rows| {
             Ok(Some(rows))
