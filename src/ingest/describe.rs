@@ -1,8 +1,8 @@
 //! Which topics there are by Kafka's own word: the id of each, and how many partitions it has.
 //!
 //! A topic that was deleted and made anew has the same name and another id, and that is the only
-//! thing that tells the two apart for certain. rdkafka has no function for it, so the calls into
-//! librdkafka stand here, and nowhere else. Brokers older than 2.8 have no ids: then nothing is
+//! thing that tells the two apart for certain. rdkafka has no function for it, so those calls
+//! into librdkafka stand here. Brokers older than 2.8 have no ids: then nothing is
 //! known of a topic's identity, and nothing may be concluded from it.
 //!
 //! Brokers learn of a new topic one after another, so an answer can be a moment older than what
