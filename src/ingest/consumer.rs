@@ -283,26 +283,19 @@ pub struct ReadUpTo {
 /// Asks where a log begins and ends.
 ///
 /// # Errors
-/// The partition's leader cannot be reached in time.
+/// The partition's leader cannot be reached in time, or gives no such offset.
 pub fn log_of(
     client: &BaseConsumer<Context>,
     key: &TopicPartition,
     since_ms: Option<i64>,
     timeout: Duration,
 ) -> KafkaResult<Log> {
-    let (low, high) = client.fetch_watermarks(&key.topic, key.partition, timeout)?;
+    let low = end_of(client, key, Offset::Beginning, timeout)?;
+    let high = end_of(client, key, Offset::End, timeout)?;
+    // After the end: what comes between the two questions is not passed over.
     let since = match since_ms {
+        Some(ms) => offset_at(client, key, Offset::Offset(ms), timeout)?,
         None => None,
-        Some(ms) => {
-            let mut wanted = TopicPartitionList::new();
-            wanted.add_partition_offset(&key.topic, key.partition, Offset::Offset(ms))?;
-            let found = client.offsets_for_times(wanted, timeout)?;
-            let found = found.elements().first().map(|element| element.offset());
-            match found {
-                Some(Offset::Offset(offset)) => Some(offset),
-                _ => None,
-            }
-        }
     };
     Ok(Log {
         low,
@@ -310,6 +303,42 @@ pub fn log_of(
         since,
         diverges_at: None,
     })
+}
+
+/// An end of a log that has to be there.
+fn end_of(
+    client: &BaseConsumer<Context>,
+    key: &TopicPartition,
+    end: Offset,
+    timeout: Duration,
+) -> KafkaResult<i64> {
+    let none = KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable);
+    offset_at(client, key, end, timeout)?.ok_or(none)
+}
+
+/// Asks for one offset of a log: of an end, or of the first message with a timestamp not before the
+/// one given in the place of an offset, in milliseconds.
+///
+/// The client can ask for both ends at once (`fetch_watermarks`). That forgets an error about the
+/// first where both answers are there together, and gives the last offset for both.
+fn offset_at(
+    client: &BaseConsumer<Context>,
+    key: &TopicPartition,
+    place: Offset,
+    timeout: Duration,
+) -> KafkaResult<Option<i64>> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition_offset(&key.topic, key.partition, place)?;
+    let found = client.offsets_for_times(wanted, timeout)?;
+    let found = found.find_partition(&key.topic, key.partition);
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    found.error()?;
+    match found.offset() {
+        Offset::Offset(offset) => Ok(Some(offset)),
+        _ => Ok(None),
+    }
 }
 
 /// Asks where a log was cut and written on, below the offset up to which it was read. A client of
@@ -337,11 +366,7 @@ pub fn diverges_at(
         begun = begun || start_at(&client, key, read.offset, Some(read.leader_epoch));
         let first = match client.poll(PAUSE) {
             Some(Ok(message)) => message.offset(),
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                client
-                    .fetch_watermarks(&key.topic, key.partition, timeout)?
-                    .1
-            }
+            Some(Err(KafkaError::PartitionEOF(_))) => end_of(&client, key, Offset::End, timeout)?,
             Some(Err(_)) | None => continue, // the client mends it by itself, or does not in time
         };
         return Ok((first < read.offset).then_some(first));

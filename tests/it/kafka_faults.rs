@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use driftd::embedded::broker::Broker;
+use driftd::ingest::consumer::{self, TopicPartition};
+use driftd::settings::Settings;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCoordinator;
 use rdkafka::producer::{BaseProducer, Producer};
@@ -273,6 +275,35 @@ async fn errors_in_answers_change_nothing() {
         scene.stage.saved(upto).await;
     }
     scene.finish(&mut daemon).await;
+}
+
+/// The client's own question for both ends at once forgets an error about the first where both
+/// answers are there together, and gives the last offset for both: all between would count as gone.
+#[tokio::test]
+async fn an_error_about_one_end_of_a_log_is_not_taken_for_its_end() {
+    let scene = Scene::set("1h").await;
+    scene.produce(&scene.log);
+    let settings = std::fs::read_to_string(&scene.stage.config).unwrap();
+    let kafka = Settings::from_toml(&settings).unwrap().kafka;
+    let client = consumer::without_group(&kafka).unwrap();
+    let key = TopicPartition {
+        topic: scene.knobs.topic.as_str().into(),
+        partition: 0,
+    };
+    let whole = consumer::log_of(&client, &key, None, TIMEOUT).unwrap();
+    assert!(whole.low == 0 && whole.high > 0, "{whole:?}");
+    let mut errors = 0;
+    for _ in 0..300 {
+        scene.fail(
+            Api::ListOffsets,
+            &[Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
+        );
+        match consumer::log_of(&client, &key, None, TIMEOUT) {
+            Ok(log) => assert_eq!(log, whole),
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(errors > 0, "no error has come through");
 }
 
 #[tokio::test]
