@@ -29,6 +29,7 @@ use crate::profile::encoding;
 use crate::store::checkpoints::{self, Checkpoint, Outcome};
 use crate::store::gaps::{self, OpenGap};
 use crate::store::partitions::Settlement;
+use crate::store::topics::{self, Count};
 use crate::store::{self, partitions, rejected};
 use crate::telemetry::metrics;
 use crate::window::open::Delta;
@@ -44,12 +45,7 @@ const CHECKPOINTS: &str = "checkpoints";
 #[derive(Debug)]
 pub enum Request {
     /// Note how many partitions a topic has.
-    NoteTopic {
-        /// Topic.
-        topic: String,
-        /// Its partitions.
-        partitions: i32,
-    },
+    NoteTopic(Count),
     /// Fence whoever holds a partition.
     TakeOver {
         /// Partition.
@@ -77,7 +73,7 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Reply {
     /// So many partitions of a topic are known.
-    Noted(String, i32),
+    Noted(Count),
     /// The partition is ours.
     Taken {
         /// Partition.
@@ -136,7 +132,7 @@ pub struct Unsaved {
     /// Which log under the partition's name it was read from.
     pub generation: i64,
     /// How many partitions the topic has, where that is news.
-    pub partitions: Option<i32>,
+    pub count: Option<Count>,
     /// Gaps behind which it has the first message, with the first window that is whole again.
     pub closed_gaps: Vec<(OpenGap, DateTime<Utc>)>,
     /// Messages in it.
@@ -209,10 +205,10 @@ impl Saver {
     async fn answer(&self, request: Request) -> Option<Reply> {
         let pool = &self.pool;
         let reply = match request {
-            Request::NoteTopic { topic, partitions } => {
-                let note = || partitions::note_topic(pool, &topic, partitions);
+            Request::NoteTopic(count) => {
+                let note = || topics::note(pool, &count);
                 let noted = self.retrying("note a topic", note).await;
-                noted.map(|()| Some(Reply::Noted(topic.clone(), partitions)))
+                noted.map(|()| Some(Reply::Noted(count.clone())))
             }
             Request::TakeOver { key, turn } => self.take_over(key, turn).await.map(Some),
             Request::Save(unsaved) => self.save(*unsaved).await.map(Some),
@@ -258,13 +254,27 @@ impl Saver {
             .retrying("settle where reading goes on", settle)
             .await?;
         reached(Failpoint::Settled);
-        Ok(match settled {
-            Some(open_gaps) => Reply::Settled {
-                key,
-                epoch,
-                open_gaps,
-            },
-            None => Reply::Fenced { key, epoch },
+        let Some(settled) = settled else {
+            return Ok(Reply::Fenced { key, epoch });
+        };
+        for (partition, gap) in settled.lost {
+            let from = gap.from_offset;
+            metrics::gaps(topic, gap.reason, 1);
+            tracing::error!(
+                topic,
+                partition,
+                generation = gap.generation,
+                policy = settlement.policy,
+                "the topic was made anew with {} partitions; of this one, messages from {from} on \
+                 were not read",
+                settlement.partitions
+            );
+        }
+        let open_gaps = settled.open_gaps;
+        Ok(Reply::Settled {
+            key,
+            epoch,
+            open_gaps,
         })
     }
 
@@ -411,7 +421,7 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
         next_offset: unsaved.next_offset,
         leader_epoch: unsaved.leader_epoch,
         generation: unsaved.generation,
-        partitions: unsaved.partitions,
+        count: unsaved.count,
         closed_gaps: unsaved.closed_gaps,
         messages: unsaved.messages,
         rejected_messages: unsaved.rejected_messages,

@@ -224,7 +224,7 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         idle_since: None,
         was_idle: false,
         generation: 1,
-        partitions: None,
+        count: None,
         closed_gaps: Vec::new(),
     })
 }

@@ -23,6 +23,7 @@ use crate::monitor::OnGap;
 use crate::settings::{Kafka, Settings, StartAt};
 use crate::store::gaps::Gap;
 use crate::store::resets::{self, Reader, Reset, Standing};
+use crate::store::topics::{self, Count};
 
 /// How long the brokers may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +76,18 @@ impl FromStr for To {
 #[derive(Debug, Clone)]
 struct There {
     topic_id: Option<String>,
+    partitions: i32,
     log: Log,
+}
+
+impl There {
+    fn count(&self, topic: &str) -> Count {
+        Count {
+            topic: topic.to_owned(),
+            topic_id: self.topic_id.clone(),
+            partitions: self.partitions,
+        }
+    }
 }
 
 /// Where reading goes on, and what is not read for it.
@@ -95,14 +107,17 @@ struct Plan {
 /// do.
 pub async fn run(args: Args, settings: &Settings, pool: &PgPool) -> anyhow::Result<ExitCode> {
     let there = ask_brokers(&settings.kafka, &args.topic, args.partition).await?;
+    let (count, policy) = (there.count(&args.topic), policy(settings, &args.topic));
     let mut transaction = pool.begin().await?;
+    let lost = topics::made_anew(&mut transaction, &count, policy).await?;
     let standing = standing(&mut transaction, &args).await?;
     let readers = resets::readers(&mut *transaction, &args.topic, args.partition).await?;
     let plan = plan(&standing, &there, args.to).map_err(Usage)?;
     // Nobody is kept waiting while a person thinks.
     transaction.rollback().await?;
     let mut out = std::io::stdout();
-    out.write_all(shown(&args, &standing, &there.log, &plan, &readers).as_bytes())?;
+    let shown = shown(&args, &standing, &there.log, &plan, &readers) + &shown_lost(&lost);
+    out.write_all(shown.as_bytes())?;
     if !args.yes {
         let stdin = std::io::stdin();
         if !(stdin.is_terminal() && out.is_terminal()) {
@@ -115,7 +130,7 @@ pub async fn run(args: Args, settings: &Settings, pool: &PgPool) -> anyhow::Resu
             return Ok(ExitCode::from(FAILED));
         }
     }
-    let plan = apply(&args, settings, pool, &there).await?;
+    let plan = apply(&args, policy, pool, &there).await?;
     writeln!(
         out,
         "reading goes on at offset {} of log {}",
@@ -141,11 +156,12 @@ async fn standing(connection: &mut sqlx::PgConnection, args: &Args) -> anyhow::R
 /// Plans again with the partition locked, since it may have been read further, and does it.
 async fn apply(
     args: &Args,
-    settings: &Settings,
+    policy: &'static str,
     pool: &PgPool,
     there: &There,
 ) -> anyhow::Result<Plan> {
     let mut transaction = pool.begin().await?;
+    topics::made_anew(&mut transaction, &there.count(&args.topic), policy).await?;
     let standing = standing(&mut transaction, args).await?;
     let plan = plan(&standing, there, args.to)
         .map_err(|why| anyhow::anyhow!("the partition was read on meanwhile: {why}"))?;
@@ -157,7 +173,7 @@ async fn apply(
         generation: plan.generation,
         topic_id: there.topic_id.clone(),
         gaps: plan.gaps.clone(),
-        policy: policy(settings, &args.topic),
+        policy,
     };
     resets::reset(&mut transaction, &reset, &readers).await?;
     transaction
@@ -204,6 +220,7 @@ async fn ask_brokers(kafka: &Kafka, topic: &str, partition: i32) -> anyhow::Resu
         let log = consumer::log_of(&client, &key, None, TIMEOUT)?;
         Ok(There {
             topic_id: found.id,
+            partitions: found.partitions,
             log,
         })
     });
@@ -324,6 +341,17 @@ fn shown(args: &Args, standing: &Standing, log: &Log, plan: &Plan, readers: &[Re
     lines.join("\n") + "\n"
 }
 
+/// What else it does where the topic was made anew with fewer partitions.
+fn shown_lost(lost: &[(i32, Gap)]) -> String {
+    let line = |(partition, gap): &(i32, Gap)| {
+        format!(
+            "  no more there    partition {partition}: not read are offset {} and on of log {} ({})\n",
+            gap.from_offset, gap.generation, gap.reason
+        )
+    };
+    lost.iter().map(line).collect()
+}
+
 /// Asks; only a clear yes is one.
 fn is_wanted(from: &mut impl BufRead, to: &mut impl Write) -> std::io::Result<bool> {
     write!(to, "Go on? [y/N] ")?;
@@ -356,6 +384,7 @@ mod tests {
         };
         There {
             topic_id: Some(topic_id.to_owned()),
+            partitions: 1,
             log,
         }
     }

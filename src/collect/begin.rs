@@ -51,7 +51,7 @@ impl Collector {
         partition.starting = Some(Starting {
             taken,
             topic_asked: self.topics.want(&key.topic),
-            topic_id: None,
+            topic: None,
             log: None,
             start: None,
         });

@@ -320,7 +320,7 @@ impl Collector {
     fn hear_replies(&mut self) -> Result<(), Error> {
         while let Ok(reply) = self.replies.try_recv() {
             match reply {
-                Reply::Noted(topic, partitions) => self.topics.noted(&topic, partitions),
+                Reply::Noted(count) => self.topics.noted(&count),
                 Reply::Taken { key, turn, taken } => self.taken(&key, turn, taken),
                 Reply::Settled {
                     key,

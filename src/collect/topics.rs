@@ -15,6 +15,7 @@ use crate::ask::Question;
 use crate::ingest::consumer::TopicPartition;
 use crate::ingest::describe::Topic;
 use crate::save::Request;
+use crate::store::topics::Count;
 
 /// How often the count of partitions is asked for.
 const REFRESH_MS: i64 = 30_000;
@@ -30,12 +31,14 @@ pub(super) struct Topics {
     wanted: BTreeSet<String>,
     not_before_ms: i64,
     refresh_at_ms: i64,
-    counts: HashMap<String, Count>,
+    counts: HashMap<String, Counted>,
 }
 
 /// How many partitions a topic has.
-#[derive(Debug, Clone, Copy, Default)]
-struct Count {
+#[derive(Debug, Clone, Default)]
+struct Counted {
+    /// Which topic of that name: another one begins anew.
+    topic_id: Option<String>,
     /// By the brokers.
     seen: i32,
     /// By Postgres.
@@ -64,15 +67,36 @@ impl Topics {
     }
 
     /// So many partitions are stored now.
-    pub(super) fn noted(&mut self, topic: &str, partitions: i32) {
-        let count = self.counts.entry(topic.to_owned()).or_default();
-        count.noted = count.noted.max(partitions);
+    pub(super) fn noted(&mut self, noted: &Count) {
+        if let Some(count) = self.counts.get_mut(&noted.topic)
+            && count.topic_id == noted.topic_id
+        {
+            count.noted = count.noted.max(noted.partitions);
+        }
+    }
+
+    /// Takes in what the brokers say of a topic; answers what Postgres has to know of that.
+    fn count(&mut self, name: &str, topic: &Topic) -> Option<Count> {
+        let count = self.counts.entry(name.to_owned()).or_default();
+        if count.topic_id != topic.id {
+            *count = Counted {
+                topic_id: topic.id.clone(),
+                ..Counted::default()
+            };
+        }
+        let is_news = topic.partitions > count.seen;
+        count.seen = count.seen.max(topic.partitions);
+        is_news.then(|| self.news(name)).flatten()
     }
 
     /// How many partitions a topic has, where Postgres does not know it yet.
-    fn news(&self, topic: &str) -> Option<i32> {
+    fn news(&self, topic: &str) -> Option<Count> {
         let count = self.counts.get(topic)?;
-        (count.seen > count.noted).then_some(count.seen)
+        (count.seen > count.noted).then(|| Count {
+            topic: topic.to_owned(),
+            topic_id: count.topic_id.clone(),
+            partitions: count.seen,
+        })
     }
 }
 
@@ -147,33 +171,34 @@ impl Collector {
     }
 
     fn hear_topic(&mut self, name: &str, topic: &Topic, number: u64) {
-        let count = self.topics.counts.entry(name.to_owned()).or_default();
-        if topic.partitions > count.seen {
-            count.seen = topic.partitions;
-            self.ask(Request::NoteTopic {
-                topic: name.to_owned(),
-                partitions: topic.partitions,
-            });
+        if let Some(count) = self.topics.count(name, topic) {
+            self.ask(Request::NoteTopic(count));
         }
         let of_topic = |key: &&TopicPartition| *key.topic == *name;
         let keys: Vec<TopicPartition> = self.partitions.keys().filter(of_topic).cloned().collect();
         for key in keys {
-            self.hear_identity(&key, topic.id.as_deref(), number);
+            self.hear_identity(&key, topic, number);
         }
     }
 
     /// What the topic's id means to one of its partitions.
-    fn hear_identity(&mut self, key: &TopicPartition, id: Option<&str>, number: u64) {
+    fn hear_identity(&mut self, key: &TopicPartition, topic: &Topic, number: u64) {
         let news = self.topics.news(&key.topic);
         let Some(partition) = self.partitions.get_mut(key) else {
             return;
         };
         if let Some(starting) = &mut partition.starting {
-            if starting.topic_asked <= number && starting.topic_id.is_none() {
-                starting.topic_id = Some(id.map(str::to_owned));
+            if starting.hear_topic(number, topic) {
                 self.settle(key);
+            } else {
+                tracing::warn!(
+                    topic = %key.topic, partition = key.partition, topic.id = topic.id,
+                    "a broker names a topic that was deleted and made anew since; asking again"
+                );
+                self.topics.want(&key.topic);
+                self.topics.not_before_ms = self.clock.now_ms() + AGAIN_MS;
             }
-        } else if partition.is_reading() && partition.log.is_another(id) {
+        } else if partition.is_reading() && partition.log.is_another(topic.id.as_deref()) {
             tracing::warn!(
                 topic = %key.topic, partition = key.partition,
                 "the topic was made anew: what was read since the last checkpoint is dropped"
@@ -181,7 +206,7 @@ impl Collector {
             self.restart(key);
         } else if let Some((mut unsaved, asked)) = partition.confirming.take() {
             if asked <= number {
-                unsaved.partitions = news;
+                unsaved.count = news;
                 self.ask(Request::Save(unsaved));
             } else {
                 partition.confirming = Some((unsaved, asked));

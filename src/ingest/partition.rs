@@ -276,11 +276,10 @@ impl Partition {
             return;
         };
         self.phase = Phase::Reading { epoch: taken.epoch };
-        let known = starting.topic_id.clone().flatten();
         self.log = Stored {
             next_offset: Some(start.offset),
             generation: start.generation,
-            topic_id: known.or_else(|| taken.topic_id.clone()),
+            topic_id: starting.topic_id().or(taken.topic_id.as_ref()).cloned(),
         };
         self.next_offset = start.offset;
         let goes_on = start.missing.is_empty() && Some(start.offset) == taken.next_offset;
@@ -517,7 +516,7 @@ impl Partition {
             next_offset: self.next_offset,
             leader_epoch: self.leader_epoch,
             generation: self.log.generation,
-            partitions: None,
+            count: None,
             closed_gaps: std::mem::take(&mut self.closed_gaps),
             messages: std::mem::take(&mut stretch.messages),
             rejected_messages: std::mem::take(&mut stretch.rejected_messages),
@@ -545,6 +544,7 @@ impl Partition {
 
 #[cfg(test)]
 mod tests {
+    use super::super::describe::Topic;
     use super::super::plan::Watched;
     use super::super::start::Start;
     use super::*;
@@ -609,12 +609,16 @@ mod tests {
                 generation: 1,
                 topic_id: None,
                 leader_epoch: None,
+                past_topic_ids: vec![],
                 added: false,
                 open_gaps: vec![],
                 max_event_ms: vec![],
             },
             topic_asked: 1,
-            topic_id: Some(None),
+            topic: Some(Topic {
+                id: None,
+                partitions: 1,
+            }),
             log: None,
             start: Some(Start {
                 offset: 0,

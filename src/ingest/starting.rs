@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use super::consumer::{Log, TopicPartition};
+use super::describe::Topic;
 use super::plan::TopicPlan;
 use super::start::{Missing, Start, Stored};
 use crate::settings::StartAt;
@@ -21,8 +22,8 @@ pub struct Starting {
     pub taken: partitions::Taken,
     /// The first question about topics that was asked since.
     pub topic_asked: u64,
-    /// Its answer: the topic's id, where it has one.
-    pub topic_id: Option<Option<String>>,
+    /// Its answer.
+    pub topic: Option<Topic>,
     /// Where the log begins and ends.
     pub log: Option<Log>,
     /// Where reading goes on, by all that.
@@ -32,7 +33,7 @@ pub struct Starting {
 impl Starting {
     /// Finds where reading goes on; true when all is known for it, the first time.
     pub fn find_start(&mut self, start_at: StartAt) -> bool {
-        let (Some(topic_id), Some(log), None) = (&self.topic_id, &self.log, &self.start) else {
+        let (Some(topic), Some(log), None) = (&self.topic, &self.log, &self.start) else {
             return false;
         };
         // What was added to a topic is read from its first message.
@@ -40,14 +41,33 @@ impl Starting {
             true => StartAt::Earliest,
             false => start_at,
         };
-        let start = self.stored().start(topic_id.as_deref(), log, start_at);
+        let start = self.stored().start(topic.id.as_deref(), log, start_at);
         self.start = Some(start);
         true
     }
 
+    /// Takes the answer to a question about topics in; false where it cannot be used. A broker that
+    /// lags behind may still name a topic that is no more.
+    pub fn hear_topic(&mut self, number: u64, topic: &Topic) -> bool {
+        if number < self.topic_asked || self.topic.is_some() {
+            return true; // not to this question, or once more
+        }
+        let is_past = |id: &String| self.taken.past_topic_ids.contains(id);
+        if topic.id.as_ref().is_some_and(is_past) {
+            return false;
+        }
+        self.topic = Some(topic.clone());
+        true
+    }
+
+    /// The topic's id, where it is known.
+    pub fn topic_id(&self) -> Option<&String> {
+        self.topic.as_ref()?.id.as_ref()
+    }
+
     /// Whether Postgres knows all of that already.
     pub fn is_stored(&self) -> bool {
-        let topic_id = self.topic_id.as_ref().and_then(Option::as_ref);
+        let topic_id = self.topic_id();
         let known = topic_id.is_none() || topic_id == self.taken.topic_id.as_ref();
         let same = |start: &Start| {
             start.missing.is_empty() && Some(start.offset) == self.taken.next_offset
@@ -71,7 +91,7 @@ impl Starting {
         plan: &TopicPlan,
         policy: &'static str,
     ) -> Option<Settlement> {
-        let (start, taken) = (self.start.as_ref()?, &self.taken);
+        let (start, topic, taken) = (self.start.as_ref()?, self.topic.as_ref()?, &self.taken);
         for missing in &start.missing {
             let (generation, reason) = (missing.generation, missing.reason.as_str());
             metrics::gaps(&key.topic, reason, 1);
@@ -90,7 +110,8 @@ impl Starting {
             expected_offset: taken.next_offset.unwrap_or(-1),
             next_offset: start.offset,
             generation: start.generation,
-            topic_id: self.topic_id.clone().flatten(),
+            topic_id: topic.id.clone(),
+            partitions: topic.partitions,
             gaps: start.missing.iter().map(gap).collect(),
             policy,
             from_starts: self.first_windows(plan),
@@ -109,5 +130,42 @@ impl Starting {
         monitors
             .map(|monitor| (monitor.monitor_id, first(monitor)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_no_more_is_not_believed() {
+        let mut starting = Starting {
+            taken: partitions::Taken {
+                epoch: 1,
+                next_offset: Some(7),
+                generation: 2,
+                topic_id: Some("b".to_owned()),
+                leader_epoch: None,
+                past_topic_ids: vec!["a".to_owned()],
+                added: false,
+                open_gaps: vec![],
+                max_event_ms: vec![],
+            },
+            topic_asked: 3,
+            topic: None,
+            log: None,
+            start: None,
+        };
+        let topic = |id: Option<&str>| Topic {
+            id: id.map(str::to_owned),
+            partitions: 1,
+        };
+        assert!(starting.hear_topic(2, &topic(Some("c"))));
+        assert_eq!(starting.topic, None, "it was asked before");
+        assert!(!starting.hear_topic(3, &topic(Some("a"))));
+        assert_eq!(starting.topic, None);
+        assert!(starting.hear_topic(4, &topic(Some("b"))));
+        assert!(starting.hear_topic(5, &topic(None)), "it is known already");
+        assert_eq!(starting.topic_id().map(String::as_str), Some("b"));
     }
 }

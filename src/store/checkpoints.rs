@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::gaps::{self, OpenGap};
-use super::{Error, Result, partitions, rejected};
+use super::topics::{self, Count};
+use super::{Error, Result, rejected};
 use crate::failpoint::{Failpoint, reached};
 
 /// A stretch of a partition with all that it added.
@@ -29,7 +30,7 @@ pub struct Checkpoint {
     pub generation: i64,
     /// How many partitions the topic has, where that is news: no window ripens without the new
     /// ones once what was read here is saved.
-    pub partitions: Option<i32>,
+    pub count: Option<Count>,
     /// Gaps behind which it has the first message, with the first window that is whole again.
     pub closed_gaps: Vec<(OpenGap, DateTime<Utc>)>,
     /// Messages in it.
@@ -108,6 +109,10 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         .await
         .map_err(Error::doing("begin a checkpoint"))?;
     reached(Failpoint::CheckpointBegun);
+    // In front of the partition's row, as everybody locks these two.
+    if let Some(count) = &checkpoint.count {
+        topics::note(&mut *transaction, count).await?;
+    }
     if !advance(&mut transaction, checkpoint).await? {
         let done = is_saved(&mut transaction, checkpoint).await?;
         return Ok(if done {
@@ -117,9 +122,6 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         });
     }
     reached(Failpoint::CheckpointAdvanced);
-    if let Some(count) = checkpoint.partitions {
-        partitions::note_topic(&mut *transaction, &checkpoint.topic, count).await?;
-    }
     gaps::close_windows(&mut transaction, &checkpoint.closed_gaps).await?;
     let maybe_judged = checkpoint.may_be_behind_the_judge();
     if maybe_judged {

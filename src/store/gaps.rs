@@ -126,7 +126,8 @@ pub async fn hand_on(
     Ok(())
 }
 
-/// The gaps of a partition behind which no message was read yet.
+/// The gaps of a partition behind which no message was read yet, and those of partitions that went
+/// with an earlier topic of that name: the first message of the new one ends them, in any partition.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -139,7 +140,9 @@ pub async fn open(
         OpenGap,
         r#"-- gaps without an end
         select gap_id, monitor_id from driftd.gap_windows join driftd.gaps using (gap_id)
-        where topic = $1 and partition = $2 and passed_at is not null and until_start is null
+        where topic = $1 and passed_at is not null and until_start is null
+            and (partition = $2 or partition >=
+                (select t.partitions from driftd.topics t where t.topic = $1))
         order by gap_id, monitor_id"#,
         topic,
         partition,

@@ -17,6 +17,9 @@ mod error;
 /// Training distributions.
 pub mod baselines;
 
+/// How many partitions topics have.
+pub mod topics;
+
 /// How far the log was read, by whom.
 pub mod partitions;
 

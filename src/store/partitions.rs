@@ -1,9 +1,10 @@
-//! `topics`, `partition_progress` and `watermarks`: how far the log was read, by whom.
+//! `partition_progress` and `watermarks`: how far the log was read, by whom.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::gaps::{self, Gap, OpenGap};
+use super::topics::{self, Count};
 use super::{Error, Result};
 use crate::failpoint::{Failpoint, reached};
 
@@ -20,44 +21,14 @@ pub struct Taken {
     pub topic_id: Option<String>,
     /// The leader epoch of the last message before the offset; `None`: not known.
     pub leader_epoch: Option<i32>,
+    /// Ids of topics of that name that are no more.
+    pub past_topic_ids: Vec<String>,
     /// It was added to a topic that driftd had seen before.
     pub added: bool,
     /// Gaps behind which no message was read yet.
     pub open_gaps: Vec<OpenGap>,
     /// Greatest event time stored per monitor, in milliseconds.
     pub max_event_ms: Vec<(i64, i64)>,
-}
-
-/// Notes how many partitions a topic has, by the brokers' word. A topic never loses partitions, so
-/// the greater number is the newer one.
-///
-/// # Errors
-/// When Postgres cannot be asked.
-pub async fn note_topic(executor: impl PgExecutor<'_>, topic: &str, partitions: i32) -> Result<()> {
-    note(executor, topic, partitions, Some(partitions)).await
-}
-
-/// `all`: there are so many; else there are so many at least, and perhaps more.
-async fn note(
-    executor: impl PgExecutor<'_>,
-    topic: &str,
-    partitions: i32,
-    all: Option<i32>,
-) -> Result<()> {
-    sqlx::query!(
-        r#"-- note a topic's partitions
-        insert into driftd.topics as t (topic, partitions, first_partitions) values ($1, $2, $3)
-        on conflict (topic) do update
-            set partitions = greatest(t.partitions, excluded.partitions), seen_at = now(),
-                first_partitions = coalesce(t.first_partitions, excluded.first_partitions)"#,
-        topic,
-        partitions,
-        all,
-    )
-    .execute(executor)
-    .await
-    .map_err(Error::doing("note a topic's partitions"))?;
-    Ok(())
 }
 
 /// Takes a partition over: whoever held it before is fenced from now on.
@@ -71,7 +42,7 @@ pub async fn take_over(
     owner: &str,
 ) -> Result<Taken> {
     // Windows wait for this partition before anything of it can be read.
-    note(&mut *connection, topic, partition.saturating_add(1), None).await?;
+    topics::note_partition(&mut *connection, topic, partition).await?;
     // A partition that was never read has next_offset -1 until its first checkpoint, so that the
     // fence stands from the first moment.
     let row = sqlx::query!(
@@ -83,7 +54,8 @@ pub async fn take_over(
             set epoch = p.epoch + 1, owner = excluded.owner, idle_since = null, updated_at = now()
         returning epoch, next_offset, generation, topic_id, leader_epoch,
             exists (select from driftd.topics t
-                where t.topic = $1 and t.first_partitions <= $2) as "added!""#,
+                where t.topic = $1 and t.first_partitions <= $2) as "added!",
+            (select t.past_topic_ids from driftd.topics t where t.topic = $1) as "past_topic_ids?""#,
         topic,
         partition,
         owner,
@@ -107,6 +79,7 @@ pub async fn take_over(
         generation: row.generation,
         topic_id: row.topic_id,
         leader_epoch: row.leader_epoch,
+        past_topic_ids: row.past_topic_ids.unwrap_or_default(),
         added: row.added,
         open_gaps: gaps::open(&mut *connection, topic, partition).await?,
         max_event_ms: watermarks
@@ -158,6 +131,8 @@ pub struct Settlement {
     pub generation: i64,
     /// Kafka's id of the topic; `None`: not known, what is stored stays.
     pub topic_id: Option<String>,
+    /// How many partitions it has.
+    pub partitions: i32,
     /// What could not be read before that.
     pub gaps: Vec<Gap>,
     /// What is to be done about gaps: `stop` or `continue`.
@@ -166,15 +141,24 @@ pub struct Settlement {
     pub from_starts: Vec<(i64, Option<DateTime<Utc>>)>,
 }
 
+/// What is stored of where reading goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Gaps that have no end yet.
+    pub open_gaps: Vec<OpenGap>,
+    /// Partitions that went with an earlier topic of that name, as was found now.
+    pub lost: Vec<(i32, Gap)>,
+}
+
 /// Stores where reading goes on, with the gaps before that, in one transaction. `None`: another
-/// replica has the partition, and nothing was stored. Else the gaps that have no end yet.
+/// replica has the partition, and nothing was stored.
 ///
 /// A commit whose answer was lost looks like another replica's: then the partition is taken over
 /// again, and goes on from what is stored.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn settle(pool: &PgPool, settlement: &Settlement) -> Result<Option<Vec<OpenGap>>> {
+pub async fn settle(pool: &PgPool, settlement: &Settlement) -> Result<Option<Settled>> {
     let Settlement {
         topic, partition, ..
     } = settlement;
@@ -182,6 +166,12 @@ pub async fn settle(pool: &PgPool, settlement: &Settlement) -> Result<Option<Vec
         .begin()
         .await
         .map_err(Error::doing("begin to settle where reading goes on"))?;
+    let count = Count {
+        topic: topic.clone(),
+        topic_id: settlement.topic_id.clone(),
+        partitions: settlement.partitions,
+    };
+    let lost = topics::made_anew(&mut transaction, &count, settlement.policy).await?;
     if !go_on(&mut transaction, settlement).await? {
         return Ok(None);
     }
@@ -192,13 +182,13 @@ pub async fn settle(pool: &PgPool, settlement: &Settlement) -> Result<Option<Vec
         gaps::open_windows(&mut *transaction, &recorded, &settlement.from_starts).await?;
         reached(Failpoint::GapsRecorded);
     }
-    let open = gaps::open(&mut *transaction, topic, *partition).await?;
+    let open_gaps = gaps::open(&mut *transaction, topic, *partition).await?;
     reached(Failpoint::BeforeSettleCommit);
     transaction
         .commit()
         .await
         .map_err(Error::doing("settle where reading goes on"))?;
-    Ok(Some(open))
+    Ok(Some(Settled { open_gaps, lost }))
 }
 
 /// The fence: compare and set.

@@ -37,7 +37,7 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         first_offset: from.max(0),
         next_offset: to,
         generation: 1,
-        partitions: None,
+        count: None,
         closed_gaps: Vec::new(),
         messages: to - from.max(0),
         rejected_messages: 0,

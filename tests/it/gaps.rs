@@ -7,10 +7,9 @@ use chrono::{DateTime, Utc};
 use driftd::store::monitors;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, driftd};
 use crate::harness::kafka::Kafka;
 use crate::harness::monitors::streaming;
-#[cfg(feature = "failpoints")]
 use crate::harness::oracle::check_invariants;
 use crate::harness::postgres;
 use crate::harness::reference::Reference;
@@ -52,10 +51,15 @@ fn go_on_at_gaps(stage: &Stage) {
 /// A log in two parts: the second begins with a window's first message.
 fn two_parts(seed: u64, windows: usize) -> (Vec<Record>, Vec<Record>) {
     let mut first = messages(seed, &story()[..8]);
-    let split = START_MS + i64::try_from(windows).unwrap() * WINDOW_MS;
-    let at = first.iter().position(|r| r.record_ms >= split).unwrap();
-    let second = first.split_off(at);
+    let second = split_off(&mut first, windows);
     (first, second)
+}
+
+/// Takes the end of a log off, from so many windows behind the start on.
+fn split_off(log: &mut Vec<Record>, windows: usize) -> Vec<Record> {
+    let split = START_MS + i64::try_from(windows).unwrap() * WINDOW_MS;
+    let at = log.iter().position(|r| r.record_ms >= split).unwrap();
+    log.split_off(at)
 }
 
 fn count(log: &[Record], partition: i32) -> i64 {
@@ -266,11 +270,11 @@ async fn what_retention_took_under_a_reader_is_recorded() {
 
 // --- another log under the same name -------------------------------------------------------------
 
-/// Deletes a topic and makes it anew with other messages, more than there were before.
-async fn make_anew(kafka: &Kafka, knobs: &Knobs, log: &[Record]) {
+/// Deletes a topic and makes it anew with other messages.
+async fn make_anew(kafka: &Kafka, knobs: &Knobs, partitions: i32, log: &[Record]) {
     kafka.delete_topic(&knobs.topic).await;
     until("the topic can be made again", async || {
-        kafka.try_create_topic(&knobs.topic, PARTITIONS).await
+        kafka.try_create_topic(&knobs.topic, partitions).await
     })
     .await;
     produce(&knobs.brokers, &knobs.topic, log);
@@ -310,7 +314,7 @@ async fn a_topic_made_anew_while_nobody_read_is_another_log() {
     let mut daemon = Daemon::start(&stage.config);
     stage.saved(first.len()).await;
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
-    make_anew(kafka, &knobs, &second).await;
+    make_anew(kafka, &knobs, PARTITIONS, &second).await;
 
     let mut daemon = Daemon::start(&stage.config);
     let status = daemon.ended().await;
@@ -349,7 +353,7 @@ async fn a_topic_made_anew_under_a_reader_is_another_log() {
     produce(&knobs.brokers, &knobs.topic, &first);
     let mut daemon = Daemon::start(&stage.config);
     stage.saved(first.len()).await;
-    make_anew(kafka, &knobs, &second).await;
+    make_anew(kafka, &knobs, PARTITIONS, &second).await;
     stage.saved(first.len() + second.len()).await;
     let whole = Reference::of(
         &[first.clone(), second.clone()].concat(),
@@ -358,6 +362,125 @@ async fn a_topic_made_anew_under_a_reader_is_another_log() {
     stage.judged(whole.windows.len()).await;
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     check_anew(&stage, &first, &second, &whole).await;
+}
+
+/// What would have gone to the partitions behind this one goes to the first ones.
+fn fold(log: &[Record], partitions: i32) -> Vec<Record> {
+    let fold = |mut record: Record| {
+        record.partition %= partitions;
+        record
+    };
+    log.iter().cloned().map(fold).collect()
+}
+
+async fn partitions_of(stage: &Stage) -> i64 {
+    stage
+        .count("select partitions::bigint from driftd.topics")
+        .await
+}
+
+/// The partitions that went with the old topic are waited for no longer; should the new one get as
+/// many, they are read from their first message.
+#[tokio::test]
+async fn a_topic_made_anew_with_fewer_partitions_holds_no_window_back() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_topic_made_anew_with_fewer_partitions") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "latest").await;
+    go_on_at_gaps(&stage);
+    let refresh = "[kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = 500";
+    change(&stage, "[kafka.properties]", refresh);
+    let (first, mut second) = two_parts(SEED + 10, 3);
+    let third = split_off(&mut second, 6);
+    let fewer = PARTITIONS - 1;
+    let second = fold(&second, fewer);
+    let mut daemon = Daemon::start(&stage.config);
+    until("it is decided where all partitions begin", async || {
+        let sql = "select count(*) from driftd.partition_progress where next_offset = 0";
+        stage.count(sql).await == i64::from(PARTITIONS)
+    })
+    .await;
+    produce(&knobs.brokers, &knobs.topic, &first);
+    stage.saved(first.len()).await;
+    let open = first_open(&stage, fewer).await;
+    make_anew(kafka, &knobs, fewer, &second).await;
+
+    stage.saved(first.len() + second.len()).await;
+    let without = Reference::of(
+        &[fold(&first, fewer), second.clone()].concat(),
+        &stage.baseline_csv,
+    );
+    let held_back = Reference::of(&first, &stage.baseline_csv).windows.len();
+    assert!(held_back < without.windows.len());
+    stage.judged(without.windows.len()).await;
+    let recreated = |p| gap(p, 1, count(&first, p), None, "recreated");
+    let expected: Vec<GapRow> = (0..PARTITIONS).map(recreated).collect();
+    assert_eq!(gaps(&stage).await, expected);
+    assert_eq!(stored(&stage, fewer).await, (2, 0, 0));
+    assert_eq!(partitions_of(&stage).await, i64::from(fewer));
+    let (from, until_start) = suspects(&stage, fewer).await;
+    assert_eq!(from, open);
+    let begins = |p| second.iter().find(|r| r.partition == p).map(first_whole);
+    assert!(
+        (0..fewer).any(|p| begins(p) == Some(until_start)),
+        "{until_start} is behind no first message"
+    );
+
+    kafka.add_partitions(&knobs.topic, PARTITIONS).await;
+    until("the new partition is counted", async || {
+        partitions_of(&stage).await == i64::from(PARTITIONS)
+    })
+    .await;
+    produce(&knobs.brokers, &knobs.topic, &third);
+    let log = [first, second, third.clone()].concat();
+    stage.saved(log.len()).await;
+    assert_eq!(stored(&stage, fewer).await, (2, 0, count(&third, fewer)));
+    let whole = Reference::of(&log, &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    assert_eq!(compare(&stage, &whole).await, 0);
+    check_invariants(&stage).await;
+}
+
+/// Whoever decides about one partition of the new topic is told of those that are no more.
+#[tokio::test]
+async fn a_person_is_told_of_partitions_that_are_no_more() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_person_is_told_of_partitions") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    let (first, second) = two_parts(SEED + 11, 3);
+    let second = fold(&second, 1);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    make_anew(kafka, &knobs, 1, &second).await;
+    let mut daemon = Daemon::start(&stage.config);
+    let status = daemon.ended().await;
+    assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+    assert_eq!(partitions_of(&stage).await, i64::from(PARTITIONS));
+
+    let config = stage.config.to_str().unwrap();
+    let args = ["reset-partition", &knobs.topic, "0", "--config", config];
+    let done = driftd(&[&args[..], &["--to", "earliest", "--yes"]].concat());
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success(), "{text}");
+    for partition in 1..PARTITIONS {
+        let from = count(&first, partition);
+        let line = format!("partition {partition}: not read are offset {from} and on of log 1");
+        assert!(text.contains(&line), "{line} is not in:\n{text}");
+        assert_eq!(stored(&stage, partition).await, (2, 0, 0));
+    }
+    assert_eq!(partitions_of(&stage).await, 1);
+
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len() + second.len()).await;
+    let log = [fold(&first, 1), second].concat();
+    let whole = Reference::of(&log, &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    check_invariants(&stage).await;
 }
 
 #[tokio::test]

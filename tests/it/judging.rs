@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use driftd::store::partitions;
+use driftd::store;
+use driftd::store::topics::{self, Count};
 use sqlx::PgPool;
 
 use crate::harness::daemon::Daemon;
-use crate::harness::lines::{Lines, Stretch, TOPIC, day, number_of, save, say, somebody_waits};
+use crate::harness::lines::{Lines, Stretch, count, day, number_of, save, say, somebody_waits};
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, hold, is_held_up, mock_topic};
 use crate::harness::traffic::{Dice, START_MS, WINDOW_MS, messages, produce, story};
@@ -415,6 +416,54 @@ async fn a_window_is_claimed_by_one_and_judged_once() {
     assert_eq!(lines.judge_all().await, [2]);
 }
 
+/// An id that was replaced is that of no topic any more, whoever still names it.
+#[tokio::test]
+async fn partitions_that_went_with_their_topic_are_not_waited_for() {
+    let mut lines = Lines::of(3).await;
+    let pool = lines.db.pool.clone();
+    let of_topic = |id: &str, partitions| Count {
+        topic_id: Some(id.to_owned()),
+        ..count(partitions)
+    };
+    topics::note(&pool, &of_topic("a", 3)).await.unwrap();
+    for (partition, days) in [(0, &[1, 2, 4][..]), (1, &[1, 2, 4]), (2, &[1, 2])] {
+        lines.read(partition, &Stretch::of(days)).await;
+    }
+    assert_eq!(lines.judge_all().await, [1]);
+    let partitions = async || -> i32 {
+        let sql = "select partitions from driftd.topics";
+        sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap()
+    };
+
+    let mut transaction = pool.begin().await.unwrap();
+    let anew = of_topic("b", 2);
+    let lost = topics::made_anew(&mut transaction, &anew, "continue")
+        .await
+        .unwrap();
+    let again = topics::made_anew(&mut transaction, &anew, "continue").await;
+    assert_eq!(again.unwrap(), [], "it is stored once");
+    transaction.commit().await.unwrap();
+    let [(2, gap)] = &lost[..] else {
+        panic!("{lost:?}");
+    };
+    assert_eq!(
+        (gap.generation, gap.from_offset, gap.to_offset),
+        (1, 2, None)
+    );
+    assert_eq!(lines.judge_all().await, [2, 3]);
+
+    // What lags behind changes nothing: a broker, a replica that still has the old partition.
+    topics::note(&pool, &of_topic("a", 3)).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let taken = store::partitions::take_over(&mut connection, &anew.topic, 2, "late").await;
+    let taken = taken.unwrap();
+    assert_eq!(taken.past_topic_ids, ["a"]);
+    assert_eq!((taken.generation, taken.next_offset), (2, Some(0)));
+    assert_eq!(partitions().await, 2);
+    topics::note(&pool, &of_topic("b", 3)).await.unwrap();
+    assert_eq!(partitions().await, 3, "the new topic has got one more");
+}
+
 #[tokio::test]
 async fn a_new_partition_is_waited_for_from_the_moment_it_is_known() {
     let mut lines = Lines::of(2).await;
@@ -422,9 +471,7 @@ async fn a_new_partition_is_waited_for_from_the_moment_it_is_known() {
     lines.read(1, &Stretch::of(&[1, 2])).await;
     assert_eq!(lines.judge_all().await, [1]);
     // Known by its number alone; then taken over; then read, but not as far.
-    partitions::note_topic(&lines.db.pool, TOPIC, 3)
-        .await
-        .unwrap();
+    topics::note(&lines.db.pool, &count(3)).await.unwrap();
     lines.read(1, &Stretch::of(&[9])).await;
     assert_eq!(lines.judge_all().await, [0; 0]);
     lines.add_partition().await;

@@ -181,7 +181,7 @@ impl<'a> Log<'a> {
             first_offset: first,
             next_offset: next,
             generation: 1,
-            partitions: None,
+            count: None,
             closed_gaps: Vec::new(),
             messages: next - first,
             rejected_messages: 0,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use driftd::store::checkpoints::{self, Checkpoint, Delta, Outcome};
+use driftd::store::topics::{self, Count};
 use driftd::store::windows::{self, Claimed, Ripeness, Window};
 use driftd::store::{monitors, partitions};
 use serde_json::json;
@@ -64,6 +65,15 @@ pub(crate) struct Lines {
     greatest: Vec<Option<i64>>,
 }
 
+/// So many partitions has the topic.
+pub(crate) fn count(partitions: i32) -> Count {
+    Count {
+        topic: TOPIC.to_owned(),
+        topic_id: None,
+        partitions,
+    }
+}
+
 impl Lines {
     /// A topic whose partitions are taken over and not read.
     pub(crate) async fn of(partitions: i32) -> Self {
@@ -80,7 +90,7 @@ impl Lines {
             read: Vec::new(),
             greatest: Vec::new(),
         };
-        partitions::note_topic(&lines.db.pool, TOPIC, partitions)
+        topics::note(&lines.db.pool, &count(partitions))
             .await
             .unwrap();
         for _ in 0..partitions {
@@ -133,7 +143,7 @@ impl Lines {
             first_offset,
             next_offset,
             generation: 1,
-            partitions: None,
+            count: None,
             closed_gaps: Vec::new(),
             messages: stretch.messages(),
             rejected_messages: stretch.rejected,

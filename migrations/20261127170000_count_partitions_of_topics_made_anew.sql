@@ -1,0 +1,65 @@
+-- A topic that is made anew may have fewer partitions than the one before: windows must not wait for
+-- those that are no more. Kafka's ids of topics have no order, and a broker that lags behind may still
+-- name the old one: an id that was replaced once is not believed again.
+alter table driftd.topics
+    add column topic_id text,                   -- Kafka's id; null: not known
+    add column past_topic_ids text[] not null default '{}';
+comment on column driftd.topics.topic_id is
+    'Kafka''s id of the topic that has so many partitions; null where brokers have none';
+comment on column driftd.topics.past_topic_ids is
+    'ids of the topics of this name that are no more; the partitions that went with them have gaps with the reason recreated';
+
+update driftd.topics t set topic_id =
+    (select p.topic_id from driftd.partition_progress p
+     where p.topic = t.topic and p.topic_id is not null order by p.updated_at desc limit 1);
+
+-- Partitions that are no more hold no watermark back.
+create or replace view driftd.monitor_health as
+with newest as (
+    select distinct on (monitor) * from driftd.monitors order by monitor, revision desc
+)
+select m.monitor, m.revision, m.model, m.topic,
+       w.window_start as last_window_start, w.window_end as last_window_end,
+       w.verdict as last_verdict, w.judged_at as last_judged_at,
+       coalesce(total.windows, 0) as windows, coalesce(total.rows, 0)::bigint as rows,
+       (coalesce(total.late, 0) + coalesce(waiting.late, 0) + coalesce(apart.late, 0))::bigint as late,
+       (select count(*) from driftd.rejected_messages r
+        where r.topic = m.topic and r.monitor in ('', m.monitor)) as rejected,
+       (select count(*) from driftd.gaps g where g.topic = m.topic) as gaps,
+       coalesce(waiting.rows, 0)::bigint as rows_waiting,
+       mark.watermark, topic.partitions, mark.partitions as partitions_seen,
+       (select count(*) from driftd.partition_progress p
+        where p.topic = m.topic and p.partition < topic.partitions
+            and p.idle_since is not null) as partitions_idle,
+       (select count(*) from driftd.alert_episodes e
+        where e.monitor = m.monitor and e.state <> 'resolved') as open_episodes,
+       schedule.next_slot as next_scheduled_retraining,
+       coalesce(total.incomplete, 0) as windows_incomplete
+from newest m
+left join driftd.retraining_schedules schedule on schedule.monitor = m.monitor
+left join driftd.topics topic on topic.topic = m.topic
+left join lateral (
+    select w.window_start, w.window_end, w.verdict, w.judged_at
+    from driftd.windows w join driftd.monitors any_revision using (monitor_id)
+    where any_revision.monitor = m.monitor
+    order by w.window_start desc limit 1) w on true
+left join lateral (
+    select count(*) as windows, sum(w.rows) as rows, sum(w.late + w.late_after_idle) as late,
+           count(*) filter (where w.verdict = 'incomplete') as incomplete
+    from driftd.windows w join driftd.monitors any_revision using (monitor_id)
+    where any_revision.monitor = m.monitor) total on true
+left join lateral (
+    select sum(d.rows) as rows, sum(d.late) as late
+    from driftd.waiting_rows d where d.monitor_id = m.monitor_id) waiting on true
+left join lateral (
+    select sum(o.late + o.late_after_idle) as late
+    from driftd.rows_without_window o join driftd.monitors any_revision using (monitor_id)
+    where any_revision.monitor = m.monitor) apart on true
+left join lateral (
+    select count(*) as partitions,
+           min(k.max_event_time) - make_interval(secs =>
+               coalesce((m.settings #>> '{input,window,out_of_orderness_ms}')::double precision, 0) / 1000)
+               as watermark
+    from driftd.watermarks k
+    where k.monitor_id = m.monitor_id
+        and (topic.partitions is null or k.partition < topic.partitions)) mark on true;
