@@ -126,8 +126,9 @@ pub async fn hand_on(
     Ok(())
 }
 
-/// The gaps of a partition behind which no message was read yet, and those of partitions that went
-/// with an earlier topic of that name: the first message of the new one ends them, in any partition.
+/// The gaps of a partition behind which no message was read yet; and where nothing of its log was read
+/// yet, those of partitions that went with an earlier topic of that name. Its first message ends them
+/// too: no message of the old topic can be younger than that.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -139,11 +140,14 @@ pub async fn open(
     sqlx::query_as!(
         OpenGap,
         r#"-- gaps without an end
-        select gap_id, monitor_id from driftd.gap_windows join driftd.gaps using (gap_id)
-        where topic = $1 and passed_at is not null and until_start is null
-            and (partition = $2 or partition >=
-                (select t.partitions from driftd.topics t where t.topic = $1))
-        order by gap_id, monitor_id"#,
+        select w.gap_id, w.monitor_id
+        from driftd.gap_windows w join driftd.gaps g using (gap_id)
+            join driftd.topics t using (topic)
+            join driftd.partition_progress p on p.topic = t.topic and p.partition = $2
+        where g.topic = $1 and g.passed_at is not null
+            and ((g.partition = $2 and w.until_start is null)
+                or (g.partition >= t.partitions and p.next_offset = p.first_offset))
+        order by w.gap_id, w.monitor_id"#,
         topic,
         partition,
     )
@@ -152,7 +156,8 @@ pub async fn open(
     .map_err(Error::doing("read the gaps without an end"))
 }
 
-/// Notes from which window on nothing is missing any more.
+/// Notes from which window on nothing is missing any more. Where several partitions say so of a gap,
+/// the first of these windows counts, in whatever order they say it.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -168,9 +173,10 @@ pub async fn close_windows(
     let until: Vec<DateTime<Utc>> = closed.iter().map(|(_, until)| *until).collect();
     sqlx::query!(
         r#"-- note from which window on nothing is missing
-        update driftd.gap_windows w set until_start = u.s
+        update driftd.gap_windows w set until_start = least(w.until_start, u.s)
         from unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) as u (g, m, s)
-        where w.gap_id = u.g and w.monitor_id = u.m and w.until_start is null"#,
+        where w.gap_id = u.g and w.monitor_id = u.m
+            and (w.until_start is null or u.s < w.until_start)"#,
         &gap_ids,
         &monitors,
         &until,

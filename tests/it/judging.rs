@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use driftd::store;
+use chrono::{DateTime, Utc};
 use driftd::store::topics::{self, Count};
+use driftd::store::{gaps, partitions};
 use sqlx::PgPool;
 
 use crate::harness::daemon::Daemon;
@@ -430,7 +431,7 @@ async fn partitions_that_went_with_their_topic_are_not_waited_for() {
         lines.read(partition, &Stretch::of(days)).await;
     }
     assert_eq!(lines.judge_all().await, [1]);
-    let partitions = async || -> i32 {
+    let counted = async || -> i32 {
         let sql = "select partitions from driftd.topics";
         sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap()
     };
@@ -452,16 +453,36 @@ async fn partitions_that_went_with_their_topic_are_not_waited_for() {
     );
     assert_eq!(lines.judge_all().await, [2, 3]);
 
+    // The first message of the new topic ends its gap, in whatever order partitions tell of theirs.
+    let open = async |partition| {
+        let open = gaps::open(&pool, &anew.topic, partition).await;
+        open.unwrap()
+    };
+    assert_eq!(open(0).await, [], "it is in the middle of its log");
+    sqlx::query("update driftd.partition_progress set first_offset = next_offset")
+        .execute(&pool)
+        .await
+        .unwrap();
+    for (partition, day_of, until) in [(0, 9, 9), (1, 7, 7), (0, 8, 7)] {
+        let gap = open(partition).await[0];
+        let mut connection = pool.acquire().await.unwrap();
+        let closed = gaps::close_windows(&mut connection, &[(gap, day(day_of))]).await;
+        closed.unwrap();
+        let sql = "select until_start from driftd.gap_windows";
+        let stored = sqlx::query_scalar::<_, DateTime<Utc>>(sql).fetch_one(&pool);
+        assert_eq!(stored.await.unwrap(), day(until));
+    }
+
     // What lags behind changes nothing: a broker, a replica that still has the old partition.
     topics::note(&pool, &of_topic("a", 3)).await.unwrap();
     let mut connection = pool.acquire().await.unwrap();
-    let taken = store::partitions::take_over(&mut connection, &anew.topic, 2, "late").await;
+    let taken = partitions::take_over(&mut connection, &anew.topic, 2, "late").await;
     let taken = taken.unwrap();
     assert_eq!(taken.past_topic_ids, ["a"]);
     assert_eq!((taken.generation, taken.next_offset), (2, Some(0)));
-    assert_eq!(partitions().await, 2);
+    assert_eq!(counted().await, 2);
     topics::note(&pool, &of_topic("b", 3)).await.unwrap();
-    assert_eq!(partitions().await, 3, "the new topic has got one more");
+    assert_eq!(counted().await, 3, "the new topic has got one more");
 }
 
 #[tokio::test]
