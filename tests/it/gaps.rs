@@ -364,6 +364,33 @@ async fn a_topic_made_anew_under_a_reader_is_another_log() {
     check_anew(&stage, &first, &second, &whole).await;
 }
 
+/// The client has noticed nothing, and reads on in the new log at the offset it had in the old one.
+#[tokio::test]
+async fn a_topic_made_anew_behind_a_readers_back_is_another_log() {
+    let Some(kafka) = Kafka::start_or_skip("gaps::a_topic_made_anew_behind_a_readers_back") else {
+        return;
+    };
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    go_on_at_gaps(&stage);
+    let (first, second) = two_parts(SEED + 12, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let mut daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    daemon.signal("STOP");
+    // What it had asked for is answered by now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    make_anew(kafka, &knobs, PARTITIONS, &second).await;
+    daemon.signal("CONT");
+    stage.saved(first.len() + second.len()).await;
+    let whole = Reference::of(
+        &[first.clone(), second.clone()].concat(),
+        &stage.baseline_csv,
+    );
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    check_anew(&stage, &first, &second, &whole).await;
+}
+
 /// What would have gone to the partitions behind this one goes to the first ones.
 fn fold(log: &[Record], partitions: i32) -> Vec<Record> {
     let fold = |mut record: Record| {
