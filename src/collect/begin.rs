@@ -145,12 +145,8 @@ impl Collector {
         };
         partition.begin(starting, open_gaps, now);
         let (offset, generation) = (partition.next_offset, partition.log.generation);
-        // Rows of another log have offsets of their own.
-        let key_of_log = self
-            .options
-            .sample_key
-            .wrapping_add(generation.cast_unsigned() - 1);
-        partition.hash = RowHash::new(key_of_log, key.partition);
+        let sample_key = self.options.sample_key;
+        partition.hash = RowHash::of_log(sample_key, key.partition, generation);
         tracing::info!(topic = %key.topic, partition = key.partition, offset, generation, epoch = partition.epoch(), "reading");
         self.seek_begun();
     }

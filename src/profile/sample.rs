@@ -56,6 +56,15 @@ impl RowHash {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
+    /// For one log under a partition's name: rows of another have offsets of their own. `generation`
+    /// counts from 1.
+    pub fn of_log(key: u64, partition: i32, generation: i64) -> Self {
+        Self::new(
+            key.wrapping_add(generation.wrapping_sub(1).cast_unsigned()),
+            partition,
+        )
+    }
+
     /// The hash of one row.
     #[inline]
     pub fn of(self, offset: i64, row: u32) -> u64 {

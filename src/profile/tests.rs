@@ -321,3 +321,17 @@ fn a_length_that_is_not_there_is_refused_before_memory_is_asked_for() {
     }
     assert!(refused > 20, "{refused}");
 }
+
+/// The same offsets of two logs are not chosen together.
+#[test]
+fn rows_of_another_log_have_hashes_of_their_own() {
+    let hashes = |generation| {
+        let hash = RowHash::of_log(7, 3, generation);
+        (0..100)
+            .map(|offset| hash.of(offset, 0))
+            .collect::<Vec<u64>>()
+    };
+    assert_eq!(hashes(1)[0], RowHash::new(7, 3).of(0, 0));
+    let (first, second) = (hashes(1), hashes(2));
+    assert!(first.iter().all(|one| !second.contains(one)));
+}

@@ -558,9 +558,12 @@ async fn a_partition_that_is_added_is_read_from_its_first_message() {
         stage.count(sql).await == i64::from(PARTITIONS - 1)
     })
     .await;
+    // It has messages when driftd first sees it.
+    daemon.signal("STOP");
     kafka.add_partitions(&knobs.topic, PARTITIONS).await;
     let log = messages(SEED + 5, &story()[..5]);
     produce(&knobs.brokers, &knobs.topic, &log);
+    daemon.signal("CONT");
     stage.saved(log.len()).await;
     let whole = Reference::of(&log, &stage.baseline_csv);
     stage.judged(whole.windows.len()).await;
