@@ -109,7 +109,7 @@ pub async fn run(args: Args, settings: &Settings, pool: &PgPool) -> anyhow::Resu
     let there = ask_brokers(&settings.kafka, &args.topic, args.partition).await?;
     let (count, policy) = (there.count(&args.topic), policy(settings, &args.topic));
     let mut transaction = pool.begin().await?;
-    let lost = topics::made_anew(&mut transaction, &count, policy).await?;
+    let lost = make_anew(&mut transaction, &count, policy).await?;
     let standing = standing(&mut transaction, &args).await?;
     let readers = resets::readers(&mut *transaction, &args.topic, args.partition).await?;
     let plan = plan(&standing, &there, args.to).map_err(Usage)?;
@@ -153,6 +153,16 @@ async fn standing(connection: &mut sqlx::PgConnection, args: &Args) -> anyhow::R
     }
 }
 
+/// Stores which topic is there now: a person's word goes above what replicas have heard.
+async fn make_anew(
+    connection: &mut sqlx::PgConnection,
+    count: &Count,
+    policy: &'static str,
+) -> anyhow::Result<Vec<(i32, Gap)>> {
+    topics::believe(&mut *connection, count).await?;
+    Ok(topics::made_anew(connection, count, policy).await?)
+}
+
 /// Plans again with the partition locked, since it may have been read further, and does it.
 async fn apply(
     args: &Args,
@@ -161,7 +171,7 @@ async fn apply(
     there: &There,
 ) -> anyhow::Result<Plan> {
     let mut transaction = pool.begin().await?;
-    topics::made_anew(&mut transaction, &there.count(&args.topic), policy).await?;
+    make_anew(&mut transaction, &there.count(&args.topic), policy).await?;
     let standing = standing(&mut transaction, args).await?;
     let plan = plan(&standing, there, args.to)
         .map_err(|why| anyhow::anyhow!("the partition was read on meanwhile: {why}"))?;

@@ -72,7 +72,8 @@ pub async fn note_partition(
 /// Stores that a topic was made anew, if it is stored as another one: with so many partitions, which
 /// may be fewer. Those that are no more are not waited for from now on; what of them was not read is
 /// recorded, as a gap that ends with the first message of the new topic. Should the new one get so
-/// many partitions later, they are read from their first message.
+/// many partitions later, they are read from their first message. A topic that is no more is not made
+/// anew: whoever says so has heard it before another replica knew better.
 ///
 /// Answers the partitions that were read and are no more, each with its gap. Locks the topic's row,
 /// then those of these partitions: whoever locks one of each keeps to that order.
@@ -88,8 +89,8 @@ pub async fn made_anew(
         r#"-- note that a topic was made anew
         update driftd.topics
         set topic_id = $2, partitions = $3, seen_at = now(),
-            past_topic_ids = array_append(array_remove(past_topic_ids, $2), topic_id)
-        where topic = $1 and topic_id <> $2"#,
+            past_topic_ids = array_append(past_topic_ids, topic_id)
+        where topic = $1 and topic_id <> $2 and $2 <> all(past_topic_ids)"#,
         count.topic,
         count.topic_id,
         count.partitions,
@@ -135,4 +136,22 @@ pub async fn made_anew(
         gaps.push((partition, gap));
     }
     Ok(gaps)
+}
+
+/// Lets a topic that was taken for one that is no more be the one that is there, by a person's word.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn believe(executor: impl PgExecutor<'_>, count: &Count) -> Result<()> {
+    sqlx::query!(
+        r#"-- believe a topic's id again
+        update driftd.topics set past_topic_ids = array_remove(past_topic_ids, $2)
+        where topic = $1 and $2 = any(past_topic_ids)"#,
+        count.topic,
+        count.topic_id,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("believe a topic's id again"))?;
+    Ok(())
 }

@@ -417,6 +417,28 @@ async fn a_window_is_claimed_by_one_and_judged_once() {
     assert_eq!(lines.judge_all().await, [2]);
 }
 
+/// The first message of the new topic ends the gap, in whatever order partitions tell of theirs.
+async fn check_first_message_ends_it(pool: &PgPool, topic: &str) {
+    let open = async |partition| {
+        let open = gaps::open(pool, topic, partition).await;
+        open.unwrap()
+    };
+    assert_eq!(open(0).await, [], "it is in the middle of its log");
+    sqlx::query("update driftd.partition_progress set first_offset = next_offset")
+        .execute(pool)
+        .await
+        .unwrap();
+    for (partition, day_of, until) in [(0, 9, 9), (1, 7, 7), (0, 8, 7)] {
+        let gap = open(partition).await[0];
+        let mut connection = pool.acquire().await.unwrap();
+        let closed = gaps::close_windows(&mut connection, &[(gap, day(day_of))]).await;
+        closed.unwrap();
+        let sql = "select until_start from driftd.gap_windows";
+        let stored = sqlx::query_scalar::<_, DateTime<Utc>>(sql).fetch_one(pool);
+        assert_eq!(stored.await.unwrap(), day(until));
+    }
+}
+
 /// An id that was replaced is that of no topic any more, whoever still names it.
 #[tokio::test]
 async fn partitions_that_went_with_their_topic_are_not_waited_for() {
@@ -453,28 +475,14 @@ async fn partitions_that_went_with_their_topic_are_not_waited_for() {
     );
     assert_eq!(lines.judge_all().await, [2, 3]);
 
-    // The first message of the new topic ends its gap, in whatever order partitions tell of theirs.
-    let open = async |partition| {
-        let open = gaps::open(&pool, &anew.topic, partition).await;
-        open.unwrap()
-    };
-    assert_eq!(open(0).await, [], "it is in the middle of its log");
-    sqlx::query("update driftd.partition_progress set first_offset = next_offset")
-        .execute(&pool)
-        .await
-        .unwrap();
-    for (partition, day_of, until) in [(0, 9, 9), (1, 7, 7), (0, 8, 7)] {
-        let gap = open(partition).await[0];
-        let mut connection = pool.acquire().await.unwrap();
-        let closed = gaps::close_windows(&mut connection, &[(gap, day(day_of))]).await;
-        closed.unwrap();
-        let sql = "select until_start from driftd.gap_windows";
-        let stored = sqlx::query_scalar::<_, DateTime<Utc>>(sql).fetch_one(&pool);
-        assert_eq!(stored.await.unwrap(), day(until));
-    }
+    check_first_message_ends_it(&pool, &anew.topic).await;
 
     // What lags behind changes nothing: a broker, a replica that still has the old partition.
-    topics::note(&pool, &of_topic("a", 3)).await.unwrap();
+    let late = of_topic("a", 3);
+    topics::note(&pool, &late).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let nothing = topics::made_anew(&mut connection, &late, "continue").await;
+    assert_eq!(nothing.unwrap(), []);
     let mut connection = pool.acquire().await.unwrap();
     let taken = partitions::take_over(&mut connection, &anew.topic, 2, "late").await;
     let taken = taken.unwrap();
@@ -482,7 +490,17 @@ async fn partitions_that_went_with_their_topic_are_not_waited_for() {
     assert_eq!((taken.generation, taken.next_offset), (2, Some(0)));
     assert_eq!(counted().await, 2);
     topics::note(&pool, &of_topic("b", 3)).await.unwrap();
+    let ids = async || -> (Option<String>, Vec<String>) {
+        let sql = "select topic_id, past_topic_ids from driftd.topics";
+        sqlx::query_as(sql).fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!(ids().await, (Some("b".to_owned()), vec!["a".to_owned()]));
     assert_eq!(counted().await, 3, "the new topic has got one more");
+    // A person knows better.
+    topics::believe(&pool, &late).await.unwrap();
+    let lost = topics::made_anew(&mut connection, &late, "continue").await;
+    assert_eq!(lost.unwrap(), []);
+    assert_eq!(ids().await, (Some("a".to_owned()), vec!["b".to_owned()]));
 }
 
 #[tokio::test]
