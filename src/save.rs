@@ -208,7 +208,7 @@ impl Saver {
             Request::NoteTopic(count) => {
                 let note = || topics::note(pool, &count);
                 let noted = self.retrying("note a topic", note).await;
-                noted.map(|()| Some(Reply::Noted(count.clone())))
+                noted.map(|stored| stored.then(|| Reply::Noted(count.clone())))
             }
             Request::TakeOver { key, turn } => self.take_over(key, turn).await.map(Some),
             Request::Save(unsaved) => self.save(*unsaved).await.map(Some),

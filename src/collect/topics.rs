@@ -188,12 +188,14 @@ impl Collector {
             return;
         };
         if let Some(starting) = &mut partition.starting {
-            if starting.hear_topic(number, topic) {
+            if starting.hear_topic(number, topic, key.partition) {
                 self.settle(key);
             } else {
                 tracing::warn!(
                     topic = %key.topic, partition = key.partition, topic.id = topic.id,
-                    "a broker names a topic that was deleted and made anew since; asking again"
+                    topic.partitions = topic.partitions,
+                    "a broker names a topic that was deleted and made anew since, or one without \
+                     this partition; asking again"
                 );
                 self.topics.want(&key.topic);
                 self.topics.not_before_ms = self.clock.now_ms() + AGAIN_MS;

@@ -46,14 +46,15 @@ impl Starting {
         true
     }
 
-    /// Takes the answer to a question about topics in; false where it cannot be used. A broker that
-    /// lags behind may still name a topic that is no more.
-    pub fn hear_topic(&mut self, number: u64, topic: &Topic) -> bool {
+    /// Takes the answer to a question about topics in; false where it cannot be used, and has to be
+    /// asked for again. A broker that lags behind may still name a topic that is no more, or not count
+    /// this partition yet.
+    pub fn hear_topic(&mut self, number: u64, topic: &Topic, partition: i32) -> bool {
         if number < self.topic_asked || self.topic.is_some() {
             return true; // not to this question, or once more
         }
         let is_past = |id: &String| self.taken.past_topic_ids.contains(id);
-        if topic.id.as_ref().is_some_and(is_past) {
+        if topic.id.as_ref().is_some_and(is_past) || topic.partitions <= partition {
             return false;
         }
         self.topic = Some(topic.clone());
@@ -160,12 +161,17 @@ mod tests {
             id: id.map(str::to_owned),
             partitions: 1,
         };
-        assert!(starting.hear_topic(2, &topic(Some("c"))));
+        assert!(starting.hear_topic(2, &topic(Some("c")), 0));
         assert_eq!(starting.topic, None, "it was asked before");
-        assert!(!starting.hear_topic(3, &topic(Some("a"))));
+        assert!(!starting.hear_topic(3, &topic(Some("a")), 0));
         assert_eq!(starting.topic, None);
-        assert!(starting.hear_topic(4, &topic(Some("b"))));
-        assert!(starting.hear_topic(5, &topic(None)), "it is known already");
+        assert!(!starting.hear_topic(4, &topic(Some("b")), 1), "not counted");
+        assert_eq!(starting.topic, None);
+        assert!(starting.hear_topic(4, &topic(Some("b")), 0));
+        assert!(
+            starting.hear_topic(5, &topic(None), 0),
+            "it is known already"
+        );
         assert_eq!(starting.topic_id().map(String::as_str), Some("b"));
     }
 }

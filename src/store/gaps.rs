@@ -126,9 +126,9 @@ pub async fn hand_on(
     Ok(())
 }
 
-/// The gaps of a partition behind which no message was read yet; and where nothing of its log was read
-/// yet, those of partitions that went with an earlier topic of that name. Its first message ends them
-/// too: no message of the old topic can be younger than that.
+/// The gaps of a partition behind which no message was read yet; and those of partitions that went with
+/// an earlier topic of that name, where they have no end yet, or nothing of this partition's log was
+/// read. Its first message ends them too: no message of the old topic can be younger than that.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -146,7 +146,8 @@ pub async fn open(
             join driftd.partition_progress p on p.topic = t.topic and p.partition = $2
         where g.topic = $1 and g.passed_at is not null
             and ((g.partition = $2 and w.until_start is null)
-                or (g.partition >= t.partitions and p.next_offset = p.first_offset))
+                or (g.partition >= t.partitions and p.topic_id = t.topic_id
+                    and (w.until_start is null or p.next_offset = p.first_offset)))
         order by w.gap_id, w.monitor_id"#,
         topic,
         partition,

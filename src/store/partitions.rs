@@ -41,7 +41,8 @@ pub async fn take_over(
     partition: i32,
     owner: &str,
 ) -> Result<Taken> {
-    // Windows wait for this partition before anything of it can be read.
+    // Windows wait for this partition before anything of it can be read; for one that was read of an
+    // earlier topic, from when the brokers count it: it is not read before.
     topics::note_partition(&mut *connection, topic, partition).await?;
     // A partition that was never read has next_offset -1 until its first checkpoint, so that the
     // fence stands from the first moment.

@@ -19,12 +19,12 @@ pub struct Count {
 
 /// Notes how many partitions a topic has. As long as it is the same topic it never loses any, so the
 /// greater number is the newer one. What is said of another topic than the one that is stored is left
-/// to [`made_anew`].
+/// to [`made_anew`], and the answer is false.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn note(executor: impl PgExecutor<'_>, count: &Count) -> Result<()> {
-    sqlx::query!(
+pub async fn note(executor: impl PgExecutor<'_>, count: &Count) -> Result<bool> {
+    let done = sqlx::query!(
         r#"-- note a topic's partitions
         insert into driftd.topics as t (topic, partitions, first_partitions, topic_id)
         values ($1, $2, $2, $3)
@@ -40,7 +40,7 @@ pub async fn note(executor: impl PgExecutor<'_>, count: &Count) -> Result<()> {
     .execute(executor)
     .await
     .map_err(Error::doing("note a topic's partitions"))?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// Notes that a topic has this partition, and perhaps more. One that was taken over before was counted
@@ -89,6 +89,7 @@ pub async fn made_anew(
         r#"-- note that a topic was made anew
         update driftd.topics
         set topic_id = $2, partitions = $3, seen_at = now(),
+            first_partitions = least(first_partitions, $3),
             past_topic_ids = array_append(past_topic_ids, topic_id)
         where topic = $1 and topic_id <> $2 and $2 <> all(past_topic_ids)"#,
         count.topic,

@@ -423,8 +423,8 @@ async fn check_first_message_ends_it(pool: &PgPool, topic: &str) {
         let open = gaps::open(pool, topic, partition).await;
         open.unwrap()
     };
-    assert_eq!(open(0).await, [], "it is in the middle of its log");
-    sqlx::query("update driftd.partition_progress set first_offset = next_offset")
+    assert_eq!(open(0).await, [], "it is read of the old topic still");
+    sqlx::query("update driftd.partition_progress set first_offset = next_offset, topic_id = 'b'")
         .execute(pool)
         .await
         .unwrap();
