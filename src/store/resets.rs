@@ -1,4 +1,5 @@
-//! What a person decides about a partition: where reading goes on, against what is stored.
+//! Where reading a partition goes on, against what is stored: by a person's word, or because the
+//! partition went with an earlier topic of that name.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};

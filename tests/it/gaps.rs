@@ -62,6 +62,17 @@ fn split_off(log: &mut Vec<Record>, windows: usize) -> Vec<Record> {
     log.split_off(at)
 }
 
+/// A daemon that goes on at gaps and has read the first part of a log, and both parts.
+async fn going_on(kafka: &Kafka, seed: u64) -> (Knobs, Stage, Daemon, [Vec<Record>; 2]) {
+    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
+    go_on_at_gaps(&stage);
+    let (first, second) = two_parts(seed, 3);
+    produce(&knobs.brokers, &knobs.topic, &first);
+    let daemon = Daemon::start(&stage.config);
+    stage.saved(first.len()).await;
+    (knobs, stage, daemon, [first, second])
+}
+
 fn count(log: &[Record], partition: i32) -> i64 {
     let mine = log.iter().filter(|record| record.partition == partition);
     i64::try_from(mine.count()).unwrap()
@@ -246,12 +257,7 @@ async fn what_retention_took_under_a_reader_is_recorded() {
     let Some(kafka) = Kafka::start_or_skip("gaps::what_retention_took_under_a_reader") else {
         return;
     };
-    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
-    go_on_at_gaps(&stage);
-    let (first, second) = two_parts(SEED + 1, 3);
-    produce(&knobs.brokers, &knobs.topic, &first);
-    let mut daemon = Daemon::start(&stage.config);
-    stage.saved(first.len()).await;
+    let (knobs, stage, mut daemon, [first, second]) = going_on(kafka, SEED + 1).await;
     daemon.signal("STOP");
     // What it had asked for is answered by now, and it does not ask again.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -281,7 +287,11 @@ async fn make_anew(kafka: &Kafka, knobs: &Knobs, partitions: i32, log: &[Record]
 }
 
 /// The old log was read to its end and the new one from its beginning.
-async fn check_anew(stage: &Stage, first: &[Record], second: &[Record], whole: &Reference) {
+async fn check_anew(stage: &Stage, daemon: &mut Daemon, first: &[Record], second: &[Record]) {
+    stage.saved(first.len() + second.len()).await;
+    let whole = Reference::of(&[first, second].concat(), &stage.baseline_csv);
+    stage.judged(whole.windows.len()).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
     let partitions = 0..PARTITIONS;
     let recreated = |p| gap(p, 1, count(first, p), None, "recreated");
     let expected: Vec<GapRow> = partitions.clone().map(recreated).collect();
@@ -300,7 +310,7 @@ async fn check_anew(stage: &Stage, first: &[Record], second: &[Record], whole: &
         let old = count(first, partition);
         assert_eq!(read, [(old, 0, old), (end, 0, end)]);
     }
-    assert_eq!(compare(stage, whole).await, 0);
+    assert_eq!(compare(stage, &whole).await, 0);
 }
 
 #[tokio::test]
@@ -330,14 +340,7 @@ async fn a_topic_made_anew_while_nobody_read_is_another_log() {
     let open = first_open(&stage, 1).await;
     go_on_at_gaps(&stage);
     let mut daemon = Daemon::start(&stage.config);
-    stage.saved(first.len() + second.len()).await;
-    let whole = Reference::of(
-        &[first.clone(), second.clone()].concat(),
-        &stage.baseline_csv,
-    );
-    stage.judged(whole.windows.len()).await;
-    assert!(daemon.terminate().await.success(), "{}", daemon.log());
-    check_anew(&stage, &first, &second, &whole).await;
+    check_anew(&stage, &mut daemon, &first, &second).await;
     let behind = second.iter().find(|r| r.partition == 1).unwrap();
     assert_eq!(suspects(&stage, 1).await, (open, first_whole(behind)));
 }
@@ -347,21 +350,9 @@ async fn a_topic_made_anew_under_a_reader_is_another_log() {
     let Some(kafka) = Kafka::start_or_skip("gaps::a_topic_made_anew_under_a_reader") else {
         return;
     };
-    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
-    go_on_at_gaps(&stage);
-    let (first, second) = two_parts(SEED + 3, 3);
-    produce(&knobs.brokers, &knobs.topic, &first);
-    let mut daemon = Daemon::start(&stage.config);
-    stage.saved(first.len()).await;
+    let (knobs, stage, mut daemon, [first, second]) = going_on(kafka, SEED + 3).await;
     make_anew(kafka, &knobs, PARTITIONS, &second).await;
-    stage.saved(first.len() + second.len()).await;
-    let whole = Reference::of(
-        &[first.clone(), second.clone()].concat(),
-        &stage.baseline_csv,
-    );
-    stage.judged(whole.windows.len()).await;
-    assert!(daemon.terminate().await.success(), "{}", daemon.log());
-    check_anew(&stage, &first, &second, &whole).await;
+    check_anew(&stage, &mut daemon, &first, &second).await;
 }
 
 /// The client has noticed nothing, and reads on in the new log at the offset it had in the old one.
@@ -370,25 +361,13 @@ async fn a_topic_made_anew_behind_a_readers_back_is_another_log() {
     let Some(kafka) = Kafka::start_or_skip("gaps::a_topic_made_anew_behind_a_readers_back") else {
         return;
     };
-    let (knobs, stage) = set(kafka, PARTITIONS, "earliest").await;
-    go_on_at_gaps(&stage);
-    let (first, second) = two_parts(SEED + 12, 3);
-    produce(&knobs.brokers, &knobs.topic, &first);
-    let mut daemon = Daemon::start(&stage.config);
-    stage.saved(first.len()).await;
+    let (knobs, stage, mut daemon, [first, second]) = going_on(kafka, SEED + 12).await;
     daemon.signal("STOP");
     // What it had asked for is answered by now.
     tokio::time::sleep(Duration::from_millis(500)).await;
     make_anew(kafka, &knobs, PARTITIONS, &second).await;
     daemon.signal("CONT");
-    stage.saved(first.len() + second.len()).await;
-    let whole = Reference::of(
-        &[first.clone(), second.clone()].concat(),
-        &stage.baseline_csv,
-    );
-    stage.judged(whole.windows.len()).await;
-    assert!(daemon.terminate().await.success(), "{}", daemon.log());
-    check_anew(&stage, &first, &second, &whole).await;
+    check_anew(&stage, &mut daemon, &first, &second).await;
 }
 
 /// What would have gone to the partitions behind this one goes to the first ones.
