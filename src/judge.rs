@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Readiness;
 use crate::clock::Clock;
 use crate::decide::episode::Change;
-use crate::decide::verdict::{Judge, Judged, Scored, State, Verdict};
+use crate::decide::rule::Answers;
+use crate::decide::verdict::{Judge, Judged, Scored, State, Training, Verdict};
 use crate::failpoint::{Failpoint, reached};
 use crate::monitor::retraining::Severity;
 use crate::monitor::{Input, Monitor};
@@ -253,11 +254,19 @@ async fn judge_claimed(
     reached(Failpoint::WindowGathered);
     let mut state: State = serde_json::from_value(claimed.state.clone())
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    let judging = merge_and_judge(line, claimed, &deltas, &mut state);
+    let judge = line.judge_for(claimed, &deltas);
+    let past = match &judge {
+        Some(judge) => {
+            let past = past_answers(&mut transaction, line, claimed, judge);
+            store::within(patience, "read what earlier windows answered", past).await?
+        }
+        None => Vec::new(),
+    };
+    let judging = merge_and_judge(line, claimed, &deltas, judge, past, &mut state);
     let judged = store::meanwhile(pool, &mut transaction, judging).await??;
     reached(Failpoint::WindowCompared);
 
-    let window = window_row(line, claimed, &deltas, &judged.judged);
+    let window = window_row(line, claimed, &deltas, &judged);
     let save = save(transaction, line, claimed, &window, &judged, state, clock);
     store::within(patience, "save a judged window", save).await?;
 
@@ -301,24 +310,36 @@ async fn save(
 struct Outcome {
     judged: Judged,
     profile: Option<Vec<u8>>,
+    answers: Option<Vec<u8>>,
     rows_reference: i64,
 }
 
-/// The part that computes, off the async threads.
+/// What the windows before this one answered: as many as its judge looks back at.
+async fn past_answers(
+    connection: &mut PgConnection,
+    line: &Line,
+    claimed: &Claimed,
+    judge: &Judge,
+) -> store::Result<Vec<Vec<u8>>> {
+    let back = i64::try_from(judge.memory()).unwrap_or(0);
+    if back == 0 {
+        return Ok(Vec::new());
+    }
+    let from = claimed.window_start.timestamp_millis() - back * line.input.window.every_ms;
+    let from = DateTime::from_timestamp_millis(from).unwrap_or_default();
+    windows::answers_before(connection, claimed, &judge.baseline_id, from).await
+}
+
+/// The part that computes, off the async threads. `past` are the stored answers of the windows before.
 async fn merge_and_judge(
     line: &Line,
     claimed: &Claimed,
     deltas: &[DeltaRow],
+    judge: Option<Arc<Judge>>,
+    past: Vec<Vec<u8>>,
     state: &mut State,
 ) -> Result<Outcome, Error> {
-    // All rows of a version were profiled by one baseline's bins; a window without rows is judged
-    // by the one that its version has.
-    let judge = deltas
-        .iter()
-        .find_map(|delta| delta.baseline_id.as_ref())
-        .and_then(|id| line.judges.get(id))
-        .or_else(|| line.judge_of(&claimed.version));
-    let Some(judge) = judge.cloned() else {
+    let Some(judge) = judge else {
         let judged = Judged::unsaid(match claimed.incomplete {
             true => Verdict::Incomplete,
             false => Verdict::NoBaseline,
@@ -326,6 +347,7 @@ async fn merge_and_judge(
         return Ok(Outcome {
             judged,
             profile: None,
+            answers: None,
             rows_reference: 0,
         });
     };
@@ -335,6 +357,7 @@ async fn merge_and_judge(
         .collect();
     let sample_rows = line.input.sample_rows;
     let (start_ms, incomplete) = (claimed.window_start.timestamp_millis(), claimed.incomplete);
+    let every_ms = line.input.window.every_ms;
     let mut next = state.clone();
     let work = tokio::task::spawn_blocking(move || {
         let layout = &judge.reference.layout;
@@ -342,12 +365,15 @@ async fn merge_and_judge(
         for delta in &bytes {
             window.merge(&encoding::decode(delta, layout)?);
         }
-        let judged = judge.judge(&mut window, start_ms, incomplete, &mut next);
+        let past = consecutive(&past, &judge, start_ms, every_ms)?;
+        let judged = judge.judge(&mut window, past, start_ms, incomplete, &mut next);
         let profile = encoding::encode(&mut window, false)?;
         let rows_reference = i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX);
+        let answers = judged.answers.as_ref().map(Answers::encode).transpose()?;
         Ok((
             Outcome {
                 judged,
+                answers,
                 profile: Some(profile),
                 rows_reference,
             },
@@ -363,7 +389,43 @@ async fn merge_and_judge(
     Ok(outcome)
 }
 
+/// Stored answers as consecutive windows up to the one that begins at `start_ms`; those that are missing
+/// (a gap touched them) have no rows.
+fn consecutive(
+    past: &[Vec<u8>],
+    judge: &Judge,
+    start_ms: i64,
+    every_ms: i64,
+) -> Result<Vec<Answers>, encoding::Error> {
+    let Training::Learned(rule) = &judge.training else {
+        return Ok(Vec::new());
+    };
+    let mut all: Vec<Answers> = Vec::new();
+    let fill = |all: &mut Vec<Answers>, to: i64| {
+        while let Some(next) = all.last().map(|last| last.start_ms + every_ms)
+            && next < to
+        {
+            all.push(Answers::empty(rule.asking(), next));
+        }
+    };
+    for bytes in past {
+        let answers = Answers::decode(bytes)?;
+        fill(&mut all, answers.start_ms);
+        all.push(answers);
+    }
+    fill(&mut all, start_ms);
+    Ok(all)
+}
+
 impl Line {
+    /// All rows of a version were profiled by one baseline's bins; a window without rows is judged by the
+    /// one that its version has.
+    fn judge_for(&self, claimed: &Claimed, deltas: &[DeltaRow]) -> Option<Arc<Judge>> {
+        let of_rows = deltas.iter().find_map(|delta| delta.baseline_id.as_ref());
+        let judge = of_rows.and_then(|id| self.judges.get(id));
+        judge.or_else(|| self.judge_of(&claimed.version)).cloned()
+    }
+
     fn judge_of(&self, version: &str) -> Option<&Arc<Judge>> {
         self.judges.get(&format!("version:{version}"))
     }
@@ -374,7 +436,8 @@ impl Line {
     }
 }
 
-fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], judged: &Judged) -> Window {
+fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], outcome: &Outcome) -> Window {
+    let judged = &outcome.judged;
     let count = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
     let end = line
         .input
@@ -389,13 +452,14 @@ fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], judged: &Judg
         rows: deltas.iter().map(|delta| delta.rows).sum(),
         late: deltas.iter().map(|delta| delta.late).sum(),
         verdict: judged.verdict.as_str(),
-        mode: judged.mode,
-        calibrated: judged.calibrated,
+        decided_by: judged.decided_by.as_str(),
+        training_windows: count(judged.training_windows),
         features: count(judged.features),
         drifted_features: count(judged.drifted.len()),
         drifted_share: judged.drifted_share(),
         top_features: judged.top_features(),
         offsets: offsets(deltas),
+        answers: outcome.answers.clone(),
     }
 }
 
@@ -424,7 +488,8 @@ fn offsets(deltas: &[DeltaRow]) -> Value {
 
 fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
     let row = |scored: &Scored| {
-        let answer = scored.answer;
+        let (answer, finding) = (scored.answer, scored.finding.as_ref());
+        let values = finding.and_then(|finding| finding.values);
         ScoreRow {
             feature: scored.feature.clone(),
             test: scored.test.as_str().to_owned(),
@@ -432,9 +497,8 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
             p_value: answer.ok().and_then(|outcome| outcome.p_value),
             p_adjusted: scored.p_adjusted,
             effect: answer.ok().map(|outcome| outcome.effect),
+            p_limit: scored.p_limit,
             threshold: scored.threshold,
-            threshold_slow: scored.threshold_slow,
-            threshold_origin: scored.threshold_origin.to_owned(),
             error_bound: answer.ok().and_then(|outcome| outcome.error_bound),
             rows_reference: outcome.rows_reference,
             nulls: i64::try_from(scored.nulls).unwrap_or(i64::MAX),
@@ -444,6 +508,16 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
             expected: answer.ok().and_then(|outcome| outcome.expected),
             decides: scored.decides,
             contributions: scored.contributions.clone(),
+            question: finding.map(|finding| finding.question.as_str().to_owned()),
+            stretch_windows: finding.and_then(|f| i32::try_from(f.windows).ok()),
+            stretch_start: finding.and_then(|f| DateTime::from_timestamp_millis(f.from_ms)),
+            drifted_since: finding
+                .and_then(|f| f.since_ms)
+                .and_then(DateTime::from_timestamp_millis),
+            expected_value: values.map(|(_, expected)| expected),
+            found_value: values.map(|(found, _)| found),
+            training_effect: finding.map(|finding| finding.training_effect),
+            sentence: scored.sentence.clone(),
         }
     };
     outcome.judged.scores.iter().map(row).collect()
@@ -487,6 +561,7 @@ async fn alert(
         "drifted": judged.drifted,
         "joint": judged.joint,
         "top_features": window.top_features,
+        "sentences": judged.sentences(),
     });
     episodes::note(connection, episode_id, kind, window.window_start, &detail).await?;
     reached(Failpoint::EpisodeNoted);
@@ -496,7 +571,6 @@ async fn alert(
     }
     if state.episode.is_firing() && window.verdict == Verdict::Drifted.as_str() {
         let drift = Drift {
-            calibrated: judged.calibrated || judged.mode == "thresholds" && line.chose_thresholds(),
             share: judged.drifted_share(),
             severity,
             features: &judged.drifted,
@@ -586,6 +660,7 @@ async fn ask_for_retraining(
             "drifted": judged.drifted,
             "joint": judged.joint,
             "top_features": window.top_features,
+            "sentences": judged.sentences(),
         }),
     };
     let now = clock.now();
@@ -599,13 +674,6 @@ async fn ask_for_retraining(
         metrics::retraining_triggers(&line.monitor.model, outcome, 1);
     }
     Ok(())
-}
-
-impl Line {
-    /// The user chose limits of his own: nothing is missing where no calibration is.
-    fn chose_thresholds(&self) -> bool {
-        self.input.judging.mode == crate::monitor::Mode::Thresholds
-    }
 }
 
 fn tell(line: &Line, claimed: &Claimed, window: &Window, judged: &Judged) {
@@ -625,10 +693,13 @@ fn tell(line: &Line, claimed: &Claimed, window: &Window, judged: &Judged) {
     }
     tracing::info!(
         monitor = %monitor, model.version = %version, window.start = %window.window_start,
-        window.rows = window.rows, verdict = window.verdict, mode = window.mode,
+        window.rows = window.rows, verdict = window.verdict, decided_by = window.decided_by,
         drifted_share = judged.drifted_share(), top = ?top, "judged"
     );
-    if !judged.calibrated && judged.mode == "thresholds" && !line.chose_thresholds() {
-        tracing::debug!(monitor = %monitor, "uncalibrated: the baseline holds too few windows of this size");
+    for sentence in judged.sentences() {
+        tracing::info!(
+            monitor = %monitor, model.version = %version, window.start = %window.window_start,
+            "{sentence}"
+        );
     }
 }

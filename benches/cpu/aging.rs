@@ -273,13 +273,14 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         rows: deltas.iter().map(|delta| delta.rows).sum(),
         late: 0,
         verdict: "stable",
-        mode: "thresholds",
-        calibrated: false,
+        decided_by: "tests",
+        training_windows: 0,
         features: 25,
         drifted_features: 0,
         drifted_share: 0.0,
         top_features: json!([]),
         offsets: json!([]),
+        answers: None,
     };
     let score = |feature: usize| ScoreRow {
         feature: format!("value_{feature:02}"),

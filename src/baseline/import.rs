@@ -2,10 +2,9 @@
 //!
 //! The first pass sees what the columns are, which levels they hold and how their values are
 //! spread (over the row sample); the second counts every row on the bins that follow. Where the
-//! files have a time column and the user names a window size, the second pass also counts each
-//! window, and what is normal from window to window is learned from that.
+//! files have a time column, the second pass also counts the rows into slots of time: what is normal
+//! from window to window is learned from them, for windows of any size.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -15,15 +14,12 @@ use arrow::util::display::array_value_to_string;
 use super::kinds::{self, Column, Overrides};
 use super::read::{self, Files};
 use super::rows::{self, Source};
+use super::windows::{self, Counter, Slots};
 use super::{Baseline, Origin, columns, survey};
 use crate::batch::Batch;
-use crate::decide::learned::{self, FeatureWindows};
 use crate::monitor::TimeUnit;
-use crate::profile::{Layout, Profile, coarse, encoding};
+use crate::profile::{Layout, Profile, encoding};
 use crate::window::open::OTHER_VERSION;
-
-/// A baseline is cut into at most so many windows.
-const MAX_WINDOWS: usize = 50_000;
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -38,7 +34,7 @@ pub struct Request {
     pub time_column: Option<String>,
     /// How numbers in it are read.
     pub time_unit: TimeUnit,
-    /// Window size in milliseconds for which to learn what is normal.
+    /// A window size in milliseconds that slots have to add up to.
     pub window_ms: Option<i64>,
     /// Columns that become features; empty: all.
     pub features: Vec<String>,
@@ -84,9 +80,6 @@ pub enum Error {
         /// Why.
         detail: String,
     },
-    /// Too many windows.
-    #[error("windows of that size cut the training data into more than {MAX_WINDOWS} windows")]
-    TooManyWindows,
     /// A window size without a time column.
     #[error("--window needs --time: without a time column there are no windows")]
     WindowWithoutTime,
@@ -122,53 +115,8 @@ pub enum Error {
 pub struct Imported {
     /// The baseline.
     pub baseline: Baseline,
-    /// The counts of its windows on the learned mode's bins, by window start, where asked for.
-    pub windows: Option<Windows>,
-}
-
-/// Counts per window and feature.
-#[derive(Debug, Clone, Default)]
-pub struct Windows {
-    /// Window start in milliseconds to the counts of each feature.
-    pub counts: BTreeMap<i64, Vec<Vec<u64>>>,
-}
-
-impl Windows {
-    /// What is normal from window to window.
-    ///
-    /// # Errors
-    /// The windows do not tell.
-    pub fn calibrate(
-        &self,
-        layout: &Layout,
-        seed: u64,
-    ) -> Result<learned::Calibration, learned::Error> {
-        learned::calibrate(&self.starts_ms(), &self.features(layout), seed)
-    }
-
-    /// When the windows begin, in order.
-    pub fn starts_ms(&self) -> Vec<i64> {
-        self.counts.keys().copied().collect()
-    }
-
-    /// The counts as the learned mode takes them: per feature, over all windows in order.
-    pub fn features(&self, layout: &Layout) -> Vec<FeatureWindows> {
-        let features = layout.features.iter().enumerate();
-        let counts = |i: usize| {
-            self.counts
-                .values()
-                .map(|window| window[i].clone())
-                .collect()
-        };
-        features
-            .map(|(i, feature)| FeatureWindows {
-                name: feature.name.clone(),
-                counts: counts(i),
-                own: coarse::own(feature),
-                ordered: coarse::ordered(feature),
-            })
-            .collect()
-    }
+    /// Its rows by time, where the files have a time column.
+    pub slots: Option<Slots>,
 }
 
 /// Training files, profiled on bins of their own.
@@ -181,7 +129,7 @@ pub struct Profiled {
     /// The names of all columns, features or not.
     pub columns: Vec<String>,
     files: Files,
-    windows: Windows,
+    slots: Option<Slots>,
     time_range: Option<(i64, i64)>,
 }
 
@@ -205,7 +153,7 @@ pub fn import(request: &Request, progress: impl FnMut(u64)) -> Result<Imported, 
     let baseline = Baseline::new(model, version, made.layout, made.profile, origin)?;
     Ok(Imported {
         baseline,
-        windows: request.window_ms.map(|_| made.windows),
+        slots: made.slots,
     })
 }
 
@@ -220,13 +168,17 @@ pub fn profile(request: &Request, mut progress: impl FnMut(u64)) -> Result<Profi
     let files = Files::open(request.files.clone())?;
     let time_index = columns::time_index(request, &files)?;
     let columns = columns::choose(request, &files, &mut progress)?;
-    let survey = survey::survey(&files, &columns, request, &mut progress)?;
+    let survey = survey::survey(&files, &columns, time_index, request, &mut progress)?;
     if survey.rows == 0 {
         return Err(read::Error::Empty(request.files[0].clone()).into());
     }
     survey.check_named_kinds(&columns, &request.kinds)?;
     let layout = survey.layout(&columns);
-    let mut count = Count::new(&layout, request, time_index);
+    let slots = survey.time_range.map(|range| {
+        let slot_ms = windows::slot_for(range, request.window_ms);
+        Counter::new(&layout, survey.asking(&layout), slot_ms)
+    });
+    let mut count = Count::new(&layout, request, time_index, slots);
     files.for_each(|batch| {
         progress(batch.num_rows() as u64);
         count.add(&layout, &columns, &batch)
@@ -250,33 +202,34 @@ pub fn profile(request: &Request, mut progress: impl FnMut(u64)) -> Result<Profi
             ..count.profile
         },
         files,
-        windows: count.windows,
-        time_range: count.time_range,
+        slots: count.slots.map(Counter::finish),
+        time_range: survey.time_range,
     })
 }
 
 /// The second pass.
 struct Count {
     profile: Profile,
-    windows: Windows,
-    window_ms: Option<i64>,
+    slots: Option<Counter>,
     max_label_bytes: usize,
     time: Option<(usize, TimeUnit)>,
-    time_range: Option<(i64, i64)>,
     timeless: u64,
     first_timeless: Option<(u64, String)>,
     rows: u64,
 }
 
 impl Count {
-    fn new(layout: &Layout, request: &Request, time_index: Option<usize>) -> Self {
+    fn new(
+        layout: &Layout,
+        request: &Request,
+        time_index: Option<usize>,
+        slots: Option<Counter>,
+    ) -> Self {
         Self {
             profile: Profile::empty(layout, 0),
-            windows: Windows::default(),
-            window_ms: request.window_ms,
+            slots,
             max_label_bytes: request.max_label_bytes,
             time: time_index.map(|index| (index, request.time_unit)),
-            time_range: None,
             timeless: 0,
             first_timeless: None,
             rows: 0,
@@ -298,57 +251,21 @@ impl Count {
         let Some((index, unit)) = self.time else {
             return Ok(());
         };
-        let mut by_window: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
-        for (row, ms) in all.iter().zip(kinds::times(batch.column(index), unit)?) {
-            let Some(ms) = ms else {
-                self.timeless += 1;
-                if self.first_timeless.is_none() {
-                    let found = shown(batch.column(index), *row as usize)?;
-                    self.first_timeless = Some((before + u64::from(*row) + 1, found));
-                }
+        let times = kinds::times(batch.column(index), unit)?;
+        for (row, ms) in all.iter().zip(&times) {
+            if ms.is_some() {
                 continue;
-            };
-            let (from, to) = self.time_range.get_or_insert((ms, ms));
-            (*from, *to) = (ms.min(*from), ms.max(*to));
-            if let Some(size) = self.window_ms {
-                by_window
-                    .entry(ms.div_euclid(size) * size)
-                    .or_default()
-                    .push(*row);
+            }
+            self.timeless += 1;
+            if self.first_timeless.is_none() {
+                let found = shown(batch.column(index), *row as usize)?;
+                self.first_timeless = Some((before + u64::from(*row) + 1, found));
             }
         }
-        for (start, window) in by_window {
-            self.add_window(layout, &rows, &places, start, &window);
-        }
-        if self.windows.counts.len() > MAX_WINDOWS {
-            return Err(Error::TooManyWindows);
+        if let Some(slots) = &mut self.slots {
+            slots.add(layout, &rows, &times);
         }
         Ok(())
-    }
-
-    fn add_window(
-        &mut self,
-        layout: &Layout,
-        batch: &Batch,
-        places: &[usize],
-        start: i64,
-        rows: &[u32],
-    ) {
-        let mut part = Profile::empty(layout, 0);
-        part.add(layout, batch, places, rows);
-        let counts = coarse::of_profile(layout, &part);
-        match self.windows.counts.entry(start) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(counts);
-            }
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                for (mine, other) in entry.get_mut().iter_mut().zip(counts) {
-                    for (mine, other) in mine.iter_mut().zip(other) {
-                        *mine += other;
-                    }
-                }
-            }
-        }
     }
 }
 

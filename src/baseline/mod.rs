@@ -1,9 +1,11 @@
-//! The stored training distribution of one model version: its profile, its bins, its calibration.
+//! The stored training distribution of one model version: its profile, its bins, its rows by time.
 //!
 //! - `read`: training files as batches, in bounded memory; `ndjson`: those of one JSON object a line
 //! - `columns`: which of their columns become features; `kinds`: what each column is
 //! - `rows`: rows of a file as the profile takes them
 //! - `import`: two passes over the files make a baseline; `survey` is the first of them
+//! - `windows`: the rows by time, from which training windows of any size come
+//! - `judge`: with a monitor's settings, what judges its windows
 //! - `save`: keeping one in Postgres
 //! - `current`: files as one window of a baseline, for `driftd check`
 //!
@@ -12,12 +14,14 @@
 mod columns;
 pub mod current;
 pub mod import;
+pub mod judge;
 pub mod kinds;
 pub mod ndjson;
 pub mod read;
 mod rows;
 pub mod save;
 mod survey;
+pub mod windows;
 
 #[cfg(test)]
 mod formats;

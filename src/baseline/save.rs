@@ -1,4 +1,4 @@
-//! Keeping a baseline in Postgres, with what was learned from its windows.
+//! Keeping a baseline in Postgres, with its rows by time.
 
 use chrono::DateTime;
 use serde::Serialize;
@@ -32,9 +32,9 @@ pub enum Error {
     /// The stored form.
     #[error(transparent)]
     Encoding(#[from] encoding::Error),
-    /// What was learned cannot be written.
-    #[error("cannot write a calibration")]
-    Calibration(#[from] serde_json::Error),
+    /// The stored form of its rows by time.
+    #[error(transparent)]
+    Windows(#[from] super::windows::Error),
     /// The database.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -55,30 +55,25 @@ pub struct Saved {
     pub features: usize,
     /// SHA-256 of the training files.
     pub training_data_digest: String,
-    /// On how many windows it was calibrated, or why not.
-    pub calibration: Option<String>,
+    /// Length of the slots of time that its windows come from.
+    pub slot_ms: Option<i64>,
     /// Whether it was not there before.
     pub new: bool,
 }
 
-/// Stores a baseline with what was learned from its windows of a size, and names it as its version's.
+/// Stores a baseline with its rows by time, and names it as its version's.
 ///
 /// # Errors
 /// The version has another baseline already, or Postgres cannot be asked.
-pub async fn save(
-    pool: &PgPool,
-    imported: Imported,
-    window_ms: Option<i64>,
-) -> Result<Saved, Error> {
+pub async fn save(pool: &PgPool, imported: Imported) -> Result<Saved, Error> {
     let Imported {
         mut baseline,
-        windows,
+        slots,
     } = imported;
     let stored = stored(&mut baseline)?;
-    let calibration = windows.map(|windows| {
-        let calibration = windows.calibrate(&baseline.layout, seed(&baseline.id));
-        (windows.counts.len(), calibration)
-    });
+    let slots = slots
+        .map(|slots| Ok::<_, Error>((slots.slot_ms, slots.encode()?)))
+        .transpose()?;
     let mut transaction = pool.begin().await.map_err(store::Error::from)?;
     models::register(&mut *transaction, &baseline.model).await?;
     let new = baselines::insert(&mut *transaction, &stored).await?;
@@ -93,18 +88,8 @@ pub async fn save(
             version: version.clone(),
         });
     }
-    let mut said = None;
-    if let (Some((windows, calibration)), Some(window_ms)) = (calibration, window_ms) {
-        said = Some(match calibration {
-            Ok(calibration) => {
-                let count = i32::try_from(windows).unwrap_or(i32::MAX);
-                let value = serde_json::to_value(&calibration)?;
-                let (connection, id) = (&mut *transaction, &baseline.id);
-                baselines::store_calibration(connection, id, window_ms, count, &value).await?;
-                format!("calibrated on {windows} windows")
-            }
-            Err(error) => format!("not calibrated: {error}"),
-        });
+    if let Some((slot_ms, slots)) = &slots {
+        baselines::store_windows(&mut *transaction, &baseline.id, *slot_ms, slots).await?;
     }
     transaction.commit().await.map_err(store::Error::from)?;
     Ok(Saved {
@@ -114,7 +99,7 @@ pub async fn save(
         rows: baseline.profile.rows,
         features: baseline.layout.features.len(),
         training_data_digest: stored.training_data_digest,
-        calibration: said,
+        slot_ms: slots.map(|(slot_ms, _)| slot_ms),
         new,
     })
 }
@@ -130,14 +115,6 @@ async fn made_differently(pool: &PgPool, other: &str, digest: &str) -> Result<&'
     } else {
         "other data"
     })
-}
-
-/// The bootstrap's seed: the baseline's own digest, so that thresholds can be computed again.
-pub fn seed(baseline_id: &str) -> u64 {
-    baseline_id
-        .get(..16)
-        .and_then(|head| u64::from_str_radix(head, 16).ok())
-        .unwrap_or_default()
 }
 
 fn stored(baseline: &mut Baseline) -> Result<Stored, Error> {

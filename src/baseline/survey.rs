@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use arrow::array::{Array, AsArray, RecordBatch};
 
 use super::import::{Error, Request, to_batch};
-use super::kinds::{Column, Overrides};
+use super::kinds::{self, Column, Overrides};
 use super::read::Files;
 use super::rows;
 use crate::batch::{Batch, Cell};
-use crate::monitor::Kind;
+use crate::decide::rule::Asking;
+use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, most_rows};
 use crate::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Sample, norm};
 
@@ -22,6 +23,9 @@ pub(super) struct Survey {
     /// Values that are not what their column is.
     unreadable: Vec<u64>,
     levels: Vec<HashMap<String, u64>>,
+    time: Option<(usize, TimeUnit)>,
+    /// Least and greatest event time in milliseconds.
+    pub(super) time_range: Option<(i64, i64)>,
     max_levels: usize,
     max_label_bytes: usize,
     /// Rows as they were.
@@ -32,6 +36,7 @@ pub(super) struct Survey {
 pub(super) fn survey(
     files: &Files,
     columns: &[Column],
+    time_index: Option<usize>,
     request: &Request,
     progress: &mut impl FnMut(u64),
 ) -> Result<Survey, Error> {
@@ -45,6 +50,8 @@ pub(super) fn survey(
         ranges: vec![(f64::INFINITY, f64::NEG_INFINITY); columns.len()],
         unreadable: vec![0; columns.len()],
         levels: vec![HashMap::new(); columns.len()],
+        time: time_index.map(|index| (index, request.time_unit)),
+        time_range: None,
         max_levels: request.max_levels,
         max_label_bytes: request.max_label_bytes,
         sample: Sample::new(most_rows(&layout, request.sample_rows)),
@@ -66,6 +73,15 @@ impl Survey {
     ) -> Result<(), Error> {
         let rows = to_batch(columns, batch, self.rows, self.max_label_bytes)?;
         self.rows += batch.num_rows() as u64;
+        if let Some((index, unit)) = self.time {
+            for ms in kinds::times(batch.column(index), unit)?
+                .into_iter()
+                .flatten()
+            {
+                let (from, to) = self.time_range.get_or_insert((ms, ms));
+                (*from, *to) = (ms.min(*from), ms.max(*to));
+            }
+        }
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {
                 let wrong = rows.cells[i]
@@ -133,6 +149,23 @@ impl Survey {
                 detail: "not one of its values is of the kind that is named for it".into(),
             })
         })
+    }
+
+    /// How the values of the layout are scored for the rule.
+    pub(super) fn asking(&self, layout: &Layout) -> Asking {
+        let rows = self.sample.clone().settle().ok().flatten().cloned();
+        let levels = layout
+            .features
+            .iter()
+            .zip(&self.levels)
+            .map(|(feature, counts)| {
+                let Bins::Levels(levels) = &feature.bins else {
+                    return Vec::new();
+                };
+                let count = |name: &String| counts.get(name).copied().unwrap_or(0);
+                levels.names().iter().map(count).collect()
+            });
+        Asking::new(layout, rows.as_ref(), &levels.collect::<Vec<_>>())
     }
 
     pub(super) fn layout(&self, columns: &[Column]) -> Layout {

@@ -8,10 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::{Output, calibration, write};
+use super::{Output, training, write};
 use crate::baseline::import::{self, Request};
-use crate::baseline::{SAMPLE_ROWS, save::save, short};
-use crate::decide::learned::Calibration;
+use crate::baseline::windows::Slots;
+use crate::baseline::{Baseline, SAMPLE_ROWS, save::save, short};
 use crate::monitor::{Kind, TimeUnit};
 use crate::settings::Limits;
 use crate::store::baselines::{self, Stored};
@@ -41,6 +41,9 @@ enum Command {
     Show {
         /// Its id, or the start of it.
         baseline: String,
+        /// Windows for which it says what can be promised and found.
+        #[arg(long, value_name = "DURATION", value_parser = window, default_value = "1d")]
+        window: Duration,
     },
 }
 
@@ -57,13 +60,14 @@ pub struct Import {
     /// (.feather, .ipc).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     from: Vec<PathBuf>,
-    /// The column with the event time. With --window, driftd learns from it what is normal.
+    /// The column with the event time: driftd learns by it what is normal from window to window.
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
     /// Unit of numbers in that column: s, ms, us or ns.
     #[arg(long, default_value = "ms", value_parser = time_unit)]
     time_unit: TimeUnit,
-    /// Window size for which to learn what is normal: the size of the monitor's windows.
+    /// A window size of monitors. Rows are kept in slots of time that windows of any size come from; this
+    /// makes sure that they add up to windows of this one.
     #[arg(long, value_name = "DURATION", value_parser = window)]
     window: Option<Duration>,
     /// Columns that become features; all but the time column if not said.
@@ -105,7 +109,7 @@ pub async fn run(args: Args, pool: &PgPool, limits: &Limits) -> anyhow::Result<(
     let text = match args.command {
         Command::Import(import) => run_import(*import, pool, args.output, limits).await?,
         Command::List { model } => list(pool, model.as_deref(), args.output).await?,
-        Command::Show { baseline } => show(pool, &baseline, args.output).await?,
+        Command::Show { baseline, window } => show(pool, &baseline, window, args.output).await?,
     };
     write(&text)
 }
@@ -141,11 +145,26 @@ async fn run_import(
             .await??
     };
     bar.finish_and_clear();
-    let saved = save(pool, made, request.window_ms).await?;
+    let window_ms = request.window_ms.unwrap_or(training::USUAL_WINDOW_MS);
+    // What the windows say is no reason not to keep the baseline.
+    let described = {
+        let made = made.clone();
+        let describe = move || {
+            let slots = made.slots.as_ref()?;
+            let (layout, rows) = (&made.baseline.layout, made.baseline.profile.rows);
+            training::describe(slots, layout, rows, window_ms).ok()
+        };
+        tokio::task::spawn_blocking(describe).await?
+    };
+    let saved = save(pool, made).await?;
     Ok(match output {
-        Output::Json => format!("{:#}\n", json!(saved)),
+        Output::Json => {
+            let mut value = json!(saved);
+            value["training"] = json!(described);
+            format!("{value:#}\n")
+        }
         Output::Table => format!(
-            "{} baseline {} of {} version {}: {} rows, {} features{}\n",
+            "{} baseline {} of {} version {}: {} rows, {} features\n{}",
             if saved.new {
                 "imported"
             } else {
@@ -156,12 +175,15 @@ async fn run_import(
             request.version,
             saved.rows,
             saved.features,
-            saved
-                .calibration
-                .map(|said| format!("; {said}"))
-                .unwrap_or_default(),
+            described
+                .as_ref()
+                .map_or_else(without_time, training::as_text),
         ),
     })
+}
+
+fn without_time() -> String {
+    "without --time there are no training windows: the tests decide\n".into()
 }
 
 /// Rows read, over all passes, with their rate. Nothing where standard error is no terminal.
@@ -180,7 +202,7 @@ async fn list(pool: &PgPool, model: Option<&str>, output: Output) -> anyhow::Res
         return Ok(format!("{:#}\n", json!(all)));
     }
     let mut text = format!(
-        "{:<12}  {:<24} {:<10} {:>12} {:>8}  {:<23}  calibrated for\n",
+        "{:<12}  {:<24} {:<10} {:>12} {:>8}  {:<23}  slots\n",
         "baseline", "model", "version", "rows", "features", "data"
     );
     for one in all {
@@ -188,7 +210,6 @@ async fn list(pool: &PgPool, model: Option<&str>, output: Output) -> anyhow::Res
             (Some(from), Some(to)) => format!("{} - {}", from.format("%F"), to.format("%F")),
             _ => String::new(),
         };
-        let sizes: Vec<String> = one.calibrated_ms.iter().map(|ms| duration(*ms)).collect();
         text += &format!(
             "{:<12}  {:<24} {:<10} {:>12} {:>8}  {:<23}  {}\n",
             short(&one.baseline_id),
@@ -197,13 +218,13 @@ async fn list(pool: &PgPool, model: Option<&str>, output: Output) -> anyhow::Res
             one.rows,
             one.features,
             range,
-            sizes.join(", ")
+            one.slot_ms.map_or(String::new(), duration)
         );
     }
     Ok(text)
 }
 
-fn duration(ms: i64) -> String {
+pub(super) fn duration(ms: i64) -> String {
     humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string()
 }
 
@@ -217,43 +238,40 @@ pub(super) async fn find(pool: &PgPool, prefix: &str) -> anyhow::Result<Stored> 
     }
 }
 
-async fn show(pool: &PgPool, prefix: &str, output: Output) -> anyhow::Result<String> {
+async fn show(
+    pool: &PgPool,
+    prefix: &str,
+    window: Duration,
+    output: Output,
+) -> anyhow::Result<String> {
     let one = find(pool, prefix).await?;
-    let value = json!({
+    let mut value = json!({
         "baseline_id": one.baseline_id, "model": one.model, "version": one.version,
         "rows": one.rows, "time_column": one.time_column, "time_from": one.time_from,
         "time_to": one.time_to, "training_data_digest": one.training_data_digest,
         "training_data_files": one.training_data_files, "created_at": one.created_at,
         "stored_bytes": one.profile.len(), "features": one.features,
-        "calibrations": calibrations(pool, &one).await?,
     });
+    let slots = baselines::windows(pool, &one.baseline_id).await?;
+    let window_ms = i64::try_from(window.as_millis()).context("--window is too long")?;
+    // Learning takes a while.
+    let work = tokio::task::spawn_blocking(move || {
+        let Some(slots) = slots else {
+            return Ok(Value::Null);
+        };
+        let baseline = Baseline::of_stored(one)?;
+        let (layout, rows) = (&baseline.layout, baseline.profile.rows);
+        training::describe(&Slots::decode(&slots)?, layout, rows, window_ms)
+    });
+    value["training"] = work.await??;
     if output == Output::Json {
         return Ok(format!("{value:#}\n"));
     }
-    let learned = value["calibrations"].as_array().into_iter().flatten();
-    let learned: String = learned.map(calibration::as_text).collect();
+    let learned = match &value["training"] {
+        Value::Null => without_time(),
+        training => training::as_text(training),
+    };
     Ok(as_text(&value) + &learned)
-}
-
-/// What was learned from a baseline, per window size.
-async fn calibrations(pool: &PgPool, baseline: &Stored) -> anyhow::Result<Vec<Value>> {
-    let mut described = Vec::new();
-    let listed = baselines::list(pool, Some(&baseline.model)).await?;
-    let listed = listed
-        .iter()
-        .filter(|one| one.baseline_id == baseline.baseline_id);
-    for window_ms in listed.flat_map(|one| one.calibrated_ms.clone()) {
-        let Some(stored) = baselines::calibration(pool, &baseline.baseline_id, window_ms).await?
-        else {
-            continue;
-        };
-        let learned: Calibration =
-            serde_json::from_value(stored).context("a stored calibration")?;
-        // Simulating thresholds takes a while.
-        let work = tokio::task::spawn_blocking(move || calibration::describe(&learned, window_ms));
-        described.push(work.await?);
-    }
-    Ok(described)
 }
 
 /// A baseline for people: what it is, then a line for each feature.

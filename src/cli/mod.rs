@@ -1,7 +1,6 @@
 //! The commands: one file each.
 
 pub mod baseline;
-mod calibration;
 pub mod check;
 pub mod check_config;
 pub mod demo;
@@ -10,6 +9,7 @@ pub mod migrate;
 pub mod models;
 pub mod reset_partition;
 pub mod run;
+mod training;
 pub mod verify;
 pub mod worker;
 

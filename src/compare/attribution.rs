@@ -61,7 +61,7 @@ pub fn of_feature(
         }
         Test::UnseenRate => strangers(window, most),
         Test::OutOfRange => beyond(layout, window),
-        Test::Learned => of_bins(test, layout, reference, window, 0, most),
+        Test::Rule => of_bins(test, layout, reference, window, 0, most),
         // The bin for absent values, the last one, has tests of its own.
         _ => of_bins(test, layout, reference, window, 1, most),
     }
@@ -114,7 +114,7 @@ fn term(test: Test, p: f64, q: f64) -> f64 {
         Test::Js => against(p, middle) + against(q, middle),
         Test::Kl => against(p, some_q) - p + some_q,
         Test::Hellinger => (p.sqrt() - q.sqrt()).powi(2),
-        Test::Chi2 | Test::Chi2Yates | Test::G | Test::Fisher | Test::CramersV | Test::Learned => {
+        Test::Chi2 | Test::Chi2Yates | Test::G | Test::Fisher | Test::CramersV | Test::Rule => {
             (p - q).powi(2) / middle
         }
         _ => (p - q).abs(),

@@ -6,7 +6,7 @@
 //! - `statistic` is what the literature calls the statistic, without any adjustment.
 //! - `p_value` is the probability of a statistic at least as large if both sides were drawn from
 //!   the same distribution, *row by row independently*. Rows of one window seldom are independent
-//!   (one day has one weather), which is why `decide::learned` exists; read p-values as upper
+//!   (one day has one weather), which is why `decide::rule` exists; read p-values as upper
 //!   bounds on the surprise.
 //! - `effect` says how far the two sides are apart on a scale that does not grow with the number of
 //!   rows; never negative, 0 for no difference. Limits in the settings are limits on it.
@@ -175,8 +175,8 @@ tests! {
     DomainClassifier = "domain_classifier", Joint;
     /// Reconstruction error by the baseline's principal components.
     PcaReconstruction = "pca_reconstruction", Joint;
-    /// The learned score of the feature (see `decide::learned`).
-    Learned = "learned", History;
+    /// What the rule says of the feature (see `decide::rule`).
+    Rule = "rule", History;
 }
 
 impl fmt::Display for Test {

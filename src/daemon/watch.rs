@@ -9,22 +9,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::owner;
 use crate::api::Readiness;
-use crate::baseline::Baseline;
+use crate::baseline::{self, Baseline};
 use crate::clock::Clock;
 use crate::collect;
-use crate::compare::window::Reference;
-use crate::decide::learned::Calibration;
-use crate::decide::verdict::Judge;
+use crate::decide::rule::MIN_WINDOWS;
+use crate::decide::verdict::{Judge, Training};
 use crate::ingest::plan::{self, TopicPlan, Watched};
 use crate::judge::{self, Line};
-use crate::monitor::{Input, Mode, Monitor, VersionSource};
+use crate::monitor::{Input, Monitor, VersionSource};
 use crate::settings::Settings;
 use crate::store::monitors::Registered;
 use crate::store::{self, baselines, monitors};
@@ -284,7 +283,20 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
     for (known, input) in inputs(known) {
         let mut judges = HashMap::new();
         for baseline in &known.baselines {
-            let judge = Arc::new(judge_of(&known.monitor, input, baseline, pool).await?);
+            let judge = match judge_of(&known.monitor, input, baseline, pool).await {
+                Ok(judge) => Arc::new(judge),
+                Err(error) if is_transient(&error) => return Err(error),
+                // A baseline that cannot be used is its version's problem alone.
+                Err(error) => {
+                    tracing::error!(
+                        monitor = %known.monitor.name, model.version = %baseline.version,
+                        baseline = %baseline.id, error = format!("{error:#}"),
+                        "the baseline cannot be used: windows of its version get the verdict \
+                         no_baseline"
+                    );
+                    continue;
+                }
+            };
             judges.insert(Line::version_key(&baseline.version), Arc::clone(&judge));
             judges.insert(baseline.id.clone(), judge);
         }
@@ -304,67 +316,49 @@ async fn judge_of(
     baseline: &Arc<Baseline>,
     pool: &PgPool,
 ) -> anyhow::Result<Judge> {
-    let stored = baselines::calibration(pool, &baseline.id, input.window.size_ms).await?;
-    let calibration: Option<Calibration> = stored
-        .map(serde_json::from_value)
-        .transpose()
-        .with_context(|| format!("the calibration of baseline {}", baseline.id))?;
-    if calibration.is_none() {
-        let size =
-            humantime::format_duration(Duration::from_millis(input.window.size_ms.unsigned_abs()));
-        match input.judging.mode {
-            Mode::Learned => bail!(
-                "monitor `{}`: mode \"learned\" needs a baseline that is calibrated for windows of \
-                 {size}; import it with --time COLUMN --window {size}, from data that holds 30 \
-                 such windows or more, or choose mode \"auto\"",
-                monitor.name
-            ),
-            Mode::Auto => tracing::warn!(
-                monitor = %monitor.name, model.version = %baseline.version,
-                "uncalibrated: the baseline says nothing of windows of {size}, so fixed thresholds \
-                 decide"
-            ),
-            Mode::Thresholds => {}
-        }
-    }
+    let stored = baselines::windows(pool, &baseline.id).await?;
     let (name, input, baseline) = (monitor.name.clone(), input.clone(), Arc::clone(baseline));
-    // Sorting a large baseline and simulating thresholds take a while.
+    // Sorting a large baseline and learning from its windows take a while.
     tokio::task::spawn_blocking(move || {
         let layout = plan::select(&name, &input.features, &baseline)?;
-        let tests = input.judging.tests();
-        let window_rows = calibration
-            .as_ref()
-            .map_or_else(Vec::new, |one| one.rows().to_vec());
-        let (all, profile) = (&baseline.layout, &baseline.profile);
-        let reference = Reference::new(layout, all, profile, tests, window_rows);
-        let judge = Judge::new(reference, calibration, input.judging, &input.window);
-        tell_thresholds(&name, &baseline.version, &judge);
+        let training = match stored {
+            Some(bytes) => Some(baseline::judge::Windows::read(
+                &bytes, &baseline, &layout, &input,
+            )?),
+            None => None,
+        };
+        let judge = baseline::judge::judge(&baseline, layout, training, &input);
+        tell(&name, &baseline.version, &judge);
         Ok(judge)
     })
     .await?
 }
 
-/// What the learned mode promises, and what it cannot do.
-fn tell_thresholds(monitor: &str, version: &str, judge: &Judge) {
-    let Some((calibration, thresholds)) = &judge.learned else {
-        return;
-    };
-    let delays = [0.2, 0.3, 0.5].map(|shift| {
-        let delay = calibration.delay_of_shift(thresholds, shift);
-        delay.map_or("none".into(), |windows| windows.to_string())
-    });
-    tracing::info!(
-        monitor = %monitor, model.version = %version, baseline.windows = calibration.windows,
-        threshold.fast = thresholds.fast, threshold.slow = thresholds.slow,
-        predicted_false_alarms = thresholds.predicted_per_period,
-        windows_to_see_shift = %delays.join("/"),
-        "learned thresholds; false alarms per period, windows for shifts of 0.2/0.3/0.5 sd"
-    );
-    if !thresholds.fast_is_reachable() {
-        tracing::warn!(
-            monitor = %monitor, model.version = %version, threshold = thresholds.fast,
-            "the baseline's own windows vary so much that no single window can raise an alarm; \
-             several in a row can"
-        );
+/// What decides, and what can be promised.
+fn tell(monitor: &str, version: &str, judge: &Judge) {
+    match &judge.training {
+        Training::Learned(rule) => {
+            let [single, several] = rule.thresholds();
+            tracing::info!(
+                monitor = %monitor, model.version = %version, training.windows = rule.windows(),
+                threshold.single = single, threshold.several = several,
+                "the rule decides, learned from the training windows"
+            );
+            let least = rule.describe().least_false_alarms;
+            if judge.alpha < least {
+                tracing::warn!(
+                    monitor = %monitor, model.version = %version,
+                    asked = judge.alpha, promised = least,
+                    "{} training windows cannot vouch for so few false alarms per window: expect up to \
+                     {least:.4} of them",
+                    rule.windows()
+                );
+            }
+        }
+        Training::TooFew { windows, .. } => tracing::warn!(
+            monitor = %monitor, model.version = %version, training.windows = windows,
+            "the training data hold too few windows for the rule ({MIN_WINDOWS} are needed): the \
+             tests decide at the same rate of false alarms"
+        ),
     }
 }

@@ -1,10 +1,11 @@
-//! The mode `thresholds`: scores against the limits of the settings.
+//! The tests against the limits of the settings, and what deciding scores say together.
 
 use std::collections::BTreeMap;
 
+use super::sentence;
 use super::verdict::{JOINT, Judge, ROWS, Said, Scored, TOP};
 use crate::compare::window::Score;
-use crate::compare::{Scope, Test};
+use crate::compare::{Outcome, Scope, Test};
 use crate::profile::{Feature, Profile};
 
 impl Judge {
@@ -22,21 +23,26 @@ impl Judge {
             let decides = decides(&score);
             let limit = limit(score.test).map_or(f64::INFINITY, |limit| limit.effect);
             // A distance without a law: its effect alone speaks.
-            let significant = p_adjusted.is_none_or(|p| p <= self.judging.alpha);
+            let significant = p_adjusted.is_none_or(|p| p <= self.alpha);
             let over = score.answer.is_ok_and(|outcome| outcome.effect > limit);
             let feature = score.feature.map(|i| &window.features[i]);
+            let drifted = decides && significant && over;
+            let name = self.name_of(&score);
+            let sentence =
+                drifted.then(|| sentence::of_test(&name, score.test, &score.answer, limit));
             Scored {
-                feature: self.name_of(&score),
+                sentence,
+                feature: name,
                 test: score.test,
                 answer: score.answer,
                 p_adjusted,
+                p_limit: decides.then_some(self.alpha),
                 threshold: decides.then_some(limit),
-                threshold_slow: None,
                 decides,
-                threshold_origin: "settings",
+                finding: None,
                 nulls: feature.map_or(0, |feature| feature.quality.absent()),
                 unseen: feature.map_or(0, Feature::unseen),
-                drifted: decides && significant && over,
+                drifted,
                 contributions: score.apart,
             }
         });
@@ -85,39 +91,46 @@ impl Judge {
         }
     }
 
-    /// Any deciding test of a feature over its limit makes the feature drift; the share of such
-    /// features decides over the window, or a test of many features together.
-    pub(super) fn by_limits(&self, scored: &[Scored]) -> Said {
+    /// A deciding score that speaks for drift makes its feature drift, and a drifted feature, or all
+    /// features together, the window. The number of rows is a matter of its own.
+    pub(super) fn decided(&self, scored: &[Scored]) -> Said {
         let mut worst: BTreeMap<&str, (f64, bool)> = BTreeMap::new();
         for score in scored.iter().filter(|score| score.decides) {
-            let (ratio, drifted) = worst.entry(&score.feature).or_default();
-            if let (Ok(outcome), Some(limit)) = (&score.answer, score.threshold) {
-                *ratio = ratio.max((outcome.effect / limit.max(f64::MIN_POSITIVE)).min(f64::MAX));
-            }
+            let (moved, drifted) = worst.entry(&score.feature).or_default();
+            *moved = moved.max(how_far(score));
             *drifted |= score.drifted;
         }
+        let over = |name: &str| worst.get(name).is_some_and(|one| one.1);
+        let (joint, volume) = (over(JOINT), over(ROWS));
         let mut order: Vec<(&str, (f64, bool))> = worst.into_iter().collect();
+        order.retain(|(name, _)| *name != ROWS);
         order.sort_by(|a, b| b.1.1.cmp(&a.1.1).then(b.1.0.total_cmp(&a.1.0)));
-        let over = |name: &str| order.iter().any(|one| one.0 == name && one.1.1);
-        let (joint, rows) = (over(JOINT), over(ROWS));
-        let top = order
+        let top = order.iter().take(TOP);
+        let drifted = order
             .iter()
-            .take(TOP)
-            .map(|(name, (ratio, _))| ((*name).to_owned(), *ratio))
-            .collect();
-        let drifted: Vec<String> = order
-            .iter()
-            .filter(|(name, (_, drifted))| *drifted && !matches!(*name, JOINT | ROWS))
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
-        let share = drifted.len() as f64 / self.reference.layout.features.len().max(1) as f64;
-        let enough = !drifted.is_empty() && share >= self.judging.min_share;
+            .filter(|(name, (_, drifted))| *drifted && *name != JOINT);
+        let drifted: Vec<String> = drifted.map(|(name, _)| (*name).to_owned()).collect();
         Said {
-            // Who asks for a share of the features asks for features.
-            drifted_window: enough || (self.judging.min_share <= 0.0 && (joint || rows)),
+            top: top
+                .map(|(name, (moved, _))| ((*name).to_owned(), *moved))
+                .collect(),
+            drifted_window: !drifted.is_empty() || joint,
             drifted,
             joint,
-            top,
+            volume,
         }
+    }
+}
+
+/// How far a score is in units of its limits: 1 and more speaks for drift.
+fn how_far(score: &Scored) -> f64 {
+    let (Ok(outcome), Some(limit)) = (&score.answer, score.threshold) else {
+        return 0.0;
+    };
+    let Outcome { effect, .. } = outcome;
+    let by_effect = (effect / limit.max(f64::MIN_POSITIVE)).min(f64::MAX);
+    match &score.finding {
+        Some(finding) => by_effect.min(finding.evidence / finding.evidence_limit),
+        None => by_effect,
     }
 }

@@ -1,21 +1,19 @@
 //! Scores, policy and history to a verdict. Pure: the same window with the same state always gives
 //! the same verdict and the same next state.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::episode::{Change, Episode};
-use super::learned::{
-    Alarm, Calibration, FalseAlarmRate, Limbs, Score as LearnedScore, Sums, Thresholds,
-};
+use super::rule::{self, Answers, Finding, Rule, Subject};
+use super::sentence;
 use crate::compare::attribution::Contribution;
 use crate::compare::window::Reference;
 use crate::compare::{Answer, Outcome, Reason, Test};
-use crate::monitor::{Judging, Mode};
-use crate::profile::{Profile, coarse};
-use crate::window::Spec;
+use crate::monitor::Judging;
+use crate::profile::{Feature, Profile};
 
 /// What driftd says of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,31 +44,87 @@ impl Verdict {
     }
 }
 
+/// What decided over a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    /// The rule, learned from the training windows.
+    Rule,
+    /// The tests: the baseline holds too few training windows for the rule.
+    Tests,
+    /// Nothing could be said.
+    Nothing,
+}
+
+impl DecidedBy {
+    /// The name in SQL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Tests => "tests",
+            Self::Nothing => "none",
+        }
+    }
+}
+
+/// What the training data say of a monitor's windows.
+#[derive(Debug)]
+pub enum Training {
+    /// Enough windows to learn from.
+    Learned(Arc<Rule>),
+    /// Too few; their number, and how values are scored where the training data have a time.
+    TooFew {
+        /// Training windows.
+        windows: usize,
+        /// So that windows can be counted towards a later baseline.
+        asking: Option<rule::Asking>,
+    },
+}
+
+impl Training {
+    /// Training windows.
+    pub fn windows(&self) -> usize {
+        match self {
+            Self::Learned(rule) => rule.windows(),
+            Self::TooFew { windows, .. } => *windows,
+        }
+    }
+
+    fn asking(&self) -> Option<&rule::Asking> {
+        match self {
+            Self::Learned(rule) => Some(rule.asking()),
+            Self::TooFew { asking, .. } => asking.as_ref(),
+        }
+    }
+}
+
 /// A baseline ready to judge windows of one monitor.
 #[derive(Debug)]
 pub struct Judge {
+    /// Its id.
+    pub baseline_id: String,
     /// What windows are compared with.
     pub reference: Reference,
-    /// What was learned from the baseline's own windows, with the thresholds that follow from the
-    /// false alarms the user allows.
-    pub learned: Option<(Calibration, Thresholds)>,
+    /// What was learned from the training windows.
+    pub training: Training,
     /// How.
     pub judging: Judging,
+    /// From one window to the next, in milliseconds.
+    pub every_ms: i64,
+    /// A p-value of a test speaks for drift at or below this, once it is adjusted: the false alarms per
+    /// window that the user allows.
+    pub alpha: f64,
 }
 
 /// What is carried from window to window.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
-    /// The slow limb's sums; an alarm sets them to 0.
+    /// The baseline that `rule` belongs to.
     #[serde(default)]
-    limbs: Limbs,
-    /// The same sums, but never beyond the threshold and never reset: while one of them stays
-    /// above half of it, drift that was alarmed is not over.
+    baseline_id: String,
+    /// What the rule carries.
     #[serde(default)]
-    evidence: BTreeMap<String, Sums>,
-    /// An alarm was raised and its drift is not over.
-    #[serde(default)]
-    holding: bool,
+    rule: rule::State,
     /// The alert.
     #[serde(default)]
     pub episode: Episode,
@@ -79,7 +133,7 @@ pub struct State {
     pub episode_id: Option<i64>,
 }
 
-/// One row of the history: a test's score with the threshold it was held against.
+/// One row of the history: a score with the limits it was held against.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     /// Name of the feature.
@@ -90,22 +144,24 @@ pub struct Scored {
     pub answer: Answer,
     /// Adjusted over the features of the window.
     pub p_adjusted: Option<f64>,
-    /// The limit; `None` where the test informs only.
+    /// A p-value speaks for drift at or below this; `None` where the score informs only.
+    pub p_limit: Option<f64>,
+    /// An effect speaks for drift above this; `None` where the score informs only.
     pub threshold: Option<f64>,
-    /// What the effect is capped at, in the test `learned`.
-    pub threshold_slow: Option<f64>,
-    /// Whether the test decides over the window or informs only.
+    /// Whether it decides over the window or informs only.
     pub decides: bool,
-    /// Where it comes from: `settings` or `learned`.
-    pub threshold_origin: &'static str,
     /// Rows with a value absent.
     pub nulls: u64,
     /// Rows with a value that the baseline never held.
     pub unseen: u64,
-    /// Whether this test speaks for drift.
+    /// Whether it speaks for drift.
     pub drifted: bool,
     /// The bins or levels that contribute most.
     pub contributions: Vec<Contribution>,
+    /// What the rule found; `None` for a test.
+    pub finding: Option<Finding>,
+    /// For people, where it speaks for drift and decides.
+    pub sentence: Option<String>,
 }
 
 /// What is said of a window, and why.
@@ -113,22 +169,26 @@ pub struct Scored {
 pub struct Judged {
     /// The verdict.
     pub verdict: Verdict,
-    /// Which rule decided: `learned`, `thresholds` or `none`.
-    pub mode: &'static str,
-    /// Whether the baseline is calibrated for the window's size.
-    pub calibrated: bool,
+    /// What decided.
+    pub decided_by: DecidedBy,
+    /// Training windows of the baseline.
+    pub training_windows: usize,
     /// Features tested.
     pub features: usize,
     /// Features that drifted, worst first.
     pub drifted: Vec<String>,
-    /// Whether a test of many features together speaks for drift.
+    /// Whether all features together speak for drift.
     pub joint: bool,
+    /// Whether the number of rows is beyond what training windows show.
+    pub volume: bool,
     /// The features that moved most, drifted or not, worst first, with their scores.
     pub top: Vec<(String, f64)>,
     /// All scores.
     pub scores: Vec<Scored>,
     /// What it does to the alert.
     pub change: Change,
+    /// What later windows are taken together with.
+    pub answers: Option<Answers>,
 }
 
 impl Judged {
@@ -144,18 +204,33 @@ impl Judged {
             .collect()
     }
 
+    /// Why the window drifted, one sentence per feature, worst first.
+    pub fn sentences(&self) -> Vec<&str> {
+        let of = |name: &str| {
+            let mut scores = self
+                .scores
+                .iter()
+                .filter(move |score| score.feature == name);
+            scores.find_map(|score| score.sentence.as_deref())
+        };
+        let named = self.drifted.iter().map(String::as_str).chain([JOINT, ROWS]);
+        named.filter_map(of).collect()
+    }
+
     /// A window of which nothing can be said.
     pub fn unsaid(verdict: Verdict) -> Self {
         Self {
             verdict,
-            mode: "none",
-            calibrated: false,
+            decided_by: DecidedBy::Nothing,
+            training_windows: 0,
             features: 0,
             drifted: Vec::new(),
             joint: false,
+            volume: false,
             top: Vec::new(),
             scores: Vec::new(),
             change: Change::None,
+            answers: None,
         }
     }
 
@@ -163,8 +238,10 @@ impl Judged {
     fn incomplete(self) -> Self {
         Self {
             verdict: Verdict::Incomplete,
-            mode: "none",
+            decided_by: DecidedBy::Nothing,
             change: Change::None,
+            volume: false,
+            answers: None,
             ..self
         }
     }
@@ -180,100 +257,139 @@ pub const JOINT: &str = "(joint)";
 pub const ROWS: &str = "(rows)";
 
 impl Judge {
-    /// Makes ready what does not change from window to window.
-    pub fn new(
-        reference: Reference,
-        calibration: Option<Calibration>,
-        judging: Judging,
-        spec: &Spec,
-    ) -> Self {
-        let rate = FalseAlarmRate {
-            max: judging.false_alarms.max,
-            windows_per_period: judging.false_alarms.per_ms as f64 / spec.every_ms as f64,
-        };
-        let learned = calibration.map(|calibration| {
-            let thresholds = calibration.thresholds(rate, judging.guard);
-            (calibration, thresholds)
-        });
-        Self {
-            reference,
-            learned,
-            judging,
-        }
-    }
-
-    /// Judges a window that begins at this time, and moves the state on. One that a gap touches is
+    /// Judges a window that begins at this time, and moves the state on. `past` are the windows before
+    /// it, in order and without holes, as many as [`Judge::memory`] asks for. One that a gap touches is
     /// compared all the same, but neither alert nor state learn of it.
     pub fn judge(
         &self,
         window: &mut Profile,
+        past: Vec<Answers>,
         start_ms: i64,
         is_incomplete: bool,
         state: &mut State,
     ) -> Judged {
+        if state.baseline_id != self.baseline_id {
+            state.baseline_id.clone_from(&self.baseline_id);
+            state.rule = rule::State::default();
+        }
         if is_incomplete {
             let mut unchanged = state.clone();
-            let judged = self.judge_whole(window, start_ms, &mut unchanged);
+            let judged = self.judge_whole(window, past, start_ms, &mut unchanged);
             return judged.incomplete();
         }
-        self.judge_whole(window, start_ms, state)
+        self.judge_whole(window, past, start_ms, state)
     }
 
-    fn judge_whole(&self, window: &mut Profile, start_ms: i64, state: &mut State) -> Judged {
-        if window.rows < self.judging.min_rows {
-            let calibrated = self.learned.is_some();
-            return Judged {
-                calibrated,
-                ..Judged::unsaid(Verdict::TooFewRows)
-            };
+    /// How many windows before the judged one are looked at.
+    pub fn memory(&self) -> usize {
+        match &self.training {
+            Training::Learned(rule) => rule.memory(),
+            Training::TooFew { .. } => 0,
         }
-        let scores = self.reference.compare(window);
-        let by_learning = match self.judging.mode {
-            Mode::Thresholds => None,
-            Mode::Auto | Mode::Learned => self.learned.as_ref(),
-        };
-        let mut scored = self.held_against_limits(scores, window, by_learning.is_none());
-        let said = match by_learning {
-            Some((calibration, thresholds)) => {
-                let learned = self.learned_scores(calibration, window, start_ms);
-                self.by_learning(
-                    calibration,
-                    thresholds,
-                    &learned,
-                    window,
-                    state,
-                    &mut scored,
-                )
+    }
+
+    fn judge_whole(
+        &self,
+        window: &mut Profile,
+        past: Vec<Answers>,
+        start_ms: i64,
+        state: &mut State,
+    ) -> Judged {
+        let enough = window.rows >= self.judging.min_rows;
+        let layout = &self.reference.layout;
+        let asking = self.training.asking();
+        let answers = asking.map(|asking| asking.ask(layout, window, start_ms));
+        let findings = match (&self.training, &answers) {
+            (Training::Learned(rule), Some(answers)) => {
+                let mut windows = past;
+                windows.push(answers.clone());
+                rule.judge(&windows, enough, &mut state.rule)
             }
-            None => self.by_limits(&scored),
+            _ => Vec::new(),
         };
+        let by_rule = matches!(self.training, Training::Learned(_));
+        let mut scored = match enough {
+            true => {
+                let scores = self.reference.compare(window);
+                self.held_against_limits(scores, window, !by_rule)
+            }
+            false => Vec::new(),
+        };
+        let found = findings
+            .into_iter()
+            .map(|finding| self.of_finding(finding, window));
+        // Of a window with too few rows only their number is judged.
+        scored.extend(found.filter(|one| enough || one.feature == ROWS));
+        let said = self.decided(&scored);
         self.attribute(&mut scored, window);
-        let mode = if by_learning.is_some() {
-            "learned"
-        } else {
-            "thresholds"
+        let (verdict, change) = match (enough, said.drifted_window) {
+            (false, _) => (Verdict::TooFewRows, Change::None),
+            (true, drifted) => (
+                if drifted {
+                    Verdict::Drifted
+                } else {
+                    Verdict::Stable
+                },
+                state.episode.step(self.judging.alert, drifted),
+            ),
         };
-        let Said {
-            drifted_window,
-            drifted,
-            joint,
-            top,
-        } = said;
-        let change = state.episode.step(self.judging.alert, drifted_window);
         Judged {
-            verdict: if drifted_window {
-                Verdict::Drifted
-            } else {
-                Verdict::Stable
+            verdict,
+            decided_by: match (enough, by_rule) {
+                (false, _) => DecidedBy::Nothing,
+                (true, true) => DecidedBy::Rule,
+                (true, false) => DecidedBy::Tests,
             },
-            mode,
-            calibrated: self.learned.is_some(),
-            features: self.reference.layout.features.len(),
-            drifted,
-            joint,
-            top,
+            training_windows: self.training.windows(),
+            features: if enough { layout.features.len() } else { 0 },
+            drifted: said.drifted,
+            joint: said.joint,
+            volume: said.volume,
+            top: said.top,
             scores: scored,
             change,
+            answers,
+        }
+    }
+
+    fn of_finding(&self, finding: Finding, window: &Profile) -> Scored {
+        let layout = &self.reference.layout;
+        let feature = match finding.subject {
+            Subject::Feature(i) => Some(i),
+            Subject::Pairs | Subject::Rows => None,
+        };
+        let values: Option<&Feature> = feature.map(|i| &window.features[i]);
+        let outcome = Outcome {
+            statistic: finding.evidence,
+            p_value: Some((-finding.evidence).exp()),
+            expected: None,
+            effect: finding.effect,
+            error_bound: None,
+        };
+        let sentence = finding
+            .drifted
+            .then(|| sentence::of(&finding, &self.reference, self.every_ms));
+        Scored {
+            feature: match (feature, finding.subject) {
+                (Some(i), _) => layout.features[i].name.clone(),
+                (None, Subject::Rows) => ROWS.to_owned(),
+                (None, _) => JOINT.to_owned(),
+            },
+            test: Test::Rule,
+            answer: match finding.evidence < 0.0 {
+                true => Err(Reason::TooFewRows),
+                false => Ok(outcome),
+            },
+            p_adjusted: None,
+            p_limit: finding.decides.then(|| (-finding.evidence_limit).exp()),
+            threshold: finding.decides.then_some(finding.effect_limit),
+            decides: finding.decides,
+            nulls: values.map_or(0, |feature| feature.quality.absent()),
+            unseen: values.map_or(0, Feature::unseen),
+            drifted: finding.drifted,
+            contributions: Vec::new(),
+            sentence,
+            finding: Some(finding),
         }
     }
 
@@ -291,148 +407,17 @@ impl Judge {
         }
     }
 
-    fn by_learning(
-        &self,
-        calibration: &Calibration,
-        thresholds: &Thresholds,
-        learned: &[Option<LearnedScore>],
-        window: &Profile,
-        state: &mut State,
-        scored: &mut Vec<Scored>,
-    ) -> Said {
-        let alarm = state.limbs.step(calibration, thresholds, learned);
-        let evidence = state.gather(&alarm, thresholds.slow);
-        let above = |name: &str| {
-            evidence
-                .get(name)
-                .is_some_and(|e| *e > thresholds.slow / 2.0)
-        };
-        let raised = alarm.limb.is_some();
-        state.holding = raised || (state.holding && alarm.features.iter().any(|f| above(&f.name)));
-        let drifts = |over: bool, name: &str| state.holding && (over || above(name));
-        for score in &alarm.features {
-            let (name, over) = (&score.name, drifts(score.over, &score.name));
-            let Some(i) = self.place(name) else {
-                continue;
-            };
-            let gathered = evidence.get(name).copied().unwrap_or(0.0);
-            let row = self.learned_row(i, score.z(), gathered, thresholds, over, window);
-            scored.push(row);
-        }
-        let moved = |name: &str, z: Option<f64>| {
-            evidence.get(name).copied().unwrap_or(0.0) + z.unwrap_or(0.0).max(0.0) * 1e-3
-        };
-        let mut order: Vec<(&str, f64, bool)> = alarm
-            .features
-            .iter()
-            .map(|f| (&*f.name, moved(&f.name, f.z()), drifts(f.over, &f.name)))
-            .collect();
-        order.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Said {
-            drifted_window: state.holding,
-            joint: false,
-            drifted: order
-                .iter()
-                .filter(|f| f.2)
-                .map(|f| f.0.to_owned())
-                .collect(),
-            top: order
-                .iter()
-                .take(TOP)
-                .map(|f| (f.0.to_owned(), f.1))
-                .collect(),
-        }
-    }
-
-    fn learned_row(
-        &self,
-        i: usize,
-        z: Option<f64>,
-        gathered: f64,
-        thresholds: &Thresholds,
-        drifted: bool,
-        window: &Profile,
-    ) -> Scored {
-        let outcome = |z| Outcome {
-            statistic: z,
-            p_value: None,
-            expected: None,
-            effect: gathered,
-            error_bound: None,
-        };
-        let feature = &window.features[i];
-        Scored {
-            feature: self.reference.layout.features[i].name.clone(),
-            test: Test::Learned,
-            answer: z.map(outcome).ok_or(Reason::TooFewRows),
-            p_adjusted: None,
-            threshold: Some(thresholds.fast),
-            threshold_slow: Some(thresholds.slow),
-            decides: true,
-            threshold_origin: "learned",
-            nulls: feature.quality.absent(),
-            unseen: feature.unseen(),
-            drifted,
-            contributions: Vec::new(),
-        }
-    }
-
     fn place(&self, name: &str) -> Option<usize> {
-        self.reference
-            .layout
-            .features
-            .iter()
-            .position(|feature| feature.name == name)
-    }
-
-    /// The learned score of every feature of the calibration; `None` where the monitor does not
-    /// watch it.
-    fn learned_scores(
-        &self,
-        calibration: &Calibration,
-        window: &Profile,
-        start_ms: i64,
-    ) -> Vec<Option<LearnedScore>> {
-        let features = calibration.features.iter().enumerate();
-        features
-            .map(|(at, feature)| {
-                let i = self.place(&feature.name)?;
-                let layout = &self.reference.layout.features[i];
-                let counts = coarse::of_feature(layout, &window.features[i]);
-                calibration.score(at, start_ms, &counts)
-            })
-            .collect()
+        let features = &self.reference.layout.features;
+        features.iter().position(|feature| feature.name == name)
     }
 }
 
-/// What one way of deciding says of a window.
+/// What the deciding scores say of a window.
 pub(super) struct Said {
     pub(super) drifted_window: bool,
     pub(super) drifted: Vec<String>,
     pub(super) joint: bool,
+    pub(super) volume: bool,
     pub(super) top: Vec<(String, f64)>,
-}
-
-impl State {
-    /// Adds a window's scores to the evidence; answers each feature's largest sum. Without an alarm
-    /// they are the slow limb's sums; an alarm resets those and not these.
-    fn gather(&mut self, alarm: &Alarm, threshold: f64) -> BTreeMap<String, f64> {
-        let gathered = alarm.features.iter().map(|feature| {
-            let before = self
-                .evidence
-                .get(&feature.name)
-                .copied()
-                .unwrap_or_default();
-            let now = feature
-                .score
-                .map_or(before, |score| before.with(score, threshold));
-            (feature.name.clone(), now)
-        });
-        self.evidence = gathered.collect();
-        let largest = self
-            .evidence
-            .iter()
-            .map(|(name, sums)| (name.clone(), sums.largest()));
-        largest.collect()
-    }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::Test;
 use crate::compare::adjust::Adjustment;
+use crate::decide::rule;
 use crate::window;
 
 /// When a model is retrained, on what, and what becomes of the new version.
@@ -102,6 +103,9 @@ pub struct Feature {
     pub name: String,
     /// Field path in the payload; the name itself unless the user says otherwise.
     pub path: String,
+    /// What the rule asks of it other than of all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<rule::Change>,
 }
 
 /// The kind of a feature: what tests make sense of it.
@@ -131,24 +135,17 @@ impl Kind {
 /// How the windows of a monitor are judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Judging {
-    /// Which rule decides.
-    pub mode: Mode,
-    /// The false alarms that the user allows in `learned` mode.
+    /// The false alarms that the user allows.
     pub false_alarms: FalseAlarms,
-    /// Safety factor on the hazard in `learned` mode (2 keeps the promise, see docs).
-    pub guard: f64,
-    /// Tests computed and stored for every feature, with the limits that decide in `thresholds`
-    /// mode.
+    /// What the rule asks, in the order of [`rule::Question::ALL`].
+    pub questions: rule::Limits,
+    /// Tests computed and stored for every feature. Their limits decide where the training data hold
+    /// too few windows for the rule.
     pub tests: Vec<Limit>,
-    /// A p-value speaks for drift at or below this, once it is adjusted.
-    pub alpha: f64,
     /// How p-values are adjusted over the features and tests of a window.
     pub adjustment: Adjustment,
     /// Windows with fewer rows get the verdict `too_few_rows`.
     pub min_rows: u64,
-    /// Share of tested features that has to drift before the window counts as drifted, in
-    /// `thresholds` mode. 0 means: any feature.
-    pub min_share: f64,
     /// How verdicts become an episode.
     pub alert: AlertPolicy,
 }
@@ -160,18 +157,6 @@ impl Judging {
     }
 }
 
-/// Which rule decides over a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// `learned` where the baseline is calibrated for the window size, else `thresholds`.
-    Auto,
-    /// What is normal is learned from the baseline's own windows.
-    Learned,
-    /// The user names tests and limits.
-    Thresholds,
-}
-
 /// `false_alarms = { max = 1, per = "30d" }`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct FalseAlarms {
@@ -181,7 +166,17 @@ pub struct FalseAlarms {
     pub per_ms: i64,
 }
 
-/// One test with the limits that decide in `thresholds` mode.
+impl FalseAlarms {
+    /// The largest rate per window that means something.
+    const MOST: f64 = 0.5;
+
+    /// Allowed false alarms per window, where one begins so often.
+    pub fn per_window(&self, every_ms: i64) -> f64 {
+        (self.max * every_ms as f64 / self.per_ms as f64).min(Self::MOST)
+    }
+}
+
+/// One test with its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limit {
     /// The test.

@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize, Serializer};
 pub struct Retraining {
     /// Enqueue when an episode fires.
     pub on_drift: bool,
-    /// Enqueue also on an episode of an uncalibrated baseline (`auto` mode fell back).
-    pub when_uncalibrated: bool,
     /// Share of drifted features an episode needs before it enqueues.
     pub min_drifted_share: f64,
     /// The least severity that does.
@@ -61,7 +59,6 @@ impl Default for Retraining {
     fn default() -> Self {
         Self {
             on_drift: true,
-            when_uncalibrated: false,
             min_drifted_share: 0.0,
             min_severity: Severity::Warning,
             features: Vec::new(),

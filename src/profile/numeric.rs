@@ -24,8 +24,8 @@ const LANES: usize = 8;
 pub struct Grid {
     /// Ascending, at most [`Grid::MAX_CUTS`].
     pub cuts: Vec<f64>,
-    /// The deciles among the cuts (indices into `cuts`): the ten bins of the learned mode and of
-    /// the tests on coarse bins.
+    /// The edges of the coarse bins among the cuts (indices into `cuts`): the deciles, and both sides of
+    /// frequent values. The tests on counts read these bins.
     pub deciles: Vec<u32>,
     /// log2 of how many units make 1.
     pub exponent: i32,
@@ -34,8 +34,11 @@ pub struct Grid {
 impl Grid {
     /// How fine the grid is: quantile cuts, or distinct values.
     const QUANTILES: usize = 256;
-    /// At most so many cuts: the quantiles, nine deciles, and the ends of the range.
-    pub const MAX_CUTS: usize = Self::QUANTILES + 9 + 2;
+    /// A value that holds at least this share of the rows has a bin of its own.
+    const FREQUENT: f64 = 0.05;
+    /// At most so many cuts: the quantiles, nine deciles, both sides of frequent values, and the ends of
+    /// the range.
+    pub const MAX_CUTS: usize = Self::QUANTILES + 9 + 2 * 20 + 2;
     /// The exponent is within so much of 0, so that no unit is infinite or nothing.
     pub const MAX_EXPONENT: u32 = 1000;
 
@@ -44,13 +47,20 @@ impl Grid {
     pub fn from_sorted(sorted: &[f64], least: f64, greatest: f64) -> Self {
         let mut distinct: Vec<f64> = sorted.to_vec();
         distinct.dedup();
-        let coarse: Vec<f64> = (1..10)
-            .map(|i| quantile(sorted, f64::from(i) / 10.0))
-            .collect();
+        let deciles = (1..10).map(|i| quantile(sorted, f64::from(i) / 10.0));
+        let mut coarse: Vec<f64> = deciles.collect();
+        let fine_apart = coarse.len();
+        let frequent = frequent(sorted, Self::FREQUENT);
+        coarse.extend(
+            frequent
+                .into_iter()
+                .flat_map(|value| [value, value.next_up()]),
+        );
+        coarse.sort_by(f64::total_cmp);
         let mut cuts = if distinct.len() <= Self::QUANTILES {
             distinct
         } else {
-            let fine = Self::QUANTILES - coarse.len();
+            let fine = Self::QUANTILES - fine_apart;
             #[allow(clippy::cast_precision_loss)]
             let fine = (1..=fine).map(|i| quantile(sorted, i as f64 / (fine + 1) as f64));
             fine.collect()
@@ -140,6 +150,19 @@ impl Grid {
     pub fn value_of(&self, units: i128) -> f64 {
         units as f64 * exp2(-self.exponent)
     }
+}
+
+/// A value that comes less often than this is not frequent in any sample.
+const LEAST_FREQUENT: f64 = 10.0;
+
+/// The values that hold at least this share of all.
+fn frequent(sorted: &[f64], share: f64) -> Vec<f64> {
+    #[allow(clippy::cast_precision_loss)]
+    let least = (share * sorted.len() as f64).max(LEAST_FREQUENT);
+    let runs = sorted.chunk_by(|a, b| a.total_cmp(b).is_eq());
+    #[allow(clippy::cast_precision_loss)]
+    let runs = runs.filter(|run| run.len() as f64 >= least);
+    runs.filter_map(|run| run.first().copied()).collect()
 }
 
 /// The quantile by linear interpolation between order statistics (numpy's default).

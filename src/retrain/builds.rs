@@ -187,12 +187,12 @@ async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<
             true => of_topic(&options, &wanted, &source, parent.as_ref()),
             false => of_files(&options, &wanted, &source, parent.as_ref(), window_ms),
         };
-        imported.map(|imported| (imported, window_ms))
+        imported
     });
-    let (imported, window_ms) = work.await??;
-    // A baseline is large, and its windows are calibrated first.
+    let imported = work.await??;
+    // A baseline is large.
     let limit = store::patience(pool, 4);
-    let saved = store::within(limit, "save a baseline", save(pool, imported, window_ms)).await?;
+    let saved = store::within(limit, "save a baseline", save(pool, imported)).await?;
     Ok(saved.baseline_id)
 }
 

@@ -68,8 +68,6 @@ pub enum Trigger<'a> {
 /// What a policy looks at before an episode may enqueue.
 #[derive(Debug, Clone, Copy)]
 pub struct Drift<'a> {
-    /// Whether the verdict rests on a calibrated baseline.
-    pub calibrated: bool,
     /// Share of the tested features that drifted.
     pub share: f64,
     /// How bad that is.
@@ -92,9 +90,7 @@ impl Guard {
     fn of(policy: &Retraining, drift: &Drift<'_>) -> Option<Self> {
         let guard = |name, detail| Some(Self { name, detail });
         let (windows, needed) = (drift.windows, i64::from(policy.min_windows));
-        if !drift.calibrated && !policy.when_uncalibrated {
-            guard("uncalibrated", json!({}))
-        } else if drift.share < policy.min_drifted_share {
+        if drift.share < policy.min_drifted_share {
             let needed = policy.min_drifted_share;
             guard(
                 "drifted_share",
@@ -242,7 +238,6 @@ mod tests {
         let usual = Retraining::default;
         let features = ["age".to_owned(), "fare".to_owned()];
         let drift = Drift {
-            calibrated: true,
             share: 0.2,
             severity: Severity::Warning,
             features: &features,
@@ -251,14 +246,6 @@ mod tests {
         let name =
             |policy: Retraining, drift: Drift<'_>| Guard::of(&policy, &drift).map(|g| g.name);
         assert_eq!(name(usual(), drift), None);
-        let uncalibrated = Drift {
-            calibrated: false,
-            ..drift
-        };
-        assert_eq!(name(usual(), uncalibrated), Some("uncalibrated"));
-        let mut policy = usual();
-        policy.when_uncalibrated = true;
-        assert_eq!(name(policy, uncalibrated), None);
         for (change, expected) in [
             (0.3, Some("drifted_share")),
             (0.2, None), // as much as is needed

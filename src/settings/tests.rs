@@ -1,7 +1,7 @@
 use super::*;
 use crate::compare::Test;
 use crate::compare::adjust::Adjustment;
-use crate::monitor::{Features, Limit, Mode, OnGap, TimeUnit, VersionSource};
+use crate::monitor::{Features, Limit, OnGap, TimeUnit, VersionSource};
 
 const LEAST: &str = "kafka.brokers = 'k:9092'\npostgres.url = 'postgres://u@h/d'\n";
 const MONITOR: &str = "[[monitors]]\nname = 'm'\ntopic = 't'\nmodel = 'x'\nversion = '1'\n";
@@ -88,7 +88,7 @@ fn the_least_is_filled_with_defaults() {
         (input.window.size_ms, input.window.every_ms),
         (86_400_000, 86_400_000)
     );
-    assert_eq!(input.judging.mode, Mode::Auto);
+    assert_eq!(input.judging.questions, crate::decide::rule::usual_limits());
     assert_eq!(input.judging.tests.len(), 11);
     assert_eq!(input.on_gap, OnGap::Stop);
     assert!(monitor.retraining.on_drift && monitor.retraining.schedule.is_none());
@@ -217,8 +217,32 @@ fn what_is_wrong_in_a_monitor_is_said() {
         "tests = { ks = { effct = 0.1 } }",
         &["tests.ks.effct", "did you mean"],
     );
-    refused("tests = ['learned']", &["mode = \"learned\""]);
-    refused("mode = 'learnt'", &["did you mean \"learned\"?"]);
+    refused("tests = ['learned']", &["the rule is no test"]);
+    refused(
+        "mode = 'learned'",
+        &["monitors.m.mode", "no longer has", "remove it"],
+    );
+    refused("guard = 2", &["monitors.m.guard", "remove it"]);
+    refused(
+        "alpha = 0.05",
+        &["monitors.m.alpha", "false_alarms = { max = 1"],
+    );
+    refused(
+        "min_share = 0.1",
+        &["monitors.m.min_share", "min_drifted_share"],
+    );
+    refused(
+        "retraining = { when_uncalibrated = true }",
+        &["retraining.when_uncalibrated", "no longer has"],
+    );
+    refused(
+        "questions = { locatoin = { effect = 0.1 } }",
+        &["questions.locatoin", "known are location, spread"],
+    );
+    refused(
+        "features = [{ name = 'a', path = 'a', questions = { spread = { decides = 1 } } }]",
+        &["questions.spread.decides", "true or false"],
+    );
     refused(
         "false_alarms = { max = 40, per = '30d' }",
         &["40 false alarms allowed in 30.000 windows"],

@@ -1,4 +1,4 @@
-//! `baselines` and `baseline_calibrations`: training distributions, immutable.
+//! `baselines` and `baseline_windows`: training distributions, immutable.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -52,8 +52,8 @@ pub struct Listed {
     pub time_from: Option<DateTime<Utc>>,
     /// Greatest event time.
     pub time_to: Option<DateTime<Utc>>,
-    /// Window sizes in milliseconds for which it is calibrated.
-    pub calibrated_ms: Vec<i64>,
+    /// Length of the slots of time that its windows come from; `None` without a time column.
+    pub slot_ms: Option<i64>,
     /// When it was imported.
     pub created_at: DateTime<Utc>,
 }
@@ -121,7 +121,7 @@ pub async fn assign(
     Ok(kept.filter(|kept| kept != baseline_id))
 }
 
-/// Which baselines some models have, and how they are calibrated, in one text: another text, other
+/// Which baselines some models have, and in which slots of time, in one text: another text, other
 /// baselines.
 ///
 /// # Errors
@@ -129,13 +129,9 @@ pub async fn assign(
 pub async fn named(executor: impl PgExecutor<'_>, models: &[String]) -> Result<String> {
     sqlx::query_scalar!(
         r#"-- which baselines models have
-        select coalesce(string_agg(concat_ws(' ', v.model, v.version, v.baseline_id, c.calibrated),
+        select coalesce(string_agg(concat_ws(' ', v.model, v.version, v.baseline_id, s.slot_ms),
             e'\n' order by v.model, v.version), '') as "named!"
-        from driftd.model_versions v
-            left join lateral (
-                select string_agg(c.window_ms::text || '@' || c.created_at::text, ',' order by c.window_ms)
-                    as calibrated
-                from driftd.baseline_calibrations c where c.baseline_id = v.baseline_id) c on true
+        from driftd.model_versions v left join driftd.baseline_windows s using (baseline_id)
         where v.model = any ($1) and v.baseline_id is not null"#,
         models,
     )
@@ -144,54 +140,44 @@ pub async fn named(executor: impl PgExecutor<'_>, models: &[String]) -> Result<S
     .map_err(Error::doing("look for baselines"))
 }
 
-/// Stores what was learned from a baseline's windows of a size; it replaces what was there, since
-/// a later driftd may learn better from the same windows.
+/// Stores the rows of a baseline by time. The same content is found by its id.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn store_calibration(
+pub async fn store_windows(
     executor: impl PgExecutor<'_>,
     baseline_id: &str,
-    window_ms: i64,
-    windows: i32,
-    calibration: &Value,
+    slot_ms: i64,
+    slots: &[u8],
 ) -> Result<()> {
     sqlx::query!(
-        r#"-- store a calibration
-        insert into driftd.baseline_calibrations (baseline_id, window_ms, every_ms, windows, calibration)
-        values ($1, $2, $2, $3, $4)
-        on conflict (baseline_id, window_ms, every_ms) do update
-            set windows = excluded.windows, calibration = excluded.calibration"#,
+        r#"-- store the rows of a baseline by time
+        insert into driftd.baseline_windows (baseline_id, slot_ms, slots) values ($1, $2, $3)
+        on conflict (baseline_id) do update set slot_ms = excluded.slot_ms, slots = excluded.slots
+        where baseline_windows.slot_ms > excluded.slot_ms"#,
         baseline_id,
-        window_ms,
-        windows,
-        calibration,
+        slot_ms,
+        slots,
     )
     .execute(executor)
     .await
-    .map_err(Error::doing("store a calibration"))?;
+    .map_err(Error::doing("store the rows of a baseline by time"))?;
     Ok(())
 }
 
-/// What was learned from a baseline's windows of a size.
+/// The rows of a baseline by time; see [`crate::baseline::windows::Slots`].
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn calibration(
-    executor: impl PgExecutor<'_>,
-    baseline_id: &str,
-    window_ms: i64,
-) -> Result<Option<Value>> {
+pub async fn windows(executor: impl PgExecutor<'_>, baseline_id: &str) -> Result<Option<Vec<u8>>> {
     sqlx::query_scalar!(
-        r#"-- read a calibration
-        select calibration from driftd.baseline_calibrations
-        where baseline_id = $1 and window_ms = $2"#,
+        r#"-- read the rows of a baseline by time
+        select slots from driftd.baseline_windows where baseline_id = $1"#,
         baseline_id,
-        window_ms,
     )
     .fetch_optional(executor)
     .await
-    .map_err(Error::doing("read a calibration"))
+    .map_err(Error::doing("read the rows of a baseline by time"))
 }
 
 /// The baselines of a model's versions.
@@ -241,8 +227,8 @@ pub async fn list(executor: impl PgExecutor<'_>, model: Option<&str>) -> Result<
         r#"-- list baselines
         select baseline_id, model, version, rows, jsonb_array_length(features) as "features!",
             time_from, time_to, created_at,
-            array(select c.window_ms from driftd.baseline_calibrations c
-                where c.baseline_id = b.baseline_id order by 1) as "calibrated_ms!"
+            (select s.slot_ms from driftd.baseline_windows s
+                where s.baseline_id = b.baseline_id) as slot_ms
         from driftd.baselines b
         where $1::text is null or model = $1
         order by created_at desc, baseline_id"#,

@@ -86,10 +86,10 @@ pub struct Window {
     pub late: i64,
     /// What is said of it.
     pub verdict: &'static str,
-    /// Which rule decided.
-    pub mode: &'static str,
-    /// Whether the baseline is calibrated.
-    pub calibrated: bool,
+    /// What decided: `rule`, `tests` or `none`.
+    pub decided_by: &'static str,
+    /// Training windows of the baseline.
+    pub training_windows: i32,
     /// Features tested.
     pub features: i32,
     /// Features that drifted.
@@ -100,6 +100,8 @@ pub struct Window {
     pub top_features: Value,
     /// Which stretches it was made from.
     pub offsets: Value,
+    /// What later windows are taken together with: [`crate::decide::rule::Answers`].
+    pub answers: Option<Vec<u8>>,
 }
 
 /// A score as it is stored.
@@ -117,12 +119,10 @@ pub struct ScoreRow {
     pub p_adjusted: Option<f64>,
     /// Effect.
     pub effect: Option<f64>,
-    /// Its limit.
+    /// A p-value speaks for drift at or below this.
+    pub p_limit: Option<f64>,
+    /// An effect speaks for drift above this.
     pub threshold: Option<f64>,
-    /// What `effect` of the test `learned` is capped at.
-    pub threshold_slow: Option<f64>,
-    /// Where the limit comes from.
-    pub threshold_origin: String,
     /// Bound on the error of the statistic; none: exact.
     pub error_bound: Option<f64>,
     /// Rows of the baseline.
@@ -141,6 +141,22 @@ pub struct ScoreRow {
     pub decides: bool,
     /// The bins or levels that contribute most, first the one that does most.
     pub contributions: Vec<Contribution>,
+    /// Of the rule: what it asked.
+    pub question: Option<String>,
+    /// Of the rule: windows of the stretch that it judged.
+    pub stretch_windows: Option<i32>,
+    /// Of the rule: start of that stretch.
+    pub stretch_start: Option<DateTime<Utc>>,
+    /// Of the rule: since when the feature is drifted.
+    pub drifted_since: Option<DateTime<Utc>>,
+    /// Of the rule: what was expected of the stretch, in the question's own units.
+    pub expected_value: Option<f64>,
+    /// Of the rule: what was found.
+    pub found_value: Option<f64>,
+    /// Of the rule: the largest effect of the training data's own stretches of that length.
+    pub training_effect: Option<f64>,
+    /// Why the feature is drifted, for people.
+    pub sentence: Option<String>,
 }
 
 /// After a window with rows at most so many empty ones are judged, and then none until the next one
@@ -260,6 +276,33 @@ pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<
     Ok(deltas)
 }
 
+/// What the windows before one answered, in order: those of the same baseline, no earlier than `from`.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn answers_before(
+    connection: &mut PgConnection,
+    claimed: &Claimed,
+    baseline_id: &str,
+    from: DateTime<Utc>,
+) -> Result<Vec<Vec<u8>>> {
+    sqlx::query_scalar!(
+        r#"-- what the windows before one answered
+        select answers as "answers!" from driftd.windows
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start < $3
+            and window_start >= $4 and baseline_id = $5 and answers is not null
+        order by window_start"#,
+        claimed.monitor_id,
+        claimed.version,
+        claimed.window_start,
+        from,
+        baseline_id,
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(Error::doing("read what earlier windows answered"))
+}
+
 /// Stores a window with its scores and its profile. Its deltas go with the time partition that they
 /// stand in, when no window needs any of it.
 ///
@@ -288,10 +331,10 @@ async fn insert(connection: &mut PgConnection, window: &Window) -> Result<()> {
     sqlx::query!(
         r#"-- store a window
         insert into driftd.windows (monitor_id, version, window_start, window_end, baseline_id,
-            rows, late, verdict, mode, calibrated, features, drifted_features, drifted_share,
-            top_features, offsets)
+            rows, late, verdict, decided_by, training_windows, features, drifted_features,
+            drifted_share, top_features, offsets, answers)
         values ($1, $2, $3, $4, $5, $6, $7, $8::text::driftd.verdict, $9, $10, $11, $12, $13, $14,
-            $15)"#,
+            $15, $16)"#,
         window.monitor_id,
         window.version,
         window.window_start,
@@ -300,13 +343,14 @@ async fn insert(connection: &mut PgConnection, window: &Window) -> Result<()> {
         window.rows,
         window.late,
         window.verdict,
-        window.mode,
-        window.calibrated,
+        window.decided_by,
+        window.training_windows,
         window.features,
         window.drifted_features,
         window.drifted_share,
         window.top_features,
         window.offsets,
+        window.answers,
     )
     .execute(connection)
     .await
@@ -326,16 +370,17 @@ async fn insert_scores(
 ) -> Result<()> {
     sqlx::query!(
         r#"-- store the scores of a window
-        insert into driftd.drift_scores (monitor_id, version, segment, window_start, feature, test,
-            statistic, p_value, p_adjusted, effect, threshold, threshold_origin, error_bound,
-            rows_window, rows_reference, nulls, unseen, drifted, reason, expected, decides,
-            threshold_slow)
-        select $1, $2, 'all', $3, f, t, s, p, a, e, l, o, b, $4, r, n, u, d, w, x, c, h
-        from unnest($5::text[], $6::text[], $7::float8[], $8::float8[], $9::float8[],
-            $10::float8[], $11::float8[], $12::text[], $13::float8[], $14::bigint[],
-            $15::bigint[], $16::bigint[], $17::bool[], $18::text[], $19::float8[], $20::bool[],
-            $21::float8[])
-            as y (f, t, s, p, a, e, l, o, b, r, n, u, d, w, x, c, h)"#,
+        insert into driftd.drift_scores (monitor_id, version, segment, window_start, rows_window,
+            feature, test, statistic, p_value, p_adjusted, p_limit, effect, threshold, error_bound,
+            rows_reference, nulls, unseen, drifted, reason, expected, decides, question,
+            stretch_windows, stretch_start, drifted_since, expected_value, found_value,
+            training_effect, sentence)
+        select $1, $2, 'all', $3, $4, y.*
+        from unnest($5::text[], $6::text[], $7::float8[], $8::float8[], $9::float8[], $10::float8[],
+            $11::float8[], $12::float8[], $13::float8[], $14::bigint[], $15::bigint[],
+            $16::bigint[], $17::bool[], $18::text[], $19::float8[], $20::bool[], $21::text[],
+            $22::int[], $23::timestamptz[], $24::timestamptz[], $25::float8[], $26::float8[],
+            $27::float8[], $28::text[]) as y"#,
         window.monitor_id,
         window.version,
         window.window_start,
@@ -345,9 +390,9 @@ async fn insert_scores(
         &column(scores, |score| score.statistic) as &[Option<f64>],
         &column(scores, |score| score.p_value) as &[Option<f64>],
         &column(scores, |score| score.p_adjusted) as &[Option<f64>],
+        &column(scores, |score| score.p_limit) as &[Option<f64>],
         &column(scores, |score| score.effect) as &[Option<f64>],
         &column(scores, |score| score.threshold) as &[Option<f64>],
-        &column(scores, |score| score.threshold_origin.clone()),
         &column(scores, |score| score.error_bound) as &[Option<f64>],
         &column(scores, |score| score.rows_reference),
         &column(scores, |score| score.nulls),
@@ -356,7 +401,18 @@ async fn insert_scores(
         &column(scores, |score| score.reason.clone()) as &[Option<String>],
         &column(scores, |score| score.expected) as &[Option<f64>],
         &column(scores, |score| score.decides),
-        &column(scores, |score| score.threshold_slow) as &[Option<f64>],
+        &column(scores, |score| score.question.clone()) as &[Option<String>],
+        &column(scores, |score| score.stretch_windows) as &[Option<i32>],
+        &column(scores, |score| score.stretch_start) as &[Option<DateTime<Utc>>],
+        &column(scores, |score| score.drifted_since) as &[Option<DateTime<Utc>>],
+        &column(scores, |score| score.expected_value) as &[Option<f64>],
+        &column(scores, |score| score.found_value) as &[Option<f64>],
+        &column(scores, |score| score.training_effect) as &[Option<f64>],
+        // A feature's name or a label may hold what Postgres does not.
+        &column(scores, |score| score
+            .sentence
+            .as_ref()
+            .map(|s| s.replace('\0', "\u{fffd}"))) as &[Option<String>],
     )
     .execute(connection)
     .await

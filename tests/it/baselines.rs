@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use driftd::baseline::import::{Imported, Request, import};
 use driftd::baseline::save::save;
+use driftd::baseline::windows::Slots;
 use driftd::baseline::{Baseline, SAMPLE_ROWS};
 use driftd::monitor::{Kind, TimeUnit};
 use driftd::profile::{Bins, Values};
 use driftd::store::baselines;
+use driftd::window::Spec;
 
 use crate::harness::postgres;
 
@@ -28,6 +30,15 @@ fn request(file: PathBuf) -> Request {
         sample_rows: SAMPLE_ROWS,
     }
 }
+
+const DAY: Spec = Spec {
+    size_ms: 86_400_000,
+    every_ms: 86_400_000,
+    out_of_orderness_ms: 0,
+    allowed_lateness_ms: 0,
+    idle_after_ms: 0,
+    max_future_ms: 0,
+};
 
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
@@ -71,7 +82,7 @@ fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
     wanted.time_column = Some("at".into());
     wanted.window_ms = Some(86_400_000);
     wanted.kinds.insert("code".into(), Kind::Categorical);
-    let Imported { baseline, windows } = read(&wanted);
+    let Imported { baseline, slots } = read(&wanted);
     let kinds: Vec<(&str, Kind)> = baseline
         .layout
         .features
@@ -90,15 +101,16 @@ fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
     assert_eq!(baseline.profile.rows, 400);
     assert_eq!(baseline.profile.features[0].quality.null, 8);
     assert_eq!(baseline.origin.time_range, Some((0, 39 * 86_400_000 + 9)));
-    let windows = windows.unwrap();
-    assert_eq!(windows.counts.len(), 40);
-    for counts in windows.counts.values() {
-        assert!(
-            counts
-                .iter()
-                .all(|feature| feature.iter().sum::<u64>() == 10)
-        );
+    let slots = slots.unwrap();
+    assert_eq!(slots, Slots::decode(&slots.encode().unwrap()).unwrap());
+    let windows = slots.windows(&DAY).unwrap();
+    assert_eq!(windows.len(), 40);
+    for window in &windows {
+        assert_eq!(window.rows, 10);
+        assert!(window.features.iter().all(|tally| tally.rows() == 10));
     }
+    let nulls: u64 = windows.iter().map(|window| window.features[0].null).sum();
+    assert_eq!(nulls, 8);
     let Bins::Levels(levels) = &baseline.layout.features[3].bins else {
         panic!("levels")
     };
@@ -117,23 +129,13 @@ async fn importing_twice_changes_nothing_and_other_data_is_refused() {
     let mut wanted = request(file);
     wanted.time_column = Some("at".into());
     wanted.window_ms = Some(86_400_000);
-    let first = save(&db.pool, read(&wanted), wanted.window_ms)
-        .await
-        .unwrap();
-    let again = save(&db.pool, read(&wanted), wanted.window_ms)
-        .await
-        .unwrap();
+    let first = save(&db.pool, read(&wanted)).await.unwrap();
+    let again = save(&db.pool, read(&wanted)).await.unwrap();
     assert_eq!((first.new, again.new), (true, false));
     assert_eq!(first.baseline_id, again.baseline_id);
-    assert_eq!(
-        first.calibration.as_deref(),
-        Some("calibrated on 40 windows")
-    );
+    assert_eq!(first.slot_ms, Some(3_600_000)); // of 15 minutes there would be more than 3,000
     let listed = baselines::list(&db.pool, Some("m")).await.unwrap();
-    assert_eq!(
-        (listed.len(), listed[0].calibrated_ms.clone()),
-        (1, vec![86_400_000])
-    );
+    assert_eq!((listed.len(), listed[0].slot_ms), (1, first.slot_ms));
 
     let stored = baselines::of_model(&db.pool, "m").await.unwrap().remove(0);
     let mut read_back = Baseline::of_stored(stored).unwrap();
@@ -142,10 +144,7 @@ async fn importing_twice_changes_nothing_and_other_data_is_refused() {
 
     let other = write(dir.path(), "other.csv", &days().replace("red", "pink"));
     let other = request(other);
-    let refused = save(&db.pool, read(&other), None)
-        .await
-        .unwrap_err()
-        .to_string();
+    let refused = save(&db.pool, read(&other)).await.unwrap_err().to_string();
     assert!(
         refused.contains("version `1` of `m` has baseline"),
         "{refused}"

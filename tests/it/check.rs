@@ -365,7 +365,7 @@ fn named_tests_take_the_limits_of_the_settings() {
     let config = ["--config", settings.to_str().unwrap(), "--tests", "ks"];
     assert_eq!(compare(&reference, &shifted, &config).code, 0);
     assert_eq!(compare(&reference, &shifted, &["--tests", "ks"]).code, 1);
-    for wrong in ["row_volume", "ks,ks", "learned"] {
+    for wrong in ["row_volume", "ks,ks", "rule"] {
         let said = compare(&reference, &shifted, &["--tests", wrong]);
         assert!(
             said.code == 2 && said.err.contains("--tests"),

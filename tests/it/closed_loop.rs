@@ -37,6 +37,7 @@ async fn stage(knobs: &Knobs) -> Stage {
     let config = fs::read_to_string(&stage.config).unwrap();
     let (head, _) = config.split_once("[[monitors]]").unwrap();
     let topic = &knobs.topic;
+    let max = 0.05 * 30.0 * 86_400_000.0 / WINDOW_MS as f64; // one window in twenty
     let monitor = format!(
         r#"
 [[monitors]]
@@ -47,7 +48,7 @@ version = {{ path = "v" }}
 timestamp = "at"
 features = ["age", "country"]
 window = "{WINDOW_MS}ms"
-mode = "thresholds"
+false_alarms = {{ max = {max}, per = "30d" }}
 min_rows = 50
 lateness = {{ out_of_orderness = "0s", allowed = "0s", idle_after = "1h" }}
 tests = {{ ks = {{ effect = 0.1 }} }}

@@ -91,7 +91,7 @@ async fn every_query_of_docs_retraining_runs_in_its_order() {
 fn the_table_of_tests_is_that_of_the_settings() {
     let text = include_str!("../../docs/statistics.md");
     let defaults = Defaults::load(LoadOptions::<Vec<(String, String)>>::default()).unwrap();
-    for test in Test::ALL.iter().filter(|test| **test != Test::Learned) {
+    for test in Test::ALL.iter().filter(|test| **test != Test::Rule) {
         let name = format!("`{test}`");
         let row = text
             .lines()

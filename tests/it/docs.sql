@@ -14,10 +14,10 @@ values (1, 'flights', 0, now());
 insert into driftd.window_cursors (monitor_id, version, next_start, last_start)
 values (1, '1', now(), now());
 insert into driftd.windows
-    (monitor_id, version, window_start, window_end, baseline_id, rows, late, verdict, mode,
-     calibrated, features, drifted_features, drifted_share, offsets)
+    (monitor_id, version, window_start, window_end, baseline_id, rows, late, verdict, decided_by,
+     training_windows, features, drifted_features, drifted_share, offsets)
 select 1, '1', now() - d * interval '1 day', now() - (d - 1) * interval '1 day', 'b1', 100, 1,
-       case when d < 3 then 'drifted' else 'stable' end::driftd.verdict, 'learned', true, 2, 1, 0.5,
+       case when d < 3 then 'drifted' else 'stable' end::driftd.verdict, 'rule', 90, 2, 1, 0.5,
        '[{"partition": 0, "first_offset": 0, "next_offset": 10}]'
 from generate_series(1, 5) d;
 insert into driftd.drift_scores

@@ -45,7 +45,11 @@ fn change(stage: &Stage, from: &str, to: &str) {
 }
 
 fn go_on_at_gaps(stage: &Stage) {
-    change(stage, "alpha = ", "on_gap = \"continue\"\nalpha = ");
+    change(
+        stage,
+        "false_alarms = ",
+        "on_gap = \"continue\"\nfalse_alarms = ",
+    );
 }
 
 /// A log in two parts: the second begins with a window's first message.

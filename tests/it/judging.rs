@@ -84,7 +84,7 @@ async fn a_window_that_a_gap_touches_is_incomplete_and_nothing_follows_from_it()
         .sum();
     assert_eq!(stage.count(scores).await, i64::try_from(all).unwrap());
     let drifted = "select count(*) from driftd.drift_history
-        where verdict = 'incomplete' and drifted and mode = 'none'";
+        where verdict = 'incomplete' and drifted and decided_by = 'none'";
     assert!(stage.count(drifted).await > 0);
 
     // One episode, from the first whole window that drifted to the third that did not.

@@ -535,7 +535,7 @@ async fn a_log_that_was_cut_and_written_on_is_told_by_its_leaders() {
     check(&stage, &reference).await;
 
     // A person lets it go on: what was written after the cut is read, all of it.
-    stage.rewrite("alpha = ", "on_gap = \"continue\"\nalpha = ");
+    stage.rewrite("false_alarms = ", "on_gap = \"continue\"\nfalse_alarms = ");
     let mut daemon = Daemon::start(&stage.config);
     until("the log behind the cut is read", async || {
         let sql = "select generation, first_offset, next_offset from driftd.partition_progress";

@@ -99,8 +99,8 @@ async fn judged(pool: &PgPool, monitor: &Monitor, days: std::ops::Range<i64>, ro
     let registered = monitors::register(&mut transaction, monitor).await.unwrap();
     let sql =
         "insert into driftd.windows (monitor_id, version, window_start, window_end, rows, late,
-            verdict, mode, calibrated, features, drifted_features, drifted_share, offsets)
-        select $1, '1', at, at + interval '1 day', $4, 0, 'stable', 'thresholds', false, 1, 0, 0,
+            verdict, decided_by, training_windows, features, drifted_features, drifted_share, offsets)
+        select $1, '1', at, at + interval '1 day', $4, 0, 'stable', 'tests', 0, 1, 0, 0,
             jsonb_build_array(jsonb_build_object('partition', 0, 'first_offset', day * 100,
                 'next_offset', day * 100 + $4))
         from generate_series($2::bigint, $3::bigint - 1) day

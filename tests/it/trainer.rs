@@ -54,7 +54,6 @@ async fn fire_all(pool: &PgPool) {
     let now = at("2026-01-01T00:00:00Z");
     let features = ["age".to_owned()];
     let drift = Drift {
-        calibrated: true,
         share: 0.5,
         severity: Severity::Critical,
         features: &features,

@@ -37,7 +37,6 @@ async fn fire_episode(
     pool: &PgPool,
     monitor: &Monitor,
     episode_id: i64,
-    calibrated: bool,
     now: &str,
 ) -> Option<Fired> {
     let trigger = Trigger::Episode {
@@ -45,7 +44,6 @@ async fn fire_episode(
         episode_id,
         version: "1",
         drift: Drift {
-            calibrated,
             share: 0.5,
             severity: Severity::Critical,
             features: &["age".to_owned()],
@@ -65,7 +63,7 @@ async fn an_episode_counts_once_and_joins_the_open_job() {
     let episode = episode(&db.pool, &monitor).await;
     for _ in 0..2 {
         let now = "2026-01-01T00:00:00Z";
-        let fired = fire_episode(&db.pool, &monitor, episode, true, now)
+        let fired = fire_episode(&db.pool, &monitor, episode, now)
             .await
             .unwrap();
         assert_eq!(
@@ -92,7 +90,7 @@ async fn an_episode_stopped_by_the_cooldown_comes_through_when_it_is_over() {
     let mut monitor = streaming("rides");
     monitor.retraining.cooldown = Duration::from_secs(3600);
     let first = episode(&db.pool, &monitor).await;
-    let fired = fire_episode(&db.pool, &monitor, first, true, "2026-01-01T00:00:00Z")
+    let fired = fire_episode(&db.pool, &monitor, first, "2026-01-01T00:00:00Z")
         .await
         .unwrap();
     assert_eq!(fired.outcome, "enqueued");
@@ -106,7 +104,7 @@ async fn an_episode_stopped_by_the_cooldown_comes_through_when_it_is_over() {
         .unwrap();
 
     let second = episode(&db.pool, &monitor).await;
-    let soon = fire_episode(&db.pool, &monitor, second, true, "2026-01-01T00:59:59Z")
+    let soon = fire_episode(&db.pool, &monitor, second, "2026-01-01T00:59:59Z")
         .await
         .unwrap();
     assert_eq!(
@@ -117,7 +115,7 @@ async fn an_episode_stopped_by_the_cooldown_comes_through_when_it_is_over() {
         at(soon.detail["until"].as_str().unwrap()),
         at("2026-01-01T01:00:00Z")
     );
-    let later = fire_episode(&db.pool, &monitor, second, true, "2026-01-01T01:00:00Z")
+    let later = fire_episode(&db.pool, &monitor, second, "2026-01-01T01:00:00Z")
         .await
         .unwrap();
     assert_eq!(
@@ -132,24 +130,14 @@ async fn the_monitors_own_guards_are_recorded_and_no_policy_is_no_record() {
     let mut monitor = streaming("rides");
     let episode = episode(&db.pool, &monitor).await;
     let now = "2026-01-01T00:00:00Z";
-    let fired = fire_episode(&db.pool, &monitor, episode, false, now)
-        .await
-        .unwrap();
-    assert_eq!(
-        (fired.outcome.as_str(), fired.guard.as_deref()),
-        ("stopped", Some("uncalibrated"))
-    );
     monitor.retraining.min_drifted_share = 0.9;
-    let fired = fire_episode(&db.pool, &monitor, episode, true, now)
+    let fired = fire_episode(&db.pool, &monitor, episode, now)
         .await
         .unwrap();
     assert_eq!(fired.guard.as_deref(), Some("drifted_share"));
     assert_eq!(fired.detail, json!({"share": 0.5, "needed": 0.9}));
     monitor.retraining.on_drift = false;
-    assert_eq!(
-        fire_episode(&db.pool, &monitor, episode, true, now).await,
-        None
-    );
+    assert_eq!(fire_episode(&db.pool, &monitor, episode, now).await, None);
 }
 
 #[tokio::test]

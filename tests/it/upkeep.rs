@@ -71,9 +71,9 @@ const OLD_ROWS: &str = "
             (3, 1, '2', '2013-05-02', 0, 20, 30, 0, 3, null);
     insert into driftd.rejected_messages (topic, partition, message_offset, reason, digest, payload_bytes)
         values ('t', 0, 7, 'unparsable', '\\x00', 3);
-    insert into driftd.windows (monitor_id, version, window_start, window_end, rows, late, verdict, mode,
-            calibrated, features, drifted_features, drifted_share)
-        select 1, '1', at, at + interval '1 day', 100, 1, 'drifted', 'thresholds', false, 1, 1, 1
+    insert into driftd.windows (monitor_id, version, window_start, window_end, rows, late, verdict, decided_by,
+            training_windows, features, drifted_features, drifted_share)
+        select 1, '1', at, at + interval '1 day', 100, 1, 'drifted', 'tests', 0, 1, 1, 1
         from unnest(array['2013-03-31'::timestamptz, '2013-04-30']) at;
     insert into driftd.drift_scores (monitor_id, version, segment, window_start, feature, test, rows_window,
             rows_reference, nulls, unseen, drifted)
@@ -241,13 +241,14 @@ async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store:
         rows: deltas.iter().map(|delta| delta.rows).sum(),
         late: deltas.iter().map(|delta| delta.late).sum(),
         verdict: "stable",
-        mode: "thresholds",
-        calibrated: false,
+        decided_by: "tests",
+        training_windows: 0,
         features: 1,
         drifted_features: 0,
         drifted_share: 0.0,
         top_features: json!([]),
         offsets: json!([]),
+        answers: None,
     };
     let score = windows::ScoreRow {
         feature: "f".into(),

@@ -284,10 +284,10 @@ async fn with_history(pool: &PgPool) {
         insert into driftd.model_versions (model, version, baseline_id, training_data_digest, stage)
             values ('m', '1', repeat('b', 64), repeat('d', 64), 'promoted');
         insert into driftd.windows (monitor_id, version, window_start, window_end, baseline_id, rows, late,
-                verdict, mode, calibrated, features, drifted_features, drifted_share, offsets)
-            values (1, '1', '2026-01-01', '2026-01-02', repeat('b', 64), 90, 0, 'stable', 'learned', true, 2, 0, 0,
+                verdict, decided_by, training_windows, features, drifted_features, drifted_share, offsets)
+            values (1, '1', '2026-01-01', '2026-01-02', repeat('b', 64), 90, 0, 'stable', 'rule', 90, 2, 0, 0,
                     '[{\"partition\": 3, \"first_offset\": 100, \"next_offset\": 200}]'),
-                (1, '1', '2026-01-02', '2026-01-03', repeat('b', 64), 80, 0, 'drifted', 'learned', true, 2, 1, 0.5,
+                (1, '1', '2026-01-02', '2026-01-03', repeat('b', 64), 80, 0, 'drifted', 'rule', 90, 2, 1, 0.5,
                     '[{\"partition\": 3, \"first_offset\": 200, \"next_offset\": 300}]');
         insert into driftd.alert_episodes (monitor_id, monitor, model, version, state, severity, first_window,
                 fired_window, last_window, drifted_windows, top_features)

@@ -20,11 +20,10 @@ use crate::baseline::kinds::Overrides;
 use crate::baseline::read::Files;
 use crate::compare::window::Reference;
 use crate::compare::{Scope, Test};
-use crate::decide::verdict::{self, Judge, Judged, State};
-use crate::monitor::{Judging, Kind, Limit, Mode, TimeUnit};
+use crate::decide::verdict::{self, Judge, Judged, State, Training};
+use crate::monitor::{Judging, Kind, Limit, TimeUnit};
 use crate::profile::{Layout, Profile};
 use crate::settings::Defaults;
-use crate::window::Spec;
 
 /// Nothing speaks for drift.
 const STABLE: u8 = 0;
@@ -36,22 +35,14 @@ pub const COULD_NOT_TELL: u8 = 2;
 /// Tests are exact up to so many rows a side; beyond, on the fine grid, with a bound on the error.
 const EXACT_ROWS: usize = 1_000_000;
 
-/// Files have no time; what hangs on it decides nothing here.
+/// Files have no time: they are one window each.
 const NO_TIME: i64 = 0;
-/// As above.
-const AS_ONE_WINDOW: Spec = Spec {
-    size_ms: 86_400_000,
-    every_ms: 86_400_000,
-    out_of_orderness_ms: 0,
-    allowed_lateness_ms: 0,
-    idle_after_ms: 0,
-    max_future_ms: 0,
-};
+const ONE_DAY_MS: i64 = 86_400_000;
 
 const AFTER_HELP: &str =
     "Files are Parquet (.parquet), CSV (.csv), NDJSON (.ndjson, .jsonl, .json) \
 or Arrow IPC (.arrow, .feather, .ipc).
-Limits and significance are those of [defaults] in the settings.
+The limits are those of [defaults.tests] in the settings.
 
 Exit codes:
   0  stable
@@ -87,9 +78,9 @@ pub struct Args {
     /// Columns that are labels, such as integer codes.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     categorical: Vec<String>,
-    /// Significance over all features and tests together; that of the settings if not said.
-    #[arg(long, value_name = "ALPHA")]
-    alpha: Option<f64>,
+    /// False alarms that you accept, in comparisons without drift: 1/20 is one in twenty.
+    #[arg(long, value_name = "N/COMPARISONS", default_value = "1/20", value_parser = false_alarms)]
+    false_alarms: f64,
     /// A table for people, JSON for programs.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -192,16 +183,27 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
     let (tests, no_windows) = (judging.tests(), Vec::new());
     let reference = Reference::new(side.layout, &side.all, &side.profile, tests, no_windows);
     // Few rows are no reason not to compute; whether they suffice is said at the end.
-    let judge = Judge::new(
+    let judge = Judge {
+        baseline_id: String::new(),
         reference,
-        None,
-        Judging {
+        training: Training::TooFew {
+            windows: 1,
+            asking: None,
+        },
+        judging: Judging {
             min_rows: 0,
             ..judging
         },
-        &AS_ONE_WINDOW,
+        every_ms: ONE_DAY_MS,
+        alpha: args.false_alarms,
+    };
+    let judged = judge.judge(
+        &mut window,
+        Vec::new(),
+        NO_TIME,
+        false,
+        &mut State::default(),
     );
-    let judged = judge.judge(&mut window, NO_TIME, false, &mut State::default());
     let rows = window.rows.min(judge.reference.profile.rows);
     let verdict = Verdict::of(&judged, rows, least_rows);
     Ok(Checked {
@@ -214,10 +216,6 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
 }
 
 fn judging(args: &Args, defaults: Judging) -> anyhow::Result<Judging> {
-    let alpha = args.alpha.unwrap_or(defaults.alpha);
-    if !(alpha > 0.0 && alpha < 1.0) {
-        bail!(Usage("--alpha is a probability between 0 and 1".into()));
-    }
     let tests = match args.tests.as_slice() {
         [] => defaults.tests,
         [all] if all == "all" => all_tests(&defaults.tests),
@@ -235,12 +233,20 @@ fn judging(args: &Args, defaults: Judging) -> anyhow::Result<Judging> {
     if tests.iter().enumerate().any(twice) {
         bail!(Usage("--tests: list each test once".into()));
     }
-    Ok(Judging {
-        mode: Mode::Thresholds,
-        tests,
-        alpha,
-        ..defaults
-    })
+    Ok(Judging { tests, ..defaults })
+}
+
+/// `1/20`, as a rate.
+fn false_alarms(text: &str) -> Result<f64, String> {
+    let rate = text.split_once('/').and_then(|(alarms, comparisons)| {
+        let (alarms, of): (f64, f64) = (
+            alarms.trim().parse().ok()?,
+            comparisons.trim().parse().ok()?,
+        );
+        Some(alarms / of)
+    });
+    rate.filter(|rate| *rate > 0.0 && *rate <= 0.5)
+        .ok_or_else(|| "expected alarms/comparisons such as 1/20, at most 1/2".into())
 }
 
 /// A test that the user names decides, at the limit of the settings.

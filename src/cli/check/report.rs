@@ -41,7 +41,7 @@ pub(super) fn json(checked: &Checked) -> Value {
     json!({
         "rows": {"reference": reference.profile.rows, "current": checked.current.rows},
         "verdict": checked.verdict,
-        "alpha": checked.judge.judging.alpha,
+        "false_alarms": checked.judge.alpha,
         "adjustment": checked.judge.judging.adjustment,
         "differences": checked.differences,
         "features": features,

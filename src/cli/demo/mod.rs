@@ -121,20 +121,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Imports the training data; says what fixed thresholds and learned ones make of its own days.
+/// Imports the training data; says what fixed thresholds and the rule make of its own days.
 async fn prepare(pool: &PgPool) -> anyhow::Result<(summary::BaselineDays, String)> {
     let training = tempfile::tempdir().context("cannot make a temporary directory")?;
     let made = import_baseline(flights::write_training(training.path())?).await?;
     let told = summary::baseline_days(&made)?;
-    let saved = save::save(pool, made, Some(DAY_MS)).await?;
+    let saved = save::save(pool, made).await?;
     // The second model is retrained by the clock alone; it has no stream and no baseline.
     models::register(pool, "fare-quotes").await?;
     models::register_version(pool, "fare-quotes", "7", None).await?;
     let said = format!(
-        "  {} rows, {} features; {}\n\n",
-        saved.rows,
-        saved.features,
-        saved.calibration.unwrap_or_default()
+        "  {} rows, {} features; {} training days\n\n",
+        saved.rows, saved.features, told.days
     );
     Ok((told, said))
 }
@@ -218,7 +216,6 @@ fn settings(brokers: &str, url: &str, train: bool) -> anyhow::Result<Settings> {
         {features}
         timestamp = {{ path = "event_time", unit = "ms" }}
         window = "1d"
-        mode = "learned"
         false_alarms = {{ max = 1, per = "30d" }}
         lateness = {{ out_of_orderness = "1h", idle_after = "{idle_after}" }}
         retraining = {retraining}

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgPool;
@@ -11,32 +12,38 @@ use sqlx::PgPool;
 use super::DAY_MS;
 use super::flights::Planted;
 use crate::baseline::import::Imported;
-use crate::baseline::save::seed;
 use crate::compare::{chi2, psi};
-use crate::decide::learned::{self, FalseAlarmRate};
+use crate::decide::rule::{self, Answers, Calendar, Rule};
+use crate::window::Spec;
 
 /// On how many of the baseline's own days each rule would have alarmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct BaselineDays {
-    days: usize,
-    learned: usize,
+    pub(super) days: usize,
+    rule: usize,
     chi2_bonferroni: usize,
     psi_02: usize,
 }
 
 /// Computes, on the spot, what fixed thresholds say of the training data itself.
 pub(super) fn baseline_days(made: &Imported) -> anyhow::Result<BaselineDays> {
-    let windows = made.windows.as_ref().context("no windows")?;
-    let features = windows.features(&made.baseline.layout);
-    let level = 0.05 / features.len() as f64;
-    let days = windows.counts.len();
+    let slots = made.slots.as_ref().context("no event times")?;
+    let windows = slots.windows(&ONE_DAY)?;
+    let (features, days) = (slots.asking.features.len(), windows.len());
+    let level = 0.05 / features as f64;
     let (mut by_chi2, mut by_psi) = (vec![false; days], vec![false; days]);
-    for feature in &features {
-        let bins = feature.own.len();
+    for feature in 0..features {
+        let counts = |window: &Answers| {
+            let tally = &window.features[feature];
+            let absent = tally.null + tally.missing + tally.wrong_type;
+            [tally.groups.clone(), vec![absent]].concat()
+        };
+        let by_day: Vec<Vec<u64>> = windows.iter().map(counts).collect();
+        let bins = by_day.first().map_or(0, Vec::len);
         let total: Vec<u64> = (0..bins)
-            .map(|bin| feature.counts.iter().map(|day| day[bin]).sum())
+            .map(|bin| by_day.iter().map(|day| day[bin]).sum())
             .collect();
-        for (day, counts) in feature.counts.iter().enumerate() {
+        for (day, counts) in by_day.iter().enumerate() {
             let p = chi2::homogeneity(&total, counts)
                 .ok()
                 .and_then(|outcome| outcome.p_value);
@@ -44,20 +51,28 @@ pub(super) fn baseline_days(made: &Imported) -> anyhow::Result<BaselineDays> {
             by_psi[day] |= psi::counts(&total, counts).is_ok_and(|outcome| outcome.statistic > 0.2);
         }
     }
-    let calibration = learned::calibrate(&windows.starts_ms(), &features, seed(&made.baseline.id))?;
-    let rate = FalseAlarmRate {
-        max: 1.0,
-        windows_per_period: 30.0,
+    let calendar = Calendar {
+        every_ms: DAY_MS,
+        time_zone: Tz::UTC,
     };
-    let thresholds = calibration.thresholds(rate, 2.0);
-    let alarms = calibration.replay(&thresholds);
+    let limits = vec![rule::usual_limits(); features + 2];
+    let rule = Rule::learn(slots.asking.clone(), calendar, &windows, 1.0 / 30.0, limits)?;
     Ok(BaselineDays {
         days,
-        learned: alarms.iter().filter(|alarm| alarm.limb.is_some()).count(),
+        rule: rule.replayed(),
         chi2_bonferroni: by_chi2.into_iter().filter(|alarmed| *alarmed).count(),
         psi_02: by_psi.into_iter().filter(|alarmed| *alarmed).count(),
     })
 }
+
+const ONE_DAY: Spec = Spec {
+    size_ms: DAY_MS,
+    every_ms: DAY_MS,
+    out_of_orderness_ms: 0,
+    allowed_lateness_ms: 0,
+    idle_after_ms: 0,
+    max_future_ms: 0,
+};
 
 /// A job in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -271,7 +286,7 @@ speed        {:.1} s, {:.0} rows/s from broker to verdict
             days.days,
             days.chi2_bonferroni,
             days.psi_02,
-            days.learned,
+            days.rule,
             self.seconds,
             self.rows_per_second,
         )
@@ -290,7 +305,7 @@ Try:
   select feature, count(*) from driftd.drift_history where drifted group by 1 order by 2 desc;
   -- how did one of them move?
   select window_start::date, statistic as z, effect as evidence, drifted from driftd.drift_history
-    where feature = 'dest' and test = 'learned' order by 1;
+    where feature = 'dest' and test = 'rule' order by 1;
   -- what is queued, and why?
   select job_id, model, version, state, reasons -> 0 ->> 'kind' as why from driftd.job_queue;
 

@@ -10,7 +10,7 @@ use super::{policies, retraining, rows, section};
 
 /// Keys that say something about rows: a monitor without any of them and without a topic is
 /// periodic only.
-const OF_ROWS: [&str; 18] = [
+const OF_ROWS: [&str; 19] = [
     "topic",
     "version",
     "timestamp",
@@ -20,6 +20,7 @@ const OF_ROWS: [&str; 18] = [
     "mode",
     "false_alarms",
     "guard",
+    "questions",
     "tests",
     "alpha",
     "adjustment",

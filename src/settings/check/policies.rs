@@ -2,7 +2,8 @@
 
 use crate::compare::Test;
 use crate::compare::adjust::Adjustment;
-use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit, Mode};
+use crate::decide::rule;
+use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit};
 use crate::settings::field::Field;
 use crate::settings::problem::nearest;
 use crate::settings::read::Section;
@@ -10,46 +11,91 @@ use crate::window::Spec;
 
 use super::{MINUTE_MS, YEAR_MS, section};
 
-/// Every test but the one that is a mode.
+/// Every test but the rule.
 fn known() -> Vec<&'static str> {
-    let tests = Test::ALL.iter().filter(|test| **test != Test::Learned);
+    let tests = Test::ALL.iter().filter(|test| **test != Test::Rule);
     tests.map(|test| test.as_str()).collect()
 }
 
 /// Everything that says how a window is judged.
 pub(super) fn judging(s: &Section<'_>, window: Option<&Spec>) -> Option<Judging> {
-    let mode = s.must("mode", "expected a mode", |f| {
-        f.choice(&[
-            ("auto", Mode::Auto),
-            ("learned", Mode::Learned),
-            ("thresholds", Mode::Thresholds),
-        ])
-    });
+    gone(s);
     let false_alarms = s.must("false_alarms", "expected a table", |f| {
         false_alarms(f, window)
     });
-    let guard = s.must("guard", "expected a number", |f| f.number(0.1..=100.0));
+    let questions = s.must("questions", "expected a table", questions);
     let tests = s.must("tests", "expected a list", tests);
-    let alpha = s.must("alpha", "expected a number", |f| f.number(1e-9..=0.5));
     let adjustment = s.must("adjustment", "expected an adjustment", |f| {
         f.choice(&Adjustment::ALL.map(|adjustment| (adjustment.as_str(), adjustment)))
     });
     let min_rows = s.must("min_rows", "expected a number", |f| {
         f.integer(1..=1_000_000_000)
     });
-    let min_share = s.must("min_share", "expected a share", |f| f.number(0.0..=1.0));
     let alert = s.must("alert", "expected a table", |f| section(f, alert));
     Some(Judging {
-        mode: mode?,
         false_alarms: false_alarms?,
-        guard: guard?,
+        questions: rule::changed(rule::usual_limits(), &questions?),
         tests: tests?,
-        alpha: alpha?,
         adjustment: adjustment?,
         min_rows: min_rows?,
-        min_share: min_share?,
         alert: alert?,
     })
+}
+
+/// Keys of earlier versions, with what to write instead.
+const GONE: [(&str, &str); 4] = [
+    (
+        "mode",
+        "remove it: driftd learns where the training data hold 20 windows, and the tests decide elsewhere",
+    ),
+    (
+        "guard",
+        "remove it: false_alarms holds without a safety factor",
+    ),
+    (
+        "alpha",
+        "write false_alarms = { max = 1, per = \"30d\" }: the tests decide at the same rate",
+    ),
+    (
+        "min_share",
+        "remove it; retraining.min_drifted_share says how many features a retraining needs",
+    ),
+];
+
+fn gone(section: &Section<'_>) {
+    for (key, right) in GONE {
+        if let Some(field) = section.field(key) {
+            field.fault("a key that driftd no longer has", right);
+        }
+    }
+}
+
+/// `{ location = { effect = 0.05 }, rows = { decides = false } }`.
+pub(super) fn questions(field: &Field<'_>) -> Option<Vec<rule::Change>> {
+    let known = rule::Question::ALL.map(rule::Question::as_str);
+    let change = |(name, f): &(&str, Field<'_>)| {
+        let Some(at) = known.iter().position(|known| known == name) else {
+            f.fault(
+                format!("no question {name:?}"),
+                format!("known are {}", known.join(", ")),
+            );
+            return None;
+        };
+        section(f, |s| {
+            let effect = s
+                .has("effect")
+                .then(|| s.may("effect", |f| f.number(0.0..=1e6)));
+            let decides = s.has("decides").then(|| s.may("decides", Field::boolean));
+            let wrong = effect == Some(None) || decides == Some(None);
+            (!wrong).then_some(rule::Change {
+                question: rule::Question::ALL[at],
+                effect: effect.flatten(),
+                decides: decides.flatten(),
+            })
+        })
+    };
+    let changes: Vec<Option<rule::Change>> = field.section()?.all().iter().map(change).collect();
+    changes.into_iter().collect()
 }
 
 fn false_alarms(field: &Field<'_>, window: Option<&Spec>) -> Option<FalseAlarms> {
@@ -113,7 +159,10 @@ fn test(name: &str, field: &Field<'_>) -> Option<Test> {
     let test = name.parse().ok().filter(|_: &Test| known.contains(&name));
     if test.is_none() {
         let right = match (name, nearest(name, known.iter().copied())) {
-            ("learned", _) => "set mode = \"learned\"; it is no test of its own".into(),
+            ("learned" | "rule", _) => {
+                "remove it: the rule is no test; it decides where the training data hold 20 windows"
+                    .into()
+            }
             (_, Some(meant)) => format!("did you mean {meant}? Known are {}", known.join(", ")),
             (_, None) => format!("known are {}", known.join(", ")),
         };

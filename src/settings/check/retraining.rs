@@ -100,11 +100,10 @@ fn optional<'a, T>(
 /// What an episode needs before it enqueues.
 fn on_drift(s: &Section<'_>) -> Option<Retraining> {
     let on_drift = s.must("on_drift", "expected true or false", Field::boolean);
-    let when_uncalibrated = s.must(
-        "when_uncalibrated",
-        "expected true or false",
-        Field::boolean,
-    );
+    if let Some(field) = s.field("when_uncalibrated") {
+        let right = "remove it: an alert means the same with few training windows";
+        field.fault("a key that driftd no longer has", right);
+    }
     let min_drifted_share = s.must("min_drifted_share", "expected a share", |f| {
         f.number(0.0..=1.0)
     });
@@ -120,7 +119,6 @@ fn on_drift(s: &Section<'_>) -> Option<Retraining> {
     });
     Some(Retraining {
         on_drift: on_drift?,
-        when_uncalibrated: when_uncalibrated?,
         min_drifted_share: min_drifted_share?,
         min_severity: min_severity?,
         features: features?,

@@ -106,6 +106,7 @@ fn feature(field: &Field<'_>) -> Option<Feature> {
         return Some(Feature {
             path: path(field)?,
             name,
+            questions: Vec::new(),
         });
     }
     section(field, |s| {
@@ -115,9 +116,14 @@ fn feature(field: &Field<'_>) -> Option<Feature> {
             // The name is the path as well, so it has to be one.
             false => s.may("name", path),
         };
+        let questions = match s.has("questions") {
+            true => s.may("questions", super::policies::questions),
+            false => Some(Vec::new()),
+        };
         Some(Feature {
             name: name?,
             path: path?,
+            questions: questions?,
         })
     })
 }

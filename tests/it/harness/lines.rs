@@ -224,8 +224,8 @@ pub(crate) async fn say(connection: &mut PgConnection, claimed: &Claimed) -> i64
         } else {
             "stable"
         },
-        mode: "none",
-        calibrated: false,
+        decided_by: "none",
+        training_windows: 0,
         features: 0,
         drifted_features: 0,
         drifted_share: 0.0,
@@ -235,6 +235,7 @@ pub(crate) async fn say(connection: &mut PgConnection, claimed: &Claimed) -> i64
         } else {
             json!([])
         },
+        answers: None,
     };
     windows::save(connection, &window, &[], None).await.unwrap();
     let silence = if rows > 0 { 0 } else { claimed.silence + 1 };

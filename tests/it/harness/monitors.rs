@@ -5,7 +5,7 @@ use std::time::Duration;
 use driftd::compare::adjust::Adjustment;
 use driftd::monitor::retraining::CatchUp;
 use driftd::monitor::{
-    AlertPolicy, FalseAlarms, Features, Input, Judging, Mode, Monitor, OnGap, Retraining, Schedule,
+    AlertPolicy, FalseAlarms, Features, Input, Judging, Monitor, OnGap, Retraining, Schedule,
     TimeUnit, Timestamp, VersionSource,
 };
 use driftd::window::Spec;
@@ -53,17 +53,14 @@ pub(crate) fn streaming(name: &str) -> Monitor {
             max_future_ms: day,
         },
         judging: Judging {
-            mode: Mode::Auto,
             false_alarms: FalseAlarms {
                 max: 1.0,
                 per_ms: 30 * day,
             },
-            guard: 2.0,
+            questions: driftd::decide::rule::usual_limits(),
             tests: Vec::new(),
-            alpha: 0.05,
             adjustment: Adjustment::BenjaminiHochberg,
             min_rows: 100,
-            min_share: 0.0,
             alert: AlertPolicy {
                 windows: 1,
                 of: 1,

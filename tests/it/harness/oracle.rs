@@ -112,7 +112,6 @@ struct FoundScore {
     p_adjusted: Option<f64>,
     effect: Option<f64>,
     threshold: Option<f64>,
-    threshold_origin: Option<String>,
     error_bound: Option<f64>,
     rows_window: i64,
     nulls: i64,
@@ -163,11 +162,6 @@ fn check_score(found: &FoundScore, window: &Window, score: &Score) {
         };
         assert!(near, "{place}: {name} is {found:?}, expected {expected:?}");
     }
-    assert_eq!(
-        found.threshold_origin.as_deref(),
-        Some("settings"),
-        "{place}"
-    );
     assert_eq!(
         found.error_bound, None,
         "{place}: all rows are in the sample"

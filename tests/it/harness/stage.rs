@@ -349,6 +349,8 @@ fn monitor(knobs: &Knobs, watch: &Watch) -> String {
         _ => format!("{{ size = \"{size_ms}ms\", every = \"{every_ms}ms\" }}"),
     };
     let asks = *watch == CREDIT;
+    // As many as make the tests decide at this level in every window.
+    let max = ALPHA * 30.0 * 86_400_000.0 / *every_ms as f64;
     format!(
         r#"
 [[monitors]]
@@ -359,8 +361,7 @@ version = "1"
 timestamp = "at"
 features = {features:?}
 window = {window}
-mode = "thresholds"
-alpha = {ALPHA}
+false_alarms = {{ max = {max}, per = "30d" }}
 min_rows = {MIN_ROWS}
 [monitors.tests]
 {limits}

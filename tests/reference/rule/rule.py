@@ -4,8 +4,8 @@ Reference of src/decide/rule/. `Rule(stream, K).run(stream)` answers (windows x 
 of the stream are the training data. It draws no random numbers. A stream is a worlds.Stream; README.md tells the editions apart.
 """
 import numpy as np
-from scipy.special import fdtrc  # upper tail of the F distribution
-from scipy.stats import chi2, f as fdist, norm
+from scipy.special import betaln, fdtrc, gammaln  # fdtrc: upper tail of the F distribution
+from scipy.stats import chi2, norm
 
 FEWEST = 20  # training windows; the tests of a pair of files decide below
 LENGTHS = sorted([2**k for k in range(13)] + [3 * 2**k for k in range(11)])  # stretches; none is longer than a third of the training data
@@ -299,11 +299,20 @@ class Learned:
         c = np.ones(len(TAILS))
         for _ in range(8):
             c = (PRIOR + ((TAILS + self.deff) / (TAILS + self.deff * Q / c) * Q).sum(0)) / (PRIOR + self.K)
-        self.taillik = (fdist.logpdf(Q / c, self.deff, TAILS) - np.log(c)).sum(0)
+        self.taillik = (ln_f_density(Q / c, self.deff, TAILS) - np.log(c)).sum(0)
         self.c = c / max(1.0, (yc * yc).sum(1).mean() / self.q.d)
 
     def season_offset(self, seasons, like):
         return sum((m[np.minimum(seasons[which], len(m) - 1)] for which, m, _, _ in self.seasons), np.zeros_like(like))
+
+
+def ln_f_density(x, d1, d2):
+    """ln of the density of F(d1, d2). scipy's loses eight digits at d2 = 1e6, where logarithms of gamma functions cancel: by Stirling's series there."""
+    a, b = d1 / 2, d2 / 2
+    rest = lambda z: (1 / 12 - (1 / 360 - 1 / (1260 * z * z)) / (z * z)) / z
+    large = gammaln(a) + a - a * np.log(a + b) - (b - 0.5) * np.log1p(a / b) + rest(b) - rest(a + b)
+    ln_beta = np.where(b < 1e3, betaln(a, np.minimum(b, 1e3)), large)
+    return a * np.log(d1 / d2) + (a - 1) * np.log(x) - (a + b) * np.log1p(d1 * x / d2) - ln_beta
 
 
 def posterior(lik, prior):

@@ -1,0 +1,370 @@
+//! The training data by time: slots that add up to the windows of any monitor.
+//!
+//! What a slot keeps is bounded by bins, not by levels or rows: a few numbers per feature
+//! ([`Tally`]). Windows of every size that is a multiple of the slot come from them without another
+//! import.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::UInt32Type;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Batch, Cell};
+use crate::decide::rule::question::Scores;
+use crate::decide::rule::{Answers, Asking, Tally};
+use crate::profile::{Bins, Layout, Levels, norm};
+use crate::window::Spec;
+
+const MINUTE_MS: i64 = 60_000;
+/// Lengths of slots: each divides an hour, and so every day of every time zone in use.
+const SLOTS_MS: [i64; 4] = [MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, 60 * MINUTE_MS];
+/// Slots are as short as this number of them allows.
+const MOST_SLOTS: i64 = 3_000;
+/// The stored form.
+const VERSION: u8 = 1;
+/// A partial window at an end begins later (or ends earlier) than this share of the others.
+const PARTIAL: f64 = 0.9;
+
+/// The training data by time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slots {
+    /// Length of a slot in milliseconds.
+    pub slot_ms: i64,
+    /// How values are scored.
+    pub asking: Asking,
+    /// Slots with rows, in order.
+    slots: Vec<Answers>,
+    /// Per feature and level: where it occurs.
+    levels: Vec<Vec<Occurrence>>,
+}
+
+/// Where a level occurs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Occurrence {
+    /// Start of the first slot that holds it.
+    first_ms: i64,
+    /// Start of the last one.
+    last_ms: i64,
+    /// Rows.
+    rows: u64,
+}
+
+/// Why training windows cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The stored form.
+    #[error("the stored training windows cannot be read: {0}")]
+    Damaged(String),
+    /// Windows that slots do not add up to.
+    #[error(
+        "the training data are kept in slots of {slot}, and windows of {size} every {every} are no \
+         multiple of that; import them again with --window {every}"
+    )]
+    NotAMultiple {
+        /// Length of a slot.
+        slot: String,
+        /// Length of a window.
+        size: String,
+        /// From one window to the next.
+        every: String,
+    },
+}
+
+/// The length of slots for training data of this range, and for windows of this size where it is named.
+pub fn slot_for(range: (i64, i64), window_ms: Option<i64>) -> i64 {
+    let fits = |slot: &&i64| (range.1 - range.0) / **slot <= MOST_SLOTS;
+    let longest = SLOTS_MS[SLOTS_MS.len() - 1];
+    let slot = SLOTS_MS.iter().find(fits).copied().unwrap_or(longest);
+    match window_ms {
+        Some(window) if window % slot != 0 => {
+            let divides = SLOTS_MS.iter().rev().find(|slot| window % **slot == 0);
+            divides.copied().unwrap_or(window)
+        }
+        _ => slot,
+    }
+}
+
+impl Slots {
+    /// Bytes to store.
+    ///
+    /// # Errors
+    /// The encoder's; it has none for these types.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let damaged = |error: String| Error::Damaged(error);
+        let plain = postcard::to_stdvec(self).map_err(|error| damaged(error.to_string()))?;
+        let mut bytes = vec![VERSION];
+        let packed = zstd::encode_all(&plain[..], 3).map_err(|error| damaged(error.to_string()))?;
+        bytes.extend(packed);
+        Ok(bytes)
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// The bytes are damaged or of a later version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let damaged = |error: String| Error::Damaged(error);
+        match bytes.split_first() {
+            Some((&VERSION, packed)) => {
+                let plain = zstd::decode_all(packed).map_err(|error| damaged(error.to_string()))?;
+                postcard::from_bytes(&plain).map_err(|error| damaged(error.to_string()))
+            }
+            Some((version, _)) => Err(damaged(format!("version {version} is unknown"))),
+            None => Err(damaged("no bytes".into())),
+        }
+    }
+
+    /// The training windows of a monitor, in order; those between others have no rows where there are
+    /// none. Partial windows at the ends are left out: those in which rows begin later (end earlier) than in
+    /// nine of ten others.
+    ///
+    /// # Errors
+    /// The windows are no multiple of the slots.
+    pub fn windows(&self, spec: &Spec) -> Result<Vec<Answers>, Error> {
+        if spec.every_ms % self.slot_ms != 0 || spec.size_ms % self.slot_ms != 0 {
+            let text = |ms: i64| {
+                humantime::format_duration(std::time::Duration::from_millis(ms.unsigned_abs()))
+                    .to_string()
+            };
+            return Err(Error::NotAMultiple {
+                slot: text(self.slot_ms),
+                size: text(spec.size_ms),
+                every: text(spec.every_ms),
+            });
+        }
+        let mut windows: BTreeMap<i64, (Answers, i64, i64)> = BTreeMap::new();
+        for slot in &self.slots {
+            for start in spec.starts_of(slot.start_ms) {
+                let empty = || {
+                    (
+                        Answers::empty(&self.asking, start),
+                        slot.start_ms,
+                        slot.start_ms,
+                    )
+                };
+                let (sum, _, last) = windows.entry(start).or_insert_with(empty);
+                sum.add(slot);
+                *last = slot.start_ms;
+            }
+        }
+        self.count_new_levels(spec, &mut windows);
+        let begins: Vec<i64> = windows
+            .iter()
+            .map(|(start, (_, first, _))| first - start)
+            .collect();
+        let ends: Vec<i64> = windows
+            .iter()
+            .map(|(start, (_, _, last))| spec.end(*start) - last)
+            .collect();
+        let mut kept: Vec<(i64, Answers)> = windows
+            .into_iter()
+            .map(|(start, window)| (start, window.0))
+            .collect();
+        if is_partial(&ends, kept.len().saturating_sub(1)) {
+            kept.pop();
+        }
+        if !kept.is_empty() && is_partial(&begins, 0) {
+            kept.remove(0);
+        }
+        Ok(self.without_holes(spec, kept))
+    }
+
+    /// A level that only one window has counts as new in it (Good 1953): what is normal of new levels.
+    fn count_new_levels(&self, spec: &Spec, windows: &mut BTreeMap<i64, (Answers, i64, i64)>) {
+        for (feature, levels) in self.levels.iter().enumerate() {
+            for level in levels.iter().filter(|level| level.rows > 0) {
+                let mut starts = spec.starts_of(level.first_ms);
+                let one = starts.find(|start| level.last_ms < spec.end(*start));
+                if let Some((window, ..)) = one.and_then(|start| windows.get_mut(&start)) {
+                    window.features[feature].new += level.rows;
+                }
+            }
+        }
+    }
+
+    fn without_holes(&self, spec: &Spec, windows: Vec<(i64, Answers)>) -> Vec<Answers> {
+        let mut all: Vec<Answers> = Vec::new();
+        for (start, window) in windows {
+            while let Some(last) = all.last().map(|last| last.start_ms)
+                && last + spec.every_ms < start
+            {
+                all.push(Answers::empty(&self.asking, last + spec.every_ms));
+            }
+            all.push(window);
+        }
+        all
+    }
+}
+
+/// Whether a window's offset is beyond that of nine of ten others.
+fn is_partial(offsets: &[i64], at: usize) -> bool {
+    let mut others = offsets.to_vec();
+    if at >= others.len() {
+        return false;
+    }
+    let own = others.remove(at);
+    others.sort_unstable();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a length
+    let place = (PARTIAL * others.len() as f64) as usize;
+    others
+        .get(place.min(others.len().saturating_sub(1)))
+        .is_some_and(|usual| own > *usual)
+}
+
+/// Counts training rows into slots.
+#[derive(Debug)]
+pub struct Counter {
+    slot_ms: i64,
+    asking: Asking,
+    slots: Vec<Answers>,
+    places: HashMap<i64, usize>,
+    levels: Vec<Vec<Occurrence>>,
+}
+
+impl Counter {
+    /// Of no rows.
+    pub fn new(layout: &Layout, asking: Asking, slot_ms: i64) -> Self {
+        let nowhere = Occurrence {
+            first_ms: i64::MAX,
+            last_ms: i64::MIN,
+            rows: 0,
+        };
+        let levels = layout.features.iter().map(|feature| match &feature.bins {
+            Bins::Levels(levels) => vec![nowhere; levels.names().len()],
+            Bins::Grid(_) => Vec::new(),
+        });
+        Self {
+            slot_ms,
+            levels: levels.collect(),
+            slots: Vec::new(),
+            places: HashMap::new(),
+            asking,
+        }
+    }
+
+    /// Adds the rows of a batch; rows without a time are left out.
+    pub fn add(&mut self, layout: &Layout, batch: &Batch, times: &[Option<i64>]) {
+        let slots: Vec<Option<usize>> = times
+            .iter()
+            .map(|time| time.map(|ms| self.place(ms)))
+            .collect();
+        for slot in slots.iter().flatten() {
+            self.slots[*slot].rows += 1;
+        }
+        let mut scored: Vec<Vec<f64>> = vec![Vec::new(); layout.features.len()];
+        for (i, feature) in layout.features.iter().enumerate() {
+            match &feature.bins {
+                Bins::Grid(grid) => {
+                    let values = norm::numbers(&batch.columns[i]);
+                    let bin =
+                        |row: usize| values.is_valid(row).then(|| grid.bin(values.value(row)));
+                    scored[i] = self.add_numbers(i, &batch.cells[i], &slots, bin);
+                }
+                Bins::Levels(levels) => self.add_labels(i, levels, batch, &slots),
+            }
+        }
+        self.add_pairs(&scored, &slots);
+    }
+
+    fn place(&mut self, ms: i64) -> usize {
+        let start = ms.div_euclid(self.slot_ms) * self.slot_ms;
+        *self.places.entry(start).or_insert_with(|| {
+            self.slots.push(Answers::empty(&self.asking, start));
+            self.slots.len() - 1
+        })
+    }
+
+    /// Answers the normal score of each row.
+    fn add_numbers(
+        &mut self,
+        feature: usize,
+        cells: &[Cell],
+        slots: &[Option<usize>],
+        bin: impl Fn(usize) -> Option<usize>,
+    ) -> Vec<f64> {
+        let mut scored = vec![0.0; slots.len()];
+        let Scores::Numbers(numbers) = &self.asking.features[feature] else {
+            return scored;
+        };
+        for (row, slot) in slots.iter().enumerate() {
+            let Some(slot) = slot else { continue };
+            let tally = &mut self.slots[*slot].features[feature];
+            match bin(row).filter(|_| cells[row].has_value()) {
+                Some(bin) => {
+                    tally.add_number(numbers, bin, 1);
+                    scored[row] = numbers.location.get(bin).copied().unwrap_or(0.0);
+                }
+                None => add_absent(tally, cells[row]),
+            }
+        }
+        scored
+    }
+
+    fn add_labels(
+        &mut self,
+        feature: usize,
+        levels: &Levels,
+        batch: &Batch,
+        slots: &[Option<usize>],
+    ) {
+        let Scores::Labels { group, .. } = &self.asking.features[feature] else {
+            return;
+        };
+        let codes = batch.columns[feature].as_dictionary::<UInt32Type>();
+        let texts = codes.values().as_string::<i32>();
+        let known: Vec<Option<usize>> = (0..texts.len())
+            .map(|code| levels.get(texts.value(code)))
+            .collect();
+        let (cells, keys) = (&batch.cells[feature], codes.keys().values());
+        for (row, slot) in slots.iter().enumerate() {
+            let Some(slot) = slot else { continue };
+            let answers = &mut self.slots[*slot];
+            let tally = &mut answers.features[feature];
+            let level = cells[row]
+                .has_value()
+                .then(|| known[keys[row] as usize])
+                .flatten();
+            let Some(level) = level else {
+                add_absent(tally, cells[row]);
+                continue;
+            };
+            tally.add_level(group, level, 1);
+            let occurrence = &mut self.levels[feature][level];
+            occurrence.first_ms = occurrence.first_ms.min(answers.start_ms);
+            occurrence.last_ms = occurrence.last_ms.max(answers.start_ms);
+            occurrence.rows += 1;
+        }
+    }
+
+    fn add_pairs(&mut self, scored: &[Vec<f64>], slots: &[Option<usize>]) {
+        for (row, slot) in slots.iter().enumerate() {
+            let Some(slot) = slot else { continue };
+            let answers = &mut self.slots[*slot];
+            answers.pair_rows += 1;
+            for (sum, (a, b)) in answers.pairs.iter_mut().zip(&self.asking.pairs) {
+                *sum += scored[*a as usize][row] * scored[*b as usize][row];
+            }
+        }
+    }
+
+    /// The slots in order of time.
+    pub fn finish(mut self) -> Slots {
+        self.slots.sort_by_key(|slot| slot.start_ms);
+        Slots {
+            slot_ms: self.slot_ms,
+            asking: self.asking,
+            slots: self.slots,
+            levels: self.levels,
+        }
+    }
+}
+
+fn add_absent(tally: &mut Tally, cell: Cell) {
+    match cell {
+        Cell::Missing => tally.missing += 1,
+        Cell::WrongType => tally.wrong_type += 1,
+        Cell::Null | Cell::NaN | Cell::PosInf | Cell::NegInf => tally.null += 1,
+        Cell::Ok | Cell::Coerced => {}
+    }
+}
