@@ -36,7 +36,7 @@ def checks(demo):
     yield "distance moved first", demo["top_features"][:1] == ["distance"], demo["top_features"]
     yield "chi-square alarms on every baseline day", alarmed["chi2_bonferroni"] == BASELINE_DAYS, alarmed
     yield "so does PSI", alarmed["psi_02"] == BASELINE_DAYS, alarmed
-    yield "learned thresholds on 1 of them at most", alarmed["learned"] <= 1, alarmed
+    yield "the rule on 4 of them at most", alarmed["rule"] <= 4, alarmed
     yield "every job says why, and for what", all(j["reason"] and j["model"] and j["version"] for j in jobs), jobs
     yield "flight-delay is retrained", "flight-delay" in models, sorted(models)
     yield "so is the model with a schedule alone", len(models) >= 2, sorted(models)

@@ -489,7 +489,6 @@ fn offsets(deltas: &[DeltaRow]) -> Value {
 fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
     let row = |scored: &Scored| {
         let (answer, finding) = (scored.answer, scored.finding.as_ref());
-        let values = finding.and_then(|finding| finding.values);
         ScoreRow {
             feature: scored.feature.clone(),
             test: scored.test.as_str().to_owned(),
@@ -514,8 +513,8 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
             drifted_since: finding
                 .and_then(|f| f.since_ms)
                 .and_then(DateTime::from_timestamp_millis),
-            expected_value: values.map(|(_, expected)| expected),
-            found_value: values.map(|(found, _)| found),
+            expected_value: scored.values.map(|(_, expected)| expected),
+            found_value: scored.values.map(|(found, _)| found),
             training_effect: finding.map(|finding| finding.training_effect),
             sentence: scored.sentence.clone(),
         }

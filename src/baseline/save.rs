@@ -35,6 +35,9 @@ pub enum Error {
     /// The stored form of its rows by time.
     #[error(transparent)]
     Windows(#[from] super::windows::Error),
+    /// Packing panicked.
+    #[error("packing a baseline: {0}")]
+    Task(#[from] tokio::task::JoinError),
     /// The database.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -66,14 +69,17 @@ pub struct Saved {
 /// # Errors
 /// The version has another baseline already, or Postgres cannot be asked.
 pub async fn save(pool: &PgPool, imported: Imported) -> Result<Saved, Error> {
-    let Imported {
-        mut baseline,
-        slots,
-    } = imported;
-    let stored = stored(&mut baseline)?;
-    let slots = slots
-        .map(|slots| Ok::<_, Error>((slots.slot_ms, slots.encode()?)))
-        .transpose()?;
+    // Packing a large baseline takes a while.
+    let pack = move || {
+        let Imported {
+            mut baseline,
+            slots,
+        } = imported;
+        let stored = stored(&mut baseline)?;
+        let slots = slots.map(|slots| Ok::<_, Error>((slots.slot_ms, slots.encode()?)));
+        Ok::<_, Error>((baseline, stored, slots.transpose()?))
+    };
+    let (baseline, stored, slots) = tokio::task::spawn_blocking(pack).await??;
     let mut transaction = pool.begin().await.map_err(store::Error::from)?;
     models::register(&mut *transaction, &baseline.model).await?;
     let new = baselines::insert(&mut *transaction, &stored).await?;

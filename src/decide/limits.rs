@@ -40,6 +40,7 @@ impl Judge {
                 threshold: decides.then_some(limit),
                 decides,
                 finding: None,
+                values: None,
                 nulls: feature.map_or(0, |feature| feature.quality.absent()),
                 unseen: feature.map_or(0, Feature::unseen),
                 drifted,

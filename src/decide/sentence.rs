@@ -32,6 +32,34 @@ pub(super) fn of_test(feature: &str, test: Test, answer: &Answer, limit: f64) ->
     format!("{feature}: {test} has an effect of {effect}, above {limit}{p}")
 }
 
+/// What was found in the stretch and what was expected of it, in the question's own units: medians,
+/// interquartile ranges, shares of rows, a correlation, rows per window.
+pub(super) fn in_own_units(finding: &Finding, reference: &Reference) -> Option<(f64, f64)> {
+    let Subject::Feature(i) = finding.subject else {
+        return finding.values;
+    };
+    let (found, expected) = &finding.groups;
+    if finding.values.is_some() || found.iter().sum::<f64>() <= 0.0 {
+        return finding.values;
+    }
+    let bins = &reference.layout.features[i].bins;
+    let values = &reference.profile.features[i].values;
+    let (Bins::Grid(grid), Values::Numeric(all)) = (bins, values) else {
+        let (_, before, after) = most_moved(found, expected);
+        return Some((after, before));
+    };
+    let at = |counts: &[f64], q| quantile(finding, grid, all, counts, q);
+    let range = |counts: &[f64]| at(counts, 0.75) - at(counts, 0.25);
+    match finding.question {
+        Question::Location => Some((at(found, 0.5), at(expected, 0.5))),
+        Question::Spread => Some((range(found), range(expected))),
+        _ => {
+            let (_, before, after) = most_moved(found, expected);
+            Some((after, before))
+        }
+    }
+}
+
 fn what_moved(finding: &Finding, reference: &Reference) -> String {
     match finding.subject {
         Subject::Feature(i) => {
@@ -199,9 +227,7 @@ pub(super) fn span(windows: usize, every_ms: i64) -> String {
         (60_000, "minute"),
         (1_000, "second"),
     ];
-    let unit = units
-        .into_iter()
-        .find(|(unit, _)| ms % unit == 0 && every_ms % unit == 0);
+    let unit = units.into_iter().find(|(unit, _)| ms % unit == 0);
     let (unit, name) = unit.unwrap_or((1, "millisecond"));
     match ms / unit {
         1 => format!("1 {name}"),
@@ -246,4 +272,175 @@ fn percent(share: f64) -> String {
 
 fn thousands(value: f64) -> String {
     format!("{value:.0}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Kind;
+    use crate::profile::{FeatureLayout, Layout, Levels, Profile};
+
+    const DAY_MS: i64 = 86_400_000;
+
+    /// A number of 0 to 1000 in ten bins of 100 rows, labels, and what windows of them are compared with.
+    fn reference() -> Reference {
+        let values: Vec<f64> = (0..1000).map(f64::from).collect();
+        let mut grid = Grid::from_sorted(&values, 0.0, 1000.0);
+        grid.cuts = (0..=10).map(|cut| f64::from(cut) * 100.0).collect();
+        grid.deciles = (1..10).collect();
+        let feature = |name: &str, kind, bins| FeatureLayout {
+            name: name.into(),
+            kind,
+            plain_numbers: false,
+            dimension: 0,
+            bins,
+        };
+        let names = ["UA", "AA", "rare"].map(str::to_owned).to_vec();
+        let layout = Layout {
+            features: vec![
+                feature("distance", Kind::Numeric, Bins::Grid(grid)),
+                feature(
+                    "carrier",
+                    Kind::Categorical,
+                    Bins::Levels(Levels::new(names)),
+                ),
+            ],
+        };
+        let mut profile = Profile::empty(&layout, 0);
+        if let Values::Numeric(numeric) = &mut profile.features[0].values {
+            numeric.counts[1..=10].fill(100);
+            (numeric.least, numeric.greatest) = (0.0, 1000.0);
+        }
+        Reference::new(layout.clone(), &layout, &profile, Vec::new(), Vec::new())
+    }
+
+    fn finding(subject: Subject, question: Question) -> Finding {
+        Finding {
+            subject,
+            question,
+            windows: 8,
+            from_ms: 0,
+            evidence: 20.0,
+            evidence_limit: 8.0,
+            effect: 0.0612,
+            effect_limit: 0.02,
+            training_effect: 0.0309,
+            groups: Default::default(),
+            group_of_bin: Vec::new(),
+            values: None,
+            pair: None,
+            drifted: true,
+            since_ms: Some(0),
+            decides: true,
+        }
+    }
+
+    #[track_caller]
+    fn said(finding: &Finding, every_ms: i64, expected: &str) {
+        assert_eq!(of(finding, &reference(), every_ms), expected);
+    }
+
+    #[test]
+    fn every_question_has_its_sentence() {
+        let tail = "over the last 8 days (KS 0.061); stretches of 8 days of the training data stay \
+                    under 0.031";
+        let number = |question| Finding {
+            group_of_bin: [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1].to_vec(),
+            groups: (vec![25.0, 75.0], vec![50.0, 50.0]),
+            ..finding(Subject::Feature(0), question)
+        };
+        said(
+            &number(Question::Location),
+            DAY_MS,
+            &format!("distance: median 500 -> 666.7 {tail}"),
+        );
+        said(
+            &number(Question::Spread),
+            DAY_MS,
+            &format!("distance: middle half 250 to 750 -> 500 to 833.3 {tail}"),
+        );
+        said(
+            &number(Question::Shape),
+            DAY_MS,
+            &format!("distance: share of values from 500 50.0 % -> 75.0 % {tail}"),
+        );
+        let labels = Finding {
+            group_of_bin: vec![0, 1, 2],
+            groups: (vec![21.0, 78.0, 1.0], vec![131.0, 859.0, 10.0]),
+            ..finding(Subject::Feature(1), Question::Shape)
+        };
+        said(
+            &labels,
+            3_600_000,
+            "carrier: share of `AA` 85.9 % -> 78.0 % over the last 8 hours (total variation 0.061); \
+             stretches of 8 hours of the training data stay under 0.031",
+        );
+        for (question, what) in [
+            (Question::Null, "nulls"),
+            (Question::Missing, "missing"),
+            (Question::WrongType, "wrong types"),
+            (Question::New, "out of range"),
+            (Question::Other, "values other than the usual one"),
+        ] {
+            let rate = Finding {
+                windows: 1,
+                effect: 0.0213,
+                training_effect: 0.0,
+                values: Some((0.0213, 0.0004)),
+                ..finding(Subject::Feature(0), question)
+            };
+            said(
+                &rate,
+                DAY_MS,
+                &format!(
+                    "distance: {what} 0.040 % -> 2.1 % of rows over the last 1 day (difference of \
+                     shares 0.021); stretches of 1 day of the training data stay under 0"
+                ),
+            );
+        }
+    }
+
+    #[test]
+    fn so_have_correlations_and_rows() {
+        let pairs = Finding {
+            values: Some((0.012, 0.803)),
+            pair: Some((0, 1)),
+            effect: 0.79,
+            ..finding(Subject::Pairs, Question::Pairs)
+        };
+        said(
+            &pairs,
+            900_000,
+            "distance and carrier: correlation 0.80 -> 0.01 over the last 2 hours (difference 0.79); \
+             stretches of 2 hours of the training data stay under 0.031",
+        );
+        let rows = Finding {
+            values: Some((310.2, 1020.4)),
+            effect: 1.19,
+            training_effect: 0.4,
+            ..finding(Subject::Rows, Question::Rows)
+        };
+        said(
+            &rows,
+            7 * DAY_MS,
+            "rows per window: 1020 -> 310 over the last 56 days (log ratio 1.2); stretches of 56 \
+             days of the training data stay under 0.40",
+        );
+    }
+
+    #[test]
+    fn a_test_says_its_effect_and_limit() {
+        let outcome = crate::compare::Outcome {
+            statistic: 0.06,
+            p_value: Some(1.23e-9),
+            expected: None,
+            effect: 0.06,
+            error_bound: None,
+        };
+        let said = of_test("age", Test::Ks, &Ok(outcome), 0.02);
+        assert_eq!(
+            said,
+            "age: ks has an effect of 0.060, above 0.020, p 1.2e-9"
+        );
+    }
 }

@@ -160,6 +160,8 @@ pub struct Scored {
     pub contributions: Vec<Contribution>,
     /// What the rule found; `None` for a test.
     pub finding: Option<Finding>,
+    /// Of the rule: what was found and what was expected, in the question's own units.
+    pub values: Option<(f64, f64)>,
     /// For people, where it speaks for drift and decides.
     pub sentence: Option<String>,
 }
@@ -389,6 +391,7 @@ impl Judge {
             drifted: finding.drifted,
             contributions: Vec::new(),
             sentence,
+            values: sentence::in_own_units(&finding, &self.reference),
             finding: Some(finding),
         }
     }

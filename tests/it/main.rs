@@ -31,6 +31,7 @@
 //! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
 //! - `soak`: half an hour of all that; only on demand
 //! - `judging`: which windows are judged, by whom, and what a gap makes of them
+//! - `rule`: a drift found, named and over, with the daemon dying on the way
 //! - `reset`: a person lets reading go on elsewhere
 //! - `verify`: every invariant, damaged and found
 //! - `check`: files against files, without any server
@@ -74,6 +75,7 @@ mod queue_model;
 mod replicas;
 mod reset;
 mod results;
+mod rule;
 mod schedules;
 mod search_loop;
 mod seeds;

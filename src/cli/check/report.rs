@@ -46,6 +46,7 @@ pub(super) fn json(checked: &Checked) -> Value {
         "differences": checked.differences,
         "features": features,
         "joint": joint,
+        "sentences": checked.judged.sentences(),
     })
 }
 
@@ -290,14 +291,7 @@ fn verdict(checked: &Checked) -> String {
             judged.features,
             judged.drifted[0],
         ),
-        Verdict::Stable if judged.drifted.is_empty() => {
-            format!("STABLE: none of {} features ({rows})", judged.features)
-        }
-        Verdict::Stable => format!(
-            "STABLE: {} of {} features, fewer than min_share ({rows})",
-            judged.drifted.len(),
-            judged.features
-        ),
+        Verdict::Stable => format!("STABLE: none of {} features ({rows})", judged.features),
         Verdict::TooFewRows => format!("COULD NOT TELL: too few rows ({rows})"),
         Verdict::CouldNotTell => format!("COULD NOT TELL: no test has an answer ({rows})"),
     }

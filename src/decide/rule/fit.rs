@@ -197,8 +197,12 @@ impl Learned {
                 .map(|y| square(y) / self.asked.dims as f64)
                 .collect();
             let middle = median(distances.iter().copied()) / chi2_quantile(0.5_f64.ln(), self.deff);
-            let by_chance = median(v0.iter().zip(&w).map(|(v, w)| v * w)); // it is never wild
-            self.cap = middle.max(by_chance) * chi2_quantile(PULL.ln(), self.deff);
+            // A count that chance gives is not wild where training windows have none.
+            let least = match self.asked.question.is_rate() {
+                true => median(v0.iter().zip(&w).map(|(v, w)| v * w)),
+                false => 1e-12,
+            };
+            self.cap = middle.max(least) * chi2_quantile(PULL.ln(), self.deff);
             pulled = residuals;
             self.pull(&mut pulled, &w);
             clean = scaled(&pulled, &w, columns);
