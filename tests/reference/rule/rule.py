@@ -228,7 +228,8 @@ class Learned:
             w = 1 / (self.tau2 + v0)
             y = r * np.sqrt(w)[:, None]
             Q = (y * y).sum(1) / d
-            self.cap = max(np.median(Q) / chi2.isf(0.5, self.deff), np.median(v0 * w)) * chi2.isf(PULL, self.deff)  # chance alone is never wild
+            least = np.median(v0 * w) if q.rate else 1e-12  # a count that chance gives is not wild where training windows have none
+            self.cap = max(np.median(Q) / chi2.isf(0.5, self.deff), least) * chi2.isf(PULL, self.deff)
             yc = self.pull(r, w) * np.sqrt(w)[:, None]
             if d > 1:  # Satterthwaite
                 M = yc.T @ yc / K
