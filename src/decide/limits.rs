@@ -16,7 +16,11 @@ impl Judge {
         decide: bool,
     ) -> Vec<Scored> {
         let limit = |test: Test| self.judging.tests.iter().find(|limit| limit.test == test);
-        let decides = |score: &Score| decide && limit(score.test).is_some_and(|l| l.decides);
+        // The number of rows decides over alerts of kind volume alone (`volume`).
+        let decides = |score: &Score| {
+            let of_rows = score.test.scope() == Scope::Window;
+            decide && !of_rows && limit(score.test).is_some_and(|l| l.decides)
+        };
         let adjusted = self.adjusted(&scores, decides);
         let scored = scores.into_iter().zip(adjusted).map(|(score, p_adjusted)| {
             let decides = decides(&score);
@@ -99,7 +103,7 @@ impl Judge {
         let mut order: Vec<(&str, (f64, bool))> = worst.into_iter().collect();
         order.sort_by(|a, b| b.1.1.cmp(&a.1.1).then(b.1.0.total_cmp(&a.1.0)));
         let over = |name: &str| order.iter().any(|one| one.0 == name && one.1.1);
-        let (joint, rows) = (over(JOINT), over(ROWS));
+        let joint = over(JOINT);
         let top = order
             .iter()
             .take(TOP)
@@ -107,14 +111,14 @@ impl Judge {
             .collect();
         let drifted: Vec<String> = order
             .iter()
-            .filter(|(name, (_, drifted))| *drifted && !matches!(*name, JOINT | ROWS))
+            .filter(|(name, (_, drifted))| *drifted && *name != JOINT)
             .map(|(name, _)| (*name).to_owned())
             .collect();
         let share = drifted.len() as f64 / self.reference.layout.features.len().max(1) as f64;
         let enough = !drifted.is_empty() && share >= self.judging.min_share;
         Said {
             // Who asks for a share of the features asks for features.
-            drifted_window: enough || (self.judging.min_share <= 0.0 && (joint || rows)),
+            drifted_window: enough || (self.judging.min_share <= 0.0 && joint),
             drifted,
             joint,
             top,

@@ -3,4 +3,7 @@
 pub mod episode;
 pub mod learned;
 mod limits;
+pub mod line;
+pub mod silence;
 pub mod verdict;
+pub mod volume;

@@ -31,6 +31,7 @@
 //! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
 //! - `soak`: half an hour of all that; only on demand
 //! - `judging`: which windows are judged, by whom, and what a gap makes of them
+//! - `silence`: windows that only the clock closes, and what follows from them
 //! - `reset`: a person lets reading go on elsewhere
 //! - `verify`: every invariant, damaged and found
 //! - `check`: files against files, without any server
@@ -77,6 +78,7 @@ mod results;
 mod schedules;
 mod search_loop;
 mod seeds;
+mod silence;
 mod soak;
 mod store;
 mod structure;
