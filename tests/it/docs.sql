@@ -41,6 +41,16 @@ insert into driftd.alert_episodes
      drifted_windows)
 values (1, 'flight-delay', 'flight-delay', '1', 'firing', 'warning', now() - interval '2 days',
         now() - interval '2 days', now() - interval '1 day', 2);
+insert into driftd.windows
+    (monitor_id, version, window_start, window_end, rows, late, verdict, mode, calibrated, features,
+     drifted_features, drifted_share, by_clock)
+values (1, '1', now(), now() + interval '1 day', 0, 0, 'too_few_rows', 'none', true, 0, 0, 0, true);
+insert into driftd.alert_episodes
+    (monitor_id, monitor, model, version, kind, state, severity, first_window, fired_window, last_window,
+     drifted_windows, by_clock)
+values (1, 'flight-delay', 'flight-delay', '1', 'silence', 'firing', 'critical', now(), now(), now(), 2, true);
+insert into driftd.alert_events (episode_id, episode_kind, kind, window_start)
+values (2, 'silence', 'fired', now());
 select driftd.trigger_retraining('episode', 'flight-delay', '{"features": ["dep_delay"]}',
     monitor => 'flight-delay', version => '1', episode_id => 1);
 select driftd.trigger_retraining('schedule', 'flight-delay', '{}', monitor => 'flight-delay',

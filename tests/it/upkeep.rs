@@ -46,14 +46,15 @@ async fn run(pool: &PgPool, sql: &str) {
 const SEEN: &str = "select jsonb_build_object(
     'checkpoints', (select jsonb_agg(to_jsonb(c) order by checkpoint_id) from driftd.checkpoints c),
     'rejected', (select jsonb_agg(to_jsonb(r) order by message_offset) from driftd.rejected_messages r),
-    'history', (select jsonb_agg(to_jsonb(h) order by window_start, feature) from driftd.drift_history h),
-    'latest', (select jsonb_agg(to_jsonb(l)) from driftd.latest_drift l),
+    'history', (select jsonb_agg(to_jsonb(h) - 'by_clock' order by window_start, feature) from driftd.drift_history h),
+    'latest', (select jsonb_agg(to_jsonb(l) - 'by_clock') from driftd.latest_drift l),
     'attribution', (select jsonb_agg(to_jsonb(a)) from driftd.drift_attribution a),
     'profiles', (select jsonb_agg(to_jsonb(p)) from driftd.window_profiles p),
-    'windows', (select jsonb_agg(to_jsonb(w) order by window_start) from driftd.windows w),
+    'windows', (select jsonb_agg(to_jsonb(w) - 'by_clock' order by window_start) from driftd.windows w),
     'deltas', (select jsonb_agg(to_jsonb(d) - 'saved_at') from driftd.profile_deltas d
         where d.rows > 0),
-    'health', (select jsonb_agg(to_jsonb(m) - 'windows_incomplete') from driftd.monitor_health m))::text";
+    'health', (select jsonb_agg(to_jsonb(m) - '{windows_incomplete,last_by_clock,silent_since}'::text[])
+        from driftd.monitor_health m))::text";
 
 const OLD_ROWS: &str = "
     insert into driftd.models (model) values ('m');

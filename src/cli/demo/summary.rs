@@ -138,7 +138,8 @@ pub(super) async fn of(
     .fetch_one(pool)
     .await?;
     let episodes: Vec<(DateTime<Utc>, Value)> = sqlx::query_as(
-        "select first_window, top_features from driftd.alert_episodes order by episode_id",
+        "select first_window, top_features from driftd.alert_episodes
+         where kind = 'drift' order by episode_id",
     )
     .fetch_all(pool)
     .await?;
