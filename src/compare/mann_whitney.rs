@@ -57,7 +57,7 @@ pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
 /// # Errors
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`], [`super::Reason::TooFewRows`].
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
-    totals(reference, window)?;
+    totals(reference, window, 0.0)?;
     let mut pairs = Pairs::default();
     for (&a, &b) in reference.iter().zip(window) {
         pairs.add(a as f64, b as f64);

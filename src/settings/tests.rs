@@ -354,6 +354,24 @@ fn kafka_properties() {
     assert!(!format!("{settings:?} {}", settings.redacted()).contains("hunter2"));
     let flagged = load(LEAST, &[], &[("kafka.properties.sasl.password", "hunter2")]);
     assert!(told(flagged)[0].contains("a secret on the command line"));
+    let passphrase = "kafka.properties.sasl.oauthbearer.assertion.private.key.passphrase";
+    let flagged = load(LEAST, &[], &[(passphrase, "hunter2")]);
+    assert!(told(flagged)[0].contains("a secret on the command line"));
+    let wrong = told(load(
+        LEAST,
+        &[],
+        &[("kafka.properties.sesion.timeout.ms", "1")],
+    ));
+    assert!(
+        wrong.len() == 1 && wrong[0].contains("No such"),
+        "{wrong:?}"
+    );
+    let accepted = load(
+        LEAST,
+        &[],
+        &[("kafka.properties.fetch.max.bytes", "100000")],
+    );
+    assert!(accepted.is_ok());
 }
 
 #[test]
@@ -426,7 +444,9 @@ fn secrets_come_from_files_and_are_not_shown() {
 #[test]
 fn no_secret_is_shown_wherever_it_comes_from() {
     let file = "postgres.url = 'postgres://u:hunter1@h/d'\n[kafka.properties]\n\
-                ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n";
+                ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n\
+                sasl.oauthbearer.assertion.private.key.passphrase = 'hunter6'\n\
+                sasl.kerberos.kinit.cmd = 'hunter7'\nclient.id = 'shown'\n";
     let env = [
         ("DRIFTD__POSTGRES__PASSWORD", "hunter4"),
         ("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter5"),
@@ -434,6 +454,7 @@ fn no_secret_is_shown_wherever_it_comes_from() {
     let settings = load(file, &env, &[]).unwrap();
     let shown = format!("{settings:?}\n{}", settings.redacted());
     assert!(!shown.contains("hunter"), "{shown}");
+    assert!(shown.contains("\"shown\""), "{shown}");
     assert!(settings.postgres.url().expose_secret().contains("hunter4"));
 }
 
