@@ -412,7 +412,8 @@ mod tests {
     /// Bins that are alike, as one entry and one by one, in every test on bins.
     #[test]
     fn bins_that_are_alike_may_be_one_entry() {
-        let tests: [(&str, fn(&Table) -> Answer); 9] = [
+        type Named = (&'static str, fn(&Table) -> Answer);
+        let tests: [Named; 9] = [
             ("psi", super::super::psi::of),
             ("js", super::super::js::of),
             ("kl", super::super::kl::of),

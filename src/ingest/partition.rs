@@ -497,6 +497,17 @@ impl Partition {
         }
     }
 
+    /// The greatest event time so far, per monitor.
+    fn max_event_times(&self) -> Vec<(i64, DateTime<Utc>)> {
+        let times = self.plan.monitors.iter().zip(&self.windows);
+        times
+            .filter_map(|(monitor, windows)| {
+                let max = DateTime::from_timestamp_millis(windows.progress.max_event_ms?)?;
+                Some((monitor.monitor_id, max))
+            })
+            .collect()
+    }
+
     /// Cuts the stretch off: what it added goes to the saver, memory starts empty again.
     pub fn cut(&mut self, key: &TopicPartition, now: i64) -> Option<Unsaved> {
         let Phase::Reading { epoch } = self.phase else {
@@ -518,13 +529,7 @@ impl Partition {
                 deltas.into_iter().map(|delta| (monitor.monitor_id, delta))
             })
             .collect();
-        let times = self.plan.monitors.iter().zip(&self.windows);
-        let max_event_times = times
-            .filter_map(|(monitor, windows)| {
-                let max = DateTime::from_timestamp_millis(windows.progress.max_event_ms?)?;
-                Some((monitor.monitor_id, max))
-            })
-            .collect();
+        let max_event_times = self.max_event_times();
         let confirmed = self.idle_since_ms.map(|_| self.idle_confirmed_ms);
         self.on_the_way = freed;
         let stretch = &mut self.stretch;

@@ -147,7 +147,7 @@ async fn build_and_tell(
         let limit = store::patience(pool, 0);
         store::within(limit, "say that a baseline is still being built", said)
     };
-    let work = build(pool, options, wanted);
+    let work = Box::pin(build(pool, options, wanted));
     let Some((built, heard_at)) = while_heard(work, wanted.heard_at, BEAT, say).await? else {
         tracing::warn!(model.id = %model, model.version = %version, job.id = wanted.job_id, "another replica builds the baseline: it had not heard from this one");
         return Ok(());
@@ -226,11 +226,10 @@ async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<
     let work = tokio::task::spawn_blocking(move || {
         let input = input_of(&options.monitors, &wanted.model, source.topic.as_deref());
         let window_ms = input.map(|input| input.window.size_ms);
-        let imported = match source.files.is_empty() {
+        match source.files.is_empty() {
             true => of_topic(&options, &wanted, &source, parent.as_ref()),
             false => of_files(&options, &wanted, &source, parent.as_ref(), window_ms),
-        };
-        imported
+        }
     });
     let imported = work.await??;
     // A baseline is large.

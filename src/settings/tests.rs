@@ -184,6 +184,36 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
+fn keys_of_earlier_versions_say_what_to_write_instead() {
+    refused("tests = ['learned']", &["the rule is no test"]);
+    refused(
+        "mode = 'learned'",
+        &["monitors.m.mode", "no longer has", "remove it"],
+    );
+    refused("guard = 2", &["monitors.m.guard", "remove it"]);
+    refused(
+        "alpha = 0.05",
+        &["monitors.m.alpha", "false_alarms = { max = 1"],
+    );
+    refused(
+        "min_share = 0.1",
+        &["monitors.m.min_share", "min_drifted_share"],
+    );
+    refused(
+        "retraining = { when_uncalibrated = true }",
+        &["retraining.when_uncalibrated", "no longer has"],
+    );
+    refused(
+        "questions = { locatoin = { effect = 0.1 } }",
+        &["questions.locatoin", "known are location, spread"],
+    );
+    refused(
+        "features = [{ name = 'a', path = 'a', questions = { spread = { decides = 1 } } }]",
+        &["questions.spread.decides", "true or false"],
+    );
+}
+
+#[test]
 fn what_is_wrong_in_a_monitor_is_said() {
     refused(
         "window = { size = '1d', every = '7h' }",
@@ -216,32 +246,6 @@ fn what_is_wrong_in_a_monitor_is_said() {
     refused(
         "tests = { ks = { effct = 0.1 } }",
         &["tests.ks.effct", "did you mean"],
-    );
-    refused("tests = ['learned']", &["the rule is no test"]);
-    refused(
-        "mode = 'learned'",
-        &["monitors.m.mode", "no longer has", "remove it"],
-    );
-    refused("guard = 2", &["monitors.m.guard", "remove it"]);
-    refused(
-        "alpha = 0.05",
-        &["monitors.m.alpha", "false_alarms = { max = 1"],
-    );
-    refused(
-        "min_share = 0.1",
-        &["monitors.m.min_share", "min_drifted_share"],
-    );
-    refused(
-        "retraining = { when_uncalibrated = true }",
-        &["retraining.when_uncalibrated", "no longer has"],
-    );
-    refused(
-        "questions = { locatoin = { effect = 0.1 } }",
-        &["questions.locatoin", "known are location, spread"],
-    );
-    refused(
-        "features = [{ name = 'a', path = 'a', questions = { spread = { decides = 1 } } }]",
-        &["questions.spread.decides", "true or false"],
     );
     refused(
         "false_alarms = { max = 40, per = '30d' }",

@@ -208,6 +208,7 @@ pub async fn claim_ripe(
     lock_ripe(connection, ours, Some(&found.version), longest_silence, now).await
 }
 
+#[allow(clippy::too_many_lines, reason = "one statement")]
 async fn lock_ripe(
     connection: &mut PgConnection,
     ripeness: &[Ripeness],

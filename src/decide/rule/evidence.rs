@@ -99,17 +99,7 @@ impl<'a> Trail<'a> {
             .iter()
             .flat_map(|v| learned.season_offset(v))
             .collect();
-        let mut e = match rate {
-            true => (series.x.iter().zip(&series.n))
-                .map(|(c, n)| anscombe(*c, *n, learned.p))
-                .collect(),
-            false => series.x.clone(),
-        };
-        for (t, row) in e.chunks_exact_mut(columns).enumerate() {
-            for (c, value) in row.iter_mut().enumerate() {
-                *value -= learned.mean[c] + offsets[t * columns + c];
-            }
-        }
+        let e = deviations(learned, series, &offsets);
         let mut pulled = e.clone();
         let some: Vec<f64> = w.iter().map(|w| w.max(1e-300)).collect();
         learned.pull(&mut pulled, &some);
@@ -225,6 +215,22 @@ impl<'a> Trail<'a> {
     pub(super) fn learned(&self) -> &Learned {
         self.learned
     }
+}
+
+/// What every answer deviates from the mean and the season.
+fn deviations(learned: &Learned, series: &Series, offsets: &[f64]) -> Vec<f64> {
+    let mut e = match learned.asked.question.is_rate() {
+        true => (series.x.iter().zip(&series.n))
+            .map(|(c, n)| anscombe(*c, *n, learned.p))
+            .collect(),
+        false => series.x.clone(),
+    };
+    for (t, row) in e.chunks_exact_mut(series.columns).enumerate() {
+        for (c, value) in row.iter_mut().enumerate() {
+            *value -= learned.mean[c] + offsets[t * series.columns + c];
+        }
+    }
+    e
 }
 
 /// `-ln p` of a stretch with this weight and squared deviation, of which the window before foretold a part.

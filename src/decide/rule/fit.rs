@@ -285,9 +285,9 @@ impl Learned {
                     *sum += w[t] * r;
                 }
             }
-            let values = count.iter().filter(|count| **count > 0).count() as f64;
-            let least = count.iter().filter(|count| **count > 0).min();
-            if values < 2.0 || least.is_none_or(|least| *least < LEAST_OF_SEASON) {
+            count.retain(|count| *count > 0);
+            let values = count.len() as f64;
+            if count.len() < 2 || count.iter().any(|windows| *windows < LEAST_OF_SEASON) {
                 continue;
             }
             for (sums, weight) in sums.chunks_exact_mut(columns).zip(&weight) {
@@ -301,13 +301,7 @@ impl Learned {
                 .sum();
             let within: f64 = rows_of(rest, columns)
                 .enumerate()
-                .map(|(t, row)| {
-                    w[t] * row
-                        .iter()
-                        .zip(of(t))
-                        .map(|(r, m)| (r - m).powi(2))
-                        .sum::<f64>()
-                })
+                .map(|(t, row)| w[t] * square(&minus(row, of(t))))
                 .sum();
             let free = w.len() as f64 - values;
             let f = between / (values - 1.0) / (within / free).max(1e-9); // rounding is no season

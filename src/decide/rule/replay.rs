@@ -86,7 +86,7 @@ impl Rule {
             let lengths: Vec<usize> = (0..self.lengths.len())
                 .filter(|k| single(k) == alone)
                 .collect();
-            self.from_tail(&self.maxima(&judged, &lengths), hazard)
+            self.tail_limit(&self.maxima(&judged, &lengths), hazard)
         });
         // Exchangeable windows: where k of K exceed, so will (k + 1) / (K + 1) of the next.
         let allowed = (hazard * self.windows as f64 - 1.0).max(0.0);
@@ -159,7 +159,7 @@ impl Rule {
 
     /// What quiet windows exceed `hazard / PART` often: an exponential tail over the upper fifth of the
     /// replay, drawn to what theory says of so many questions.
-    fn from_tail(&self, maxima: &[f64], hazard: f64) -> f64 {
+    fn tail_limit(&self, maxima: &[f64], hazard: f64) -> f64 {
         let deciding = (0..self.questions.asked.len())
             .filter(|q| self.limit(*q).decides)
             .count();

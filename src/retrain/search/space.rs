@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::axis::{Axis, MOST_EXACT};
-use super::read::{Object, Reader, shown, whole};
+use super::read::{Object, Reader, shown};
 
 /// Parameters of a space, at most.
 pub(super) const MOST_PARAMETERS: usize = 100;
