@@ -324,7 +324,7 @@ fn feature_line(feature: &Value) -> String {
         "{:<20}{:<14}{:>10}{:>12}  {values}\n",
         feature["name"].as_str().unwrap_or_default(),
         feature["kind"].as_str().unwrap_or_default(),
-        feature["nulls"],
-        bins.unwrap_or_default(),
+        feature["nulls"].to_string(),
+        bins.unwrap_or_default().to_string(),
     )
 }

@@ -6,7 +6,7 @@
 //! **Formula**: `X2 = sum (observed - expected)^2 / expected` over the 2 x K table of the bins that at
 //! least one side has rows in, expected = row total x column total / total. Source: K. Pearson 1900;
 //! the number of `scipy.stats.chi2_contingency(correction=False)`, or with Yates' correction
-//! ([`yates`], which takes 1/2 off each difference of a 2 x 2 table; F. Yates 1934) that of
+//! (`chi2_yates`, which takes 1/2 off each difference of a 2 x 2 table; F. Yates 1934) that of
 //! `correction=True`. The correction changes nothing where there are more than two bins.
 //!
 //! **p-value**: chi-square with K - 1 degrees of freedom, which is scipy's p, where that law holds:

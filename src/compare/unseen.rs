@@ -24,7 +24,7 @@
 //! is kept, each of them stands for `unseen / rows of the sample` labels like it. Unseen rows of which
 //! no label is known count as levels of one row, which finds least.
 //!
-//! Tests on bins want the unseen labels as bins of their own ([`bins`]): one bin for all of them, chosen
+//! Tests on bins want the unseen labels as bins of their own (`bins`): one bin for all of them, chosen
 //! because the reference has none of it, is no bin that chance deals rows into, and every test on it
 //! finds drift in every window of a long-tailed feature.
 //!

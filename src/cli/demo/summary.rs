@@ -305,7 +305,7 @@ Try:
   -- which features drifted most often?
   select feature, count(*) from driftd.drift_history where drifted group by 1 order by 2 desc;
   -- how did one of them move?
-  select window_start::date, statistic as z, effect as evidence, drifted from driftd.drift_history
+  select window_start::date, effect, sentence, drifted from driftd.drift_history
     where feature = 'dest' and test = 'rule' order by 1;
   -- what is queued, and why?
   select job_id, model, version, state, reasons -> 0 ->> 'kind' as why from driftd.job_queue;

@@ -19,7 +19,7 @@
 //!
 //! No random numbers: the same training data and windows give the same verdicts. The reference
 //! implementation is `tests/reference/rule/rule.py`; golden numbers from it are held to 1e-9. Measured
-//! rates and delays: `docs/statistics.md`, by `./dev bench worlds`.
+//! rates and delays: `docs/statistics.md`, by `tests/reference/rule/evaluate.py`.
 
 use serde::{Deserialize, Serialize};
 
