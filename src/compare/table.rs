@@ -17,8 +17,8 @@
 //! for dense bins, few or many. Tables of fewer than 20 bins, some of them small, are regrouped first.
 //!
 //! **Which law** (`p_value`): chi-square's, as scipy has it, unless some cell expects fewer than 5 rows
-//! and mean or variance of the statistic over random deals show that it does not hold: by more than a
-//! tenth of the mean, or a quarter of the variance. Then the matched one.
+//! and mean or variance of the statistic over random deals show that it does not hold: the mean is off by
+//! more than a tenth, or the variance larger by more than a quarter. Then the matched one.
 //!
 //! **Regrouping**: chi-square laws need about 5 expected rows in each cell. Bins that expect fewer
 //! on the smaller side join one pool, smallest first, until the pool reaches 5 and no small bin is
@@ -55,8 +55,8 @@ impl Bin {
 const SMALL: f64 = 5.0;
 /// From this expected count on, both sides, the leading term is enough.
 const DENSE: f64 = 200.0;
-/// Chi-square's law is taken for a statistic whose mean and variance over random deals exceed its own
-/// by no more than these factors.
+/// Chi-square's law is taken for a statistic whose mean over random deals is within this factor of its
+/// own, and whose variance exceeds its own by no more than the other.
 const NEAR_MEAN: f64 = 1.1;
 const NEAR_VARIANCE: f64 = 1.25;
 /// From this number of bins on a sum over small bins is smooth enough for its gamma law.
@@ -240,7 +240,7 @@ impl Table {
         }
         let (value, moments) = sum(self);
         let freedom = self.size() - 1.0;
-        let alike = moments.mean <= freedom * NEAR_MEAN
+        let alike = (freedom / NEAR_MEAN..=freedom * NEAR_MEAN).contains(&moments.mean)
             && moments.variance <= 2.0 * freedom * NEAR_VARIANCE;
         if alike || !self.is_sparse() {
             chi2::sf(value, freedom)

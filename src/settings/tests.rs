@@ -358,8 +358,7 @@ fn kafka_properties() {
     assert!(!format!("{settings:?} {}", settings.redacted()).contains("hunter2"));
     let flagged = load(LEAST, &[], &[("kafka.properties.sasl.password", "hunter2")]);
     assert!(told(flagged)[0].contains("a secret on the command line"));
-    let passphrase = "kafka.properties.sasl.oauthbearer.assertion.private.key.passphrase";
-    let flagged = load(LEAST, &[], &[(passphrase, "hunter2")]);
+    let flagged = load(LEAST, &[], &[("kafka.properties.ssl.key.pem", "hunter2")]);
     assert!(told(flagged)[0].contains("a secret on the command line"));
     let wrong = told(load(
         LEAST,
@@ -449,8 +448,8 @@ fn secrets_come_from_files_and_are_not_shown() {
 fn no_secret_is_shown_wherever_it_comes_from() {
     let file = "postgres.url = 'postgres://u:hunter1@h/d'\n[kafka.properties]\n\
                 ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n\
-                sasl.oauthbearer.assertion.private.key.passphrase = 'hunter6'\n\
-                sasl.kerberos.kinit.cmd = 'hunter7'\nclient.id = 'shown'\n";
+                ssl.key.pem = 'hunter6'\nsasl.oauthbearer.config = 'hunter7'\n\
+                client.id = 'shown'\n";
     let env = [
         ("DRIFTD__POSTGRES__PASSWORD", "hunter4"),
         ("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter5"),
