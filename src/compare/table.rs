@@ -165,7 +165,7 @@ impl Table {
                 continue;
             }
             let centre = split.mean(total);
-            let [chance, first, second, link] = split.expectation(total, |a, b| {
+            let [chance, first, second, link] = split.smooth_expectation(total, |a, b| {
                 let value = if given(b) { f(a, b) } else { 0.0 };
                 let chance = f64::from(given(b));
                 [chance, value, value * value, value * (b - centre)]
