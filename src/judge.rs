@@ -30,9 +30,8 @@ use crate::monitor::retraining::Severity;
 use crate::monitor::{AlertPolicy, Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::{Drift, Trigger};
-use crate::store::windows::{
-    self, Claimed, DeltaRow, LONGEST_SILENCE, Next, Ripeness, ScoreRow, Window,
-};
+use crate::store::ripe::{self, Claimed, LONGEST_SILENCE, Ripeness};
+use crate::store::windows::{self, DeltaRow, Next, ScoreRow, Window};
 use crate::store::{self, time_partitions};
 use crate::telemetry::metrics;
 
@@ -172,7 +171,7 @@ async fn begin_next(
             .await
             .map_err(store::Error::doing("begin judging a window"))?;
         let now = clock.now();
-        let claimed = windows::claim_ripe(&mut transaction, ripeness, LONGEST_SILENCE, now).await?;
+        let claimed = ripe::claim(&mut transaction, ripeness, LONGEST_SILENCE, now).await?;
         Ok::<_, store::Error>(claimed.map(|claimed| (transaction, claimed)))
     };
     let claimed = store::within(patience, "claim a window", claim).await?;
