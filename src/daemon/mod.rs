@@ -29,6 +29,9 @@ mod watch;
 
 use watch::Watching;
 
+/// From a failed start to the next attempt.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Runs until told to stop, or until a task fails.
 ///
 /// # Errors
@@ -56,31 +59,66 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         });
     }
     let _stop_with_us = stop.clone().drop_guard();
-    let waiting = |error: &str| readiness.not_ready("postgres", error);
-    let reached = store::wait_for(&pool, &stop, waiting).await;
-    let shown = settings.postgres.shown_url();
-    if !reached.with_context(|| format!("postgres.url: {shown}"))? {
+    let Some(watched) = prepare(&settings, &pool, &readiness, &stop).await? else {
         return Ok(());
-    }
-    store::check_schema(&pool).await?;
-    readiness.ready("postgres");
-    start(&settings, &pool, &readiness, &stop, &mut tasks).await?;
+    };
+    start(&settings, watched, &pool, &readiness, &stop, &mut tasks);
     finish(&mut tasks, &stop, &api_stop, settings.service.grace).await
 }
 
-/// Starts what needs the database.
-async fn start(
+/// Waits for Postgres and makes everything ready there. A connection that is lost on the way begins it
+/// again: all of it may be done twice. `None`: `stop` came first.
+async fn prepare(
     settings: &Settings,
     pool: &PgPool,
     readiness: &Readiness,
     stop: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
-) -> anyhow::Result<()> {
-    let clock = Arc::new(Clock::System);
+) -> anyhow::Result<Option<Watching>> {
+    loop {
+        let waiting = |error: &str| readiness.not_ready("postgres", error);
+        let reached = store::wait_for(pool, stop, waiting).await;
+        let shown = settings.postgres.shown_url();
+        if !reached.with_context(|| format!("postgres.url: {shown}"))? {
+            return Ok(None);
+        }
+        match register(settings, pool).await {
+            Ok(watched) => {
+                readiness.ready("postgres");
+                return Ok(Some(watched));
+            }
+            Err(error) if watch::is_transient(&error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(error, retry_in = ?RETRY, "Postgres was lost at the start");
+                waiting(&error);
+                let pause = tokio::time::sleep(RETRY);
+                if stop.run_until_cancelled(pause).await.is_none() {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Watching> {
+    store::check_schema(pool).await?;
     let queue = &settings.retraining;
     jobs::set_limits(pool, queue.max_running, queue.max_running_per_model).await?;
+    Watching::prepare(settings, pool).await
+}
+
+/// Starts what needs the database.
+fn start(
+    settings: &Settings,
+    watched: Watching,
+    pool: &PgPool,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+) {
+    let clock = Arc::new(Clock::System);
+    let queue = &settings.retraining;
     let all: Arc<[Monitor]> = settings.monitors.clone().into();
-    let watched = Watching::prepare(settings, pool).await?;
     {
         let (pool, clock, stop) = (pool.clone(), Arc::clone(&clock), stop.clone());
         let (settings, readiness) = (settings.clone(), readiness.clone());
@@ -126,7 +164,6 @@ async fn start(
             Ok("upkeep")
         });
     }
-    Ok(())
 }
 
 /// Hands jobs over, where there is anywhere to.

@@ -179,7 +179,7 @@ async fn changed(settings: &Settings, pool: &PgPool, seen: &mut String) -> Watch
     }
 }
 
-fn is_transient(error: &anyhow::Error) -> bool {
+pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     let store = error.downcast_ref::<store::Error>();
     store.is_some_and(store::Error::is_transient)
 }

@@ -163,6 +163,20 @@ async fn a_commit_of_unknown_outcome_counts_once_after_a_restart() {
     lose_commits(true).await;
 }
 
+/// The transaction that makes the monitor known.
+#[tokio::test]
+async fn a_start_that_loses_postgres_begins_again() {
+    let (mut scene, proxy) = Scene::with_proxy().await;
+    proxy.lose(Lost::Answer, |sent: &[u8]| sent.ends_with(b"COMMIT\0"));
+    let daemon = Daemon::start(&scene.stage.config);
+    until("the answer is lost", async || proxy.has_lost()).await;
+    until("driftd says that it was", async || {
+        daemon.log().contains("Postgres was lost at the start")
+    })
+    .await;
+    scene.finish(daemon).await;
+}
+
 // --- the server dies, or another one takes its place ---------------------------------------------
 
 /// A migrated database on a server of the test's own.

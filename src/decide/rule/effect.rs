@@ -98,6 +98,11 @@ impl Expected {
     }
 }
 
+/// Share of a window's rows out of range that begins a drift alone.
+const ALONE: f64 = 0.1;
+/// Part of the rows out of range that are not in the fullest window of the stretch.
+const REPEATED: f64 = 0.25;
+
 /// Shares of one feature over stretches of windows.
 struct Shares {
     of_labels: bool,
@@ -185,6 +190,28 @@ impl Effects {
             }
             None => self.shares[asked.feature].distance(from, to),
         }
+    }
+
+    /// Whether numbers out of range are more than one batch: a window alone counts from a tenth of its rows
+    /// on, or others of the stretch hold a quarter of them. Training windows have none by definition, so how
+    /// they come cannot be learned: a session or an upload may hold twenty of them at once.
+    pub(super) fn repeats(&self, trail: &Trail<'_>, q: usize, from: usize, to: usize) -> bool {
+        let asked = trail.learned().asked;
+        if asked.question != Question::New || self.shares[asked.feature].of_labels {
+            return true;
+        }
+        let Some((counts, rows)) = &self.sums[q] else {
+            return true;
+        };
+        let (mut fullest, mut most) = (0.0, 0.0);
+        for t in from..to {
+            let (count, rows) = (counts.one(t, t + 1), rows.one(t, t + 1));
+            if rows > 0.0 && count / rows > fullest {
+                (fullest, most) = (count / rows, count);
+            }
+        }
+        let all = counts.one(from, to);
+        fullest > ALONE || all - most >= (REPEATED * all).max(1.0)
     }
 
     /// Share of rows with what a rate asks for, in the stretch and in the training data; geometric means

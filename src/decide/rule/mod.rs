@@ -425,6 +425,7 @@ impl Rule {
                 if excess > best.map_or(0.0, |best| best.0)
                     && !reaches_back
                     && watch.effects.of(&watch.trails[q], q, from, t + 1) > limit.effect
+                    && watch.effects.repeats(&watch.trails[q], q, from, t + 1)
                 {
                     best = Some((excess, q, k));
                 }

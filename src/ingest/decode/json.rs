@@ -536,7 +536,9 @@ mod tests {
         );
         assert_eq!(
             batch.cells[1],
-            [Coerced, Null, WrongType, Missing, Coerced, Null, Ok, Missing]
+            [
+                Coerced, Null, WrongType, Missing, Coerced, Null, Ok, Missing
+            ]
         );
         assert_eq!(
             numbers(&batch, 0)[7],

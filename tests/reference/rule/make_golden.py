@@ -78,7 +78,11 @@ def streams():
         hour = (72 + np.arange(W)) % 24
         return rng.normal(0, 0.1, (W, 3)) + 0.7 * np.sin(2 * np.pi * hour[:, None] / 24 + np.array([0.0, 1.0, 2.0]))
 
-    yield "iid, then a shift", stream(1, 40, 40, mu=with_shift(none, 60, 0.14)), 40, 30, 1
+    shifted = stream(1, 40, 40, mu=with_shift(none, 60, 0.14))
+    for w, rows in ((45, 4), (54, 2), (55, 1), (72, 6)):  # out of range: a batch alone, two windows in a row, and a large batch alone
+        shifted.features[1].C[w, 4:10] -= rows
+        shifted.features[1].C[w, 13] += 6 * rows
+    yield "iid, then a shift; batches out of range", shifted, 40, 30, 1
     unequal = np.clip(np.random.default_rng(2).lognormal(np.log(250), 0.9, 98), 60, 1500).astype(int)
     yield "wobble and weekly season, unequal rows, then a spread", stream(2, 56, 42, rows=unequal, mu=weekly, sd=step(98, 76, 1.18)), 56, 30, 1
     yield "AR, then another correlation", stream(3, 60, 40, mu=lambda r, W: ar(r, W, 0.8, 0.15, 3), rho=step(100, 76, 0.25, 0.5)), 60, 30, 2

@@ -25,6 +25,7 @@ OWN_LEVEL, OWN_COUNT = 0.005, 5  # a level with this share and this many rows a 
 MOST_PAIRED = 20  # numeric features
 EFFECT = dict(location=0.02, spread=0.02, shape=0.02, pairs=0.1, volume=0.69)  # no drift begins below these
 EFFECT |= {name: 0.005 for name in ("null", "missing", "wrong_type", "new", "other")}
+ALONE, REPEATED = 0.1, 1 / 4  # numbers out of range: a window alone begins a drift from this share of its rows on, or others of its stretch hold this part of them
 
 
 # ---- 1. Questions: each answers per window with d numbers whose chance variance is 1 / rows (a rate: with a count)
@@ -448,6 +449,17 @@ def effect_of_rate(l, x, n, lengths):
     return ends_of(lengths, len(n), of)
 
 
+def repeated(x, n, lengths):
+    """(windows, lengths): whether rows out of range are more than one batch. Training windows have none, so how they come cannot be learned."""
+    out = np.zeros((len(n), len(lengths)), bool)
+    share = ratio(x, n)
+    for k, L in enumerate(lengths):
+        for t in range(L - 1, len(n)):
+            c, fullest = x[t + 1 - L : t + 1], share[t + 1 - L : t + 1].argmax()
+            out[t, k] = share[t + 1 - L + fullest] > ALONE or c.sum() - c[fullest] >= max(REPEATED * c.sum(), 1)
+    return out
+
+
 def effect_of_mean(evidence, lengths):
     """Of pairs and rows: the largest weighted mean deviation."""
     w = 1 / evidence.v
@@ -548,7 +560,9 @@ class Rule:
         out = {}
         for l, (x, n) in zip(learned, windows.answers):
             e = Evidence(l, x, n, windows.seasons, self.lengths)
-            e.name = l.q.name
+            e.name, e.counts = l.q.name, np.array(True)
+            if l.q.name == "new" and self.askers[l.q.feature].kind == "num":
+                e.counts = repeated(x, n, self.lengths)
             e.effect = shares[l.q.feature] if l.q.of_shares else effect_of_rate(l, x, n, self.lengths) if l.q.rate else effect_of_mean(e, self.lengths)
             out.setdefault(l.q.feature, []).append(e)
         return out
@@ -592,7 +606,7 @@ class Rule:
         D, begins = np.zeros((T, self.J), bool), []
         limit = np.where(np.array(self.lengths) == 1, one, several + LONG * np.log(self.lengths))
         for j, of in judged.items():
-            excess = np.stack([np.where(e.effect > EFFECT[e.name], e.lnp - limit, -np.inf) for e in of])
+            excess = np.stack([np.where((e.effect > EFFECT[e.name]) & e.counts, e.lnp - limit, -np.inf) for e in of])
             if excess.max() > 0:
                 D[:, j], begun = walk(excess, of, self.lengths)
                 begins += [(t, j, of[q].name, L) for t, q, L in begun]
