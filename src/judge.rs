@@ -15,19 +15,25 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::alert::{self, Alert};
 use crate::api::Readiness;
 use crate::clock::Clock;
+use crate::compare::Test;
 use crate::decide::episode::Change;
+use crate::decide::line::{self, Kind, Step};
 use crate::decide::rule::Answers;
-use crate::decide::verdict::{Judge, Judged, Scored, State, Training, Verdict};
+use crate::decide::silence::{self, Seen};
+use crate::decide::verdict::{self, Judge, Judged, Scored, Training, Verdict};
+use crate::decide::volume;
 use crate::failpoint::{Failpoint, reached};
 use crate::monitor::retraining::Severity;
 use crate::monitor::{Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::{Drift, Trigger};
-use crate::store::episodes::{self, Subject};
-use crate::store::windows::{self, Claimed, DeltaRow, LONGEST_SILENCE, Ripeness, ScoreRow, Window};
-use crate::store::{self, outbox, time_partitions};
+use crate::store::windows::{
+    self, Claimed, DeltaRow, LONGEST_SILENCE, Next, Ripeness, ScoreRow, Window,
+};
+use crate::store::{self, time_partitions};
 use crate::telemetry::metrics;
 
 /// How long to wait when nothing is ripe.
@@ -235,6 +241,8 @@ impl Line {
             topic: self.input.topic.clone(),
             reach_ms: close_ms + spec.out_of_orderness_ms,
             close_ms,
+            due_ms: close_ms + spec.idle_after_ms,
+            every_ms: spec.every_ms,
         }
     }
 }
@@ -252,7 +260,7 @@ async fn judge_claimed(
     let deltas = windows::deltas(&mut transaction, claimed);
     let deltas = store::within(patience, "read the deltas of a window", deltas).await?;
     reached(Failpoint::WindowGathered);
-    let mut state: State = serde_json::from_value(claimed.state.clone())
+    let mut state: line::State = serde_json::from_value(claimed.state.clone())
         .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
     let judge = line.judge_for(claimed, &deltas);
     let past = match &judge {
@@ -282,23 +290,19 @@ async fn save(
     claimed: &Claimed,
     window: &Window,
     outcome: &Outcome,
-    mut state: State,
+    mut state: line::State,
     clock: &Clock,
 ) -> Result<(), Error> {
     let (connection, judged) = (&mut *transaction, &outcome.judged);
     let (scores, profile) = (score_rows(outcome), outcome.profile.as_deref());
     windows::save(connection, window, &scores, profile).await?;
-    alert(connection, line, window, judged, &mut state, clock).await?;
+    alert_drift(connection, line, window, judged, &mut state.drift, clock).await?;
+    let volume = volume_detail(window, judged);
+    let (monitor, step) = (&line.monitor, outcome.step);
+    alert::follow(connection, monitor, window, step, &volume, &mut state).await?;
     windows::count_stepped_over(connection, claimed).await?;
-    let next_ms = claimed.window_start.timestamp_millis() + line.input.window.every_ms;
-    let next_start = DateTime::from_timestamp_millis(next_ms).unwrap_or(claimed.window_start);
-    let silence = match window.rows {
-        0 => claimed.silence.saturating_add(1),
-        _ => 0,
-    };
-    let state = serde_json::to_value(&state)
-        .map_err(|error| Error::State(line.monitor.name.clone(), error))?;
-    windows::advance(connection, claimed, next_start, silence, &state).await?;
+    let next = next_window(line, claimed, window, &state)?;
+    windows::advance(connection, claimed, &next).await?;
     reached(Failpoint::BeforeWindowCommit);
     let committed = transaction.commit().await;
     committed.map_err(store::Error::doing("save a judged window"))?;
@@ -306,9 +310,34 @@ async fn save(
     Ok(())
 }
 
+/// Where the line goes on.
+fn next_window(
+    line: &Line,
+    claimed: &Claimed,
+    window: &Window,
+    state: &line::State,
+) -> Result<Next, Error> {
+    let (spec, policy) = (&line.input.window, line.input.judging.alert);
+    let start_ms = claimed.window_start.timestamp_millis();
+    let start = DateTime::from_timestamp_millis(start_ms + spec.every_ms);
+    let unknown_ms = state.unknown_start_ms(spec, start_ms, policy);
+    Ok(Next {
+        start: start.unwrap_or(claimed.window_start),
+        silence: match window.rows {
+            0 => claimed.silence.saturating_add(1),
+            _ => 0,
+        },
+        unknown_start: unknown_ms.and_then(DateTime::from_timestamp_millis),
+        state: serde_json::to_value(state)
+            .map_err(|error| Error::State(line.monitor.name.clone(), error))?,
+    })
+}
+
 /// What came of a window, with its stored profile.
 struct Outcome {
     judged: Judged,
+    /// What it does to the alerts of other kinds than drift.
+    step: Step,
     profile: Option<Vec<u8>>,
     answers: Option<Vec<u8>>,
     rows_reference: i64,
@@ -337,15 +366,30 @@ async fn merge_and_judge(
     deltas: &[DeltaRow],
     judge: Option<Arc<Judge>>,
     past: Vec<Vec<u8>>,
-    state: &mut State,
+    state: &mut line::State,
 ) -> Result<Outcome, Error> {
+    let rows = deltas.iter().map(|delta| delta.rows).sum::<i64>();
+    let policy = line.input.judging.alert;
+    let start_ms = claimed.window_start.timestamp_millis();
+    let seen = Seen {
+        start_ms,
+        end_ms: line.input.window.end(start_ms),
+        rows: rows.unsigned_abs(),
+        expects_rows: silence::expects_rows(judge.as_deref(), start_ms),
+    };
+    let (incomplete, by_clock) = (claimed.incomplete, claimed.by_clock);
     let Some(judge) = judge else {
         let judged = Judged::unsaid(match claimed.incomplete {
             true => Verdict::Incomplete,
             false => Verdict::NoBaseline,
         });
+        let step = match incomplete {
+            true => Step::NONE,
+            false => state.step(seen, None, policy),
+        };
         return Ok(Outcome {
             judged,
+            step,
             profile: None,
             answers: None,
             rows_reference: 0,
@@ -356,7 +400,6 @@ async fn merge_and_judge(
         .filter_map(|delta| delta.delta.clone())
         .collect();
     let sample_rows = line.input.sample_rows;
-    let (start_ms, incomplete) = (claimed.window_start.timestamp_millis(), claimed.incomplete);
     let every_ms = line.input.window.every_ms;
     let mut next = state.clone();
     let work = tokio::task::spawn_blocking(move || {
@@ -366,7 +409,18 @@ async fn merge_and_judge(
             window.merge(&encoding::decode(delta, layout)?);
         }
         let past = consecutive(&past, &judge, start_ms, every_ms)?;
-        let judged = judge.judge(&mut window, past, start_ms, incomplete, &mut next);
+        let mut drift = next.drift.clone();
+        let mut judged = judge.judge(&mut window, past, start_ms, incomplete, &mut drift);
+        // What is known of drift depends on the log alone.
+        match by_clock {
+            true => (judged.change, judged.answers) = (Change::None, None),
+            false => next.drift = drift,
+        }
+        let volume_drifted = volume::drifted(&judge, seen.rows, &mut judged);
+        let step = match incomplete {
+            true => Step::NONE,
+            false => next.step(seen, volume_drifted, policy),
+        };
         let profile = encoding::encode(&mut window, false)?;
         let rows_reference = i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX);
         let answers = judged.answers.as_ref().map(Answers::encode).transpose()?;
@@ -374,6 +428,7 @@ async fn merge_and_judge(
             Outcome {
                 judged,
                 answers,
+                step,
                 profile: Some(profile),
                 rows_reference,
             },
@@ -451,6 +506,7 @@ fn window_row(line: &Line, claimed: &Claimed, deltas: &[DeltaRow], outcome: &Out
         baseline_id: deltas.iter().find_map(|delta| delta.baseline_id.clone()),
         rows: deltas.iter().map(|delta| delta.rows).sum(),
         late: deltas.iter().map(|delta| delta.late).sum(),
+        by_clock: claimed.by_clock,
         verdict: judged.verdict.as_str(),
         decided_by: judged.decided_by.as_str(),
         training_windows: count(judged.training_windows),
@@ -522,39 +578,32 @@ fn score_rows(outcome: &Outcome) -> Vec<ScoreRow> {
     outcome.judged.scores.iter().map(row).collect()
 }
 
-/// What the verdict does to the alert, and the alert to the model.
-async fn alert(
+/// What people are told of the number of rows.
+fn volume_detail(window: &Window, judged: &Judged) -> Value {
+    let mut scores = judged.scores.iter();
+    let score = scores.find(|score| score.test == Test::RowVolume);
+    let outcome = score.and_then(|score| score.answer.ok());
+    json!({
+        "rows": window.rows,
+        "times_usual": outcome.map(|outcome| outcome.statistic),
+        "effect": outcome.map(|outcome| outcome.effect),
+        "limit": score.and_then(|score| score.threshold),
+    })
+}
+
+/// What the verdict does to the alert about drift, and the alert to the model.
+async fn alert_drift(
     connection: &mut PgConnection,
     line: &Line,
     window: &Window,
     judged: &Judged,
-    state: &mut State,
+    state: &mut verdict::State,
     clock: &Clock,
 ) -> Result<(), Error> {
-    if judged.change == Change::None {
-        return Ok(());
-    }
     let severity = match judged.drifted_share() >= CRITICAL_SHARE {
         true => Severity::Critical,
         false => Severity::Warning,
     };
-    let subject = Subject {
-        monitor_id: window.monitor_id,
-        monitor: &line.monitor.name,
-        model: &line.monitor.model,
-        version: &window.version,
-        window_start: window.window_start,
-        severity,
-        top_features: &window.top_features,
-    };
-    let known = state.episode_id.unwrap_or_default();
-    let Some((episode_id, kind, drifted_windows)) =
-        change_episode(connection, &subject, judged.change, known).await?
-    else {
-        return Ok(());
-    };
-    reached(Failpoint::EpisodeChanged);
-    state.episode_id = (judged.change != Change::Resolves).then_some(episode_id);
     let detail = json!({
         "drifted_share": judged.drifted_share(),
         "drifted": judged.drifted,
@@ -562,12 +611,19 @@ async fn alert(
         "top_features": window.top_features,
         "sentences": judged.sentences(),
     });
-    episodes::note(connection, episode_id, kind, window.window_start, &detail).await?;
-    reached(Failpoint::EpisodeNoted);
-    if matches!(judged.change, Change::Fires { .. } | Change::Resolves) {
-        send(connection, line, window, episode_id, kind, &detail).await?;
-        reached(Failpoint::MessageWritten);
-    }
+    let alert = Alert {
+        kind: Kind::Drift,
+        change: judged.change,
+        severity,
+        opens: (window.window_start.timestamp_millis(), 1),
+        top_features: &window.top_features,
+        detail: &detail,
+    };
+    let open = &mut state.episode_id;
+    let applied = alert::apply(connection, &line.monitor, window, &alert, open).await?;
+    let Some((episode_id, drifted_windows)) = applied else {
+        return Ok(());
+    };
     if state.episode.is_firing() && window.verdict == Verdict::Drifted.as_str() {
         let drift = Drift {
             share: judged.drifted_share(),
@@ -577,62 +633,6 @@ async fn alert(
         };
         ask_for_retraining(connection, line, window, judged, episode_id, drift, clock).await?;
     }
-    Ok(())
-}
-
-/// What the change does to the episode: its number, what happened to it, and how many drifted windows it
-/// holds then.
-async fn change_episode(
-    connection: &mut PgConnection,
-    subject: &Subject<'_>,
-    change: Change,
-    known: i64,
-) -> store::Result<Option<(i64, &'static str, i32)>> {
-    Ok(Some(match change {
-        Change::None => return Ok(None),
-        Change::Opens => (
-            episodes::open(connection, subject, false).await?,
-            "opened",
-            1,
-        ),
-        Change::Fires { opens: true } => {
-            (episodes::open(connection, subject, true).await?, "fired", 1)
-        }
-        Change::Fires { opens: false } => {
-            let windows = episodes::extend(connection, known, subject, true).await?;
-            (known, "fired", windows)
-        }
-        Change::Continues => {
-            let windows = episodes::extend(connection, known, subject, false).await?;
-            (known, "continued", windows)
-        }
-        Change::Resolves => {
-            episodes::resolve(connection, known).await?;
-            (known, "resolved", 0)
-        }
-    }))
-}
-
-async fn send(
-    connection: &mut PgConnection,
-    line: &Line,
-    window: &Window,
-    episode_id: i64,
-    kind: &str,
-    detail: &Value,
-) -> Result<(), Error> {
-    let payload = json!({
-        "episode_id": episode_id,
-        "event": kind,
-        "monitor": line.monitor.name,
-        "model": line.monitor.model,
-        "version": window.version,
-        "window_start": window.window_start,
-        "window_end": window.window_end,
-        "detail": detail,
-    });
-    let key = format!("episode:{episode_id}:{kind}");
-    outbox::insert(&mut *connection, &key, &format!("alert_{kind}"), &payload).await?;
     Ok(())
 }
 
@@ -692,7 +692,8 @@ fn tell(line: &Line, claimed: &Claimed, window: &Window, judged: &Judged) {
     }
     tracing::info!(
         monitor = %monitor, model.version = %version, window.start = %window.window_start,
-        window.rows = window.rows, verdict = window.verdict, decided_by = window.decided_by,
+        window.rows = window.rows, window.by_clock, verdict = window.verdict,
+        decided_by = window.decided_by,
         drifted_share = judged.drifted_share(), top = ?top, "judged"
     );
     for sentence in judged.sentences() {

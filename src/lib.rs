@@ -26,6 +26,9 @@ pub mod collect;
 /// The judge half, top to bottom.
 pub mod judge;
 
+/// What a judged window does to alerts.
+pub mod alert;
+
 /// What the collect half asks of the brokers.
 pub mod ask;
 

@@ -149,8 +149,12 @@ pub struct Unsaved {
     pub deltas: Vec<(i64, Delta)>,
     /// Since when the partition is caught up and quiet.
     pub idle_since: Option<DateTime<Utc>>,
+    /// When that was confirmed last.
+    pub idle_confirmed_at: Option<DateTime<Utc>>,
     /// It was so at the last checkpoint.
     pub was_idle: bool,
+    /// When the stretch was cut off: its rows were read before.
+    pub cut_ms: i64,
 }
 
 /// Works on requests until the collect half hangs up.
@@ -395,6 +399,7 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
             next_offset: delta.offsets.end,
             rows: count(rows),
             late: count(delta.late),
+            keeps_up: rows > 0 && unsaved.cut_ms < delta.due_ms,
             delta: bytes,
         });
     }
@@ -429,6 +434,7 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
         max_event_times: unsaved.max_event_times,
         deltas: encoded,
         idle_since: unsaved.idle_since,
+        idle_confirmed_at: unsaved.idle_confirmed_at,
         was_idle: unsaved.was_idle,
     })
 }

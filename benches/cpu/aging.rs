@@ -17,7 +17,7 @@ use driftd::profile::{Profile, encoding};
 use driftd::settings::{Retention, environment};
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
 use driftd::store::rejected::Rejected;
-use driftd::store::windows::{self, Claimed, ScoreRow, Window};
+use driftd::store::windows::{self, Claimed, Next, ScoreRow, Window};
 use driftd::store::{self, partitions, time_partitions, vacuum};
 use driftd::upkeep;
 use serde_json::json;
@@ -203,6 +203,7 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         next_offset,
         rows,
         late: 0,
+        keeps_up: false,
         delta: Some(bytes.to_vec()),
     };
     Ok(Checkpoint {
@@ -222,6 +223,7 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         max_event_times: (1..=MONITORS).map(|monitor| (monitor, start)).collect(),
         deltas: (1..=MONITORS).map(delta).collect(),
         idle_since: None,
+        idle_confirmed_at: None,
         was_idle: false,
         generation: 1,
         count: None,
@@ -259,6 +261,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         is_first: false,
         silence: 0,
         incomplete: false,
+        by_clock: false,
         state: json!({}),
     };
     let deltas = windows::deltas(&mut transaction, &claimed).await?;
@@ -272,6 +275,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         baseline_id: None,
         rows: deltas.iter().map(|delta| delta.rows).sum(),
         late: 0,
+        by_clock: false,
         verdict: "stable",
         decided_by: "tests",
         training_windows: 0,
@@ -290,14 +294,13 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
     };
     let scores: Vec<ScoreRow> = (0..25).map(score).collect();
     windows::save(&mut transaction, &judged, &scores, Some(&[1; 1000])).await?;
-    windows::advance(
-        &mut transaction,
-        &claimed,
-        start_of(window + 1),
-        0,
-        &json!({}),
-    )
-    .await?;
+    let next = Next {
+        start: start_of(window + 1),
+        silence: 0,
+        unknown_start: None,
+        state: json!({}),
+    };
+    windows::advance(&mut transaction, &claimed, &next).await?;
     transaction.commit().await?;
     Ok(())
 }

@@ -26,9 +26,9 @@ pub(super) async fn refresh(pool: &PgPool) -> Result<(), Error> {
 }
 
 async fn counted(pool: &PgPool) -> Result<(), store::Error> {
-    // Every monitor and every state has a row, so that a gauge falls back to 0.
-    for (monitor, firing) in episodes::count_firing(pool).await? {
-        metrics::episodes_open(&monitor, firing as f64);
+    // Every monitor, kind and state has a row, so that a gauge falls back to 0.
+    for (monitor, kind, firing) in episodes::count_firing(pool).await? {
+        metrics::episodes_open(&monitor, &kind, firing as f64);
     }
     for (state, jobs) in jobs::count_by_state(pool).await? {
         metrics::jobs(state.as_str(), jobs as f64);

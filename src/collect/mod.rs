@@ -418,8 +418,9 @@ impl Collector {
         self.end_for_gap(now)
     }
 
-    /// Cuts a stretch off, if none is on its way. One that holds messages is saved once the brokers
-    /// have confirmed that its topic is still the one it was read from.
+    /// Cuts a stretch off, if none is on its way. One that holds messages, or says that the partition
+    /// is idle, is saved once the brokers have confirmed that its topic is still the one it was read
+    /// from, and how many partitions that has: rows may come in a new one alone.
     fn save(&mut self, key: &TopicPartition, pressed: bool, now: i64) {
         let Some(partition) = self.partitions.get_mut(key) else {
             return;
@@ -433,7 +434,7 @@ impl Collector {
             partition.forget();
         }
         match unsaved {
-            Some(unsaved) if unsaved.messages > 0 => {
+            Some(unsaved) if unsaved.messages > 0 || unsaved.idle_since.is_some() => {
                 let asked = self.topics.want(&key.topic);
                 partition.confirming = Some((Box::new(unsaved), asked));
             }

@@ -116,10 +116,16 @@ impl Reference {
         scores.extend(of(Scope::Window).map(|test| Score {
             feature: None,
             test: *test,
-            answer: row_volume::against(window.rows, &self.window_rows),
+            answer: self.row_volume(window.rows),
             apart: Vec::new(),
         }));
         scores
+    }
+
+    /// The number of a window's rows against the baseline's own windows: what a window says that has
+    /// too few rows for any other test.
+    pub fn row_volume(&self, rows: u64) -> Answer {
+        row_volume::against(rows, &self.window_rows)
     }
 
     fn joint(&self, test: Test, rows: u64, window: &Result<Rows, Reason>) -> Score {

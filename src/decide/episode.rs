@@ -112,6 +112,7 @@ mod tests {
             windows: 1,
             of: 1,
             resolve_after: 2,
+            unknown_after_ms: 0,
         };
         use Change::{Continues, Fires, None, Resolves};
         assert_eq!(
@@ -135,6 +136,7 @@ mod tests {
             windows: 2,
             of: 3,
             resolve_after: 1,
+            unknown_after_ms: 0,
         };
         use Change::{Fires, None, Opens, Resolves};
         assert_eq!(
@@ -182,7 +184,7 @@ mod tests {
             windows in prop::collection::vec(prop::bool::weighted(0.4), 0..200),
             k in 1..5u32, more in 0..4u32, resolve_after in 1..5u32,
         ) {
-            let policy = AlertPolicy { windows: k, of: k + more, resolve_after };
+            let policy = AlertPolicy { windows: k, of: k + more, resolve_after, unknown_after_ms: 0 };
             let mut episode = Episode::default();
             let found: Vec<Change> =
                 windows.iter().map(|drifted| episode.step(policy, *drifted)).collect();
@@ -205,7 +207,7 @@ mod tests {
             windows in prop::collection::vec(any::<bool>(), 0..60),
             k in 1..4u32, more in 0..3u32, resolve_after in 1..4u32,
         ) {
-            let policy = AlertPolicy { windows: k, of: k + more, resolve_after };
+            let policy = AlertPolicy { windows: k, of: k + more, resolve_after, unknown_after_ms: 0 };
             let mut episode = Episode::default();
             let (mut open, mut firing) = (false, false);
             for drifted in windows {

@@ -17,7 +17,11 @@ impl Judge {
         decide: bool,
     ) -> Vec<Scored> {
         let limit = |test: Test| self.judging.tests.iter().find(|limit| limit.test == test);
-        let decides = |score: &Score| decide && limit(score.test).is_some_and(|l| l.decides);
+        // The number of rows decides over alerts of kind volume alone (`volume`).
+        let decides = |score: &Score| {
+            let of_rows = score.test.scope() == Scope::Window;
+            decide && !of_rows && limit(score.test).is_some_and(|l| l.decides)
+        };
         let adjusted = self.adjusted(&scores, decides);
         let scored = scores.into_iter().zip(adjusted).map(|(score, p_adjusted)| {
             let decides = decides(&score);

@@ -4,10 +4,14 @@
 //! - `limits`: the tests against their limits; they decide where there are not
 //! - `verdict`: both, to what is said of a window
 //! - `sentence`: the same for people
-//! - `episode`: from verdicts to an alert
+//! - `silence`: whether rows come; `volume`: whether as many as in training
+//! - `episode`: from verdicts to an alert; `line`: all that a line of windows carries
 
 pub mod episode;
 mod limits;
+pub mod line;
 pub mod rule;
 mod sentence;
+pub mod silence;
 pub mod verdict;
+pub mod volume;

@@ -372,7 +372,7 @@ mod tests {
         said(
             &labels,
             3_600_000,
-            "carrier: share of `AA` 85.9 % -> 78.0 % over the last 8 hours (total variation 0.061); \
+            "carrier: share of `UA` 13.1 % -> 21.0 % over the last 8 hours (total variation 0.061); \
              stretches of 8 hours of the training data stay under 0.031",
         );
         for (question, what) in [

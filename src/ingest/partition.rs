@@ -83,8 +83,10 @@ pub struct Partition {
     pub last_message_ms: i64,
     /// Since when it is caught up and quiet.
     pub idle_since_ms: Option<i64>,
-    /// Postgres knows it as idle.
-    pub told_idle: bool,
+    /// When the question was asked whose answer has confirmed that last.
+    pub idle_confirmed_ms: i64,
+    /// Postgres knows it as idle, confirmed at this time.
+    pub told_idle_ms: Option<i64>,
     /// Windows may have been judged without it: it was idle, or we do not know what it was.
     pub was_idle: bool,
     /// It was sought, and is not paused any more since it was taken over.
@@ -149,7 +151,8 @@ impl Partition {
             saved_ms: now,
             last_message_ms: now,
             idle_since_ms: None,
-            told_idle: false,
+            idle_confirmed_ms: 0,
+            told_idle_ms: None,
             was_idle: true,
             resumed: false,
             attempts: 0,
@@ -374,10 +377,26 @@ impl Partition {
         let after = monitors.map(|monitor| monitor.spec.idle_after_ms).max();
         let after = after.unwrap_or(i64::MAX);
         let pause = match self.idle_since_ms {
+            // The judge waits for a confirmation that is newer than the end of its window.
+            Some(_) if self.closes_between(self.asked_ms, now) => 0,
             Some(_) => CONFIRM_IDLE_MS,
             None => after.clamp(200, CONFIRM_IDLE_MS),
         };
         self.is_reading() && now - self.last_message_ms >= after && now - self.asked_ms >= pause
+    }
+
+    /// Whether the clock has closed a window of any monitor between these moments.
+    fn closes_between(&self, from_ms: i64, until_ms: i64) -> bool {
+        let mut monitors = self.plan.monitors.iter();
+        monitors.any(|monitor| monitor.spec.closes_between(from_ms, until_ms))
+    }
+
+    /// Whether Postgres knows something else of its idleness than what the judge needs to know.
+    fn is_idleness_news(&self) -> bool {
+        match (self.idle_since_ms, self.told_idle_ms) {
+            (Some(_), Some(told)) => self.closes_between(told, self.idle_confirmed_ms),
+            (now, told) => now.is_some() != told.is_some(),
+        }
     }
 
     /// Takes in where the log begins and ends, by the brokers' word since it was asked; `None`:
@@ -407,6 +426,7 @@ impl Partition {
             self.next_offset = reached;
             self.leader_epoch = epoch;
             self.idle_since_ms.get_or_insert(now);
+            self.idle_confirmed_ms = self.asked_ms;
         }
         true
     }
@@ -421,7 +441,7 @@ impl Partition {
         if !self.is_reading() || self.saving {
             return false;
         }
-        let idle_changed = self.idle_since_ms.is_some() != self.told_idle;
+        let idle_changed = self.is_idleness_news();
         if !self.has_unsaved() {
             return idle_changed;
         }
@@ -505,6 +525,7 @@ impl Partition {
                 Some((monitor.monitor_id, max))
             })
             .collect();
+        let confirmed = self.idle_since_ms.map(|_| self.idle_confirmed_ms);
         self.on_the_way = freed;
         let stretch = &mut self.stretch;
         stretch.rejected_bytes = 0;
@@ -525,12 +546,14 @@ impl Partition {
             max_event_times,
             deltas,
             idle_since: self.idle_since_ms.and_then(DateTime::from_timestamp_millis),
+            idle_confirmed_at: confirmed.and_then(DateTime::from_timestamp_millis),
             was_idle: self.was_idle,
+            cut_ms: now,
         };
         metrics::records(&key.topic, unsaved.messages.unsigned_abs());
         metrics::skipped_messages(&key.topic, unsaved.skipped.unsigned_abs());
-        self.told_idle = self.idle_since_ms.is_some();
-        self.was_idle = self.told_idle;
+        self.told_idle_ms = confirmed;
+        self.was_idle = confirmed.is_some();
         self.first_offset = self.next_offset;
         self.saved_offset = self.next_offset;
         self.saved_open = self.first_open();

@@ -225,6 +225,9 @@ pub struct AlertPolicy {
     pub of: u32,
     /// Stable windows in a row that resolve a firing episode.
     pub resolve_after: u32,
+    /// A drift episode whose line holds no rows for so long ends as unknown, in milliseconds of
+    /// event time.
+    pub unknown_after_ms: i64,
 }
 
 /// What to do about a part of the log that is gone before driftd read it.

@@ -247,7 +247,6 @@ fn what_is_wrong_in_a_monitor_is_said() {
         "false_alarms = { max = 40, per = '30d' }",
         &["40 false alarms allowed in 30.000 windows"],
     );
-    refused("min_share = 1.5", &["from 0 to 1"]);
     refused("sample_rows = -1", &["found -1"]);
     refused(
         "retraining.schedule = '61 * * * *'",

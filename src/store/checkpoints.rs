@@ -47,6 +47,8 @@ pub struct Checkpoint {
     pub deltas: Vec<Delta>,
     /// Since when the partition is caught up and quiet.
     pub idle_since: Option<DateTime<Utc>>,
+    /// When the brokers were asked whose answer has confirmed that last.
+    pub idle_confirmed_at: Option<DateTime<Utc>>,
     /// The partition was idle at the last checkpoint: windows may have been judged without it.
     pub was_idle: bool,
 }
@@ -55,7 +57,13 @@ impl Checkpoint {
     /// Windows of its rows may be in the judge's hands: the rows are late, or the judge did not wait
     /// for this partition, because it was idle or was not there.
     fn may_be_behind_the_judge(&self) -> bool {
-        self.does_not_hold_back() || self.deltas.iter().any(|delta| delta.late > 0)
+        let is_still_idle = self.idle_since.is_some() && !self.has_stretch();
+        (self.does_not_hold_back() && !is_still_idle)
+            || self.deltas.iter().any(|delta| delta.late > 0)
+    }
+
+    fn has_stretch(&self) -> bool {
+        self.first_offset < self.next_offset
     }
 
     /// Up to now the judge did not wait for this partition.
@@ -83,6 +91,8 @@ pub struct Delta {
     pub rows: i64,
     /// Rows that came too late.
     pub late: i64,
+    /// Its rows were read before the clock would have judged the window.
+    pub keeps_up: bool,
     /// The stored profile; `None` where only late rows came.
     pub delta: Option<Vec<u8>>,
 }
@@ -129,7 +139,7 @@ pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
         reached(Failpoint::CheckpointLocked);
     }
     // One without a stretch tells only that the partition is idle, or is no more.
-    if checkpoint.first_offset < checkpoint.next_offset {
+    if checkpoint.has_stretch() {
         insert_stretch(&mut transaction, checkpoint, maybe_judged).await?;
     }
     reached(Failpoint::BeforeCheckpointCommit);
@@ -169,7 +179,8 @@ async fn advance(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resu
     let done = sqlx::query!(
         r#"-- advance a partition, if it is still ours
         update driftd.partition_progress
-        set next_offset = $5, leader_epoch = $8, idle_since = $6, updated_at = now(),
+        set next_offset = $5, leader_epoch = $8, idle_since = $6, idle_confirmed_at = $9,
+            updated_at = now(),
             first_offset = case when first_offset < 0 then $7 else first_offset end
         where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4"#,
         checkpoint.topic,
@@ -180,6 +191,7 @@ async fn advance(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Resu
         checkpoint.idle_since,
         checkpoint.first_offset,
         checkpoint.leader_epoch,
+        checkpoint.idle_confirmed_at,
     )
     .execute(connection)
     .await
@@ -282,37 +294,44 @@ async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) ->
 
 /// Starts the lines of windows that are new, and tells them how far rows that count reach. Most checkpoints
 /// change nothing here; those leave the line alone before `on conflict` would lock it, or they would
-/// wait for the judge and for each other.
+/// wait for the judge and for each other. Rows of a window that the clock has judged do not count.
 async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
     let deltas = &checkpoint.deltas;
     let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
     let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
     let counted = |delta: &Delta| (delta.rows > 0).then_some(delta.window_start);
     let starts: Vec<Option<DateTime<Utc>>> = deltas.iter().map(counted).collect();
+    let keep_up: Vec<bool> = deltas.iter().map(|delta| delta.keeps_up).collect();
     sqlx::query!(
         r#"-- advance lines of windows
         with lines as (
-            select m, v, min(s) as first, max(s) as last
-            from unnest($1::bigint[], $2::text[], $3::timestamptz[]) as u (m, v, s)
+            select m, v, min(s) as first, max(s) as last, bool_or(k) as keeps_up
+            from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bool[]) as u (m, v, s, k)
             group by m, v
         )
-        insert into driftd.window_cursors as c (monitor_id, version, next_start, last_start)
-        select m, v, first, last from lines
+        insert into driftd.window_cursors as c
+            (monitor_id, version, next_start, last_start, keeps_up)
+        select m, v, first, last, keeps_up from lines
         where not exists (select from driftd.window_cursors c
             where c.monitor_id = m and c.version = v and c.segment = 'all'
-                and (last is null
+                and (c.keeps_up or not lines.keeps_up)
+                and (last is null or (c.judged > 0 and last < c.next_start)
                     or (c.last_start >= last and (c.judged > 0 or c.next_start <= first))))
         order by m, v
         on conflict (monitor_id, version, segment) do update
-            set next_start = case when c.judged = 0
+            set keeps_up = c.keeps_up or excluded.keeps_up,
+                next_start = case when c.judged = 0
                     then least(c.next_start, excluded.next_start) else c.next_start end,
-                last_start = greatest(c.last_start, excluded.last_start)
+                last_start = case when c.judged = 0 or excluded.last_start >= c.next_start
+                    then greatest(c.last_start, excluded.last_start) else c.last_start end
             where excluded.last_start is not null
                 and (c.last_start is null or c.last_start < excluded.last_start
+                    or (excluded.keeps_up and not c.keeps_up)
                     or (c.judged = 0 and excluded.next_start < c.next_start))"#,
         &monitors,
         &versions,
         &starts as &[Option<DateTime<Utc>>],
+        &keep_up,
     )
     .execute(connection)
     .await

@@ -52,7 +52,8 @@ pub async fn take_over(
             (topic, partition, epoch, first_offset, next_offset, owner)
         values ($1, $2, 1, -1, -1, $3)
         on conflict (topic, partition) do update
-            set epoch = p.epoch + 1, owner = excluded.owner, idle_since = null, updated_at = now()
+            set epoch = p.epoch + 1, owner = excluded.owner, idle_since = null,
+                idle_confirmed_at = null, updated_at = now()
         returning epoch, next_offset, generation, topic_id, leader_epoch,
             exists (select from driftd.topics t
                 where t.topic = $1 and t.first_partitions <= $2) as "added!",

@@ -139,7 +139,8 @@ pub async fn reset(connection: &mut PgConnection, reset: &Reset, readers: &[Read
         r#"-- let reading go on elsewhere
         update driftd.partition_progress
         set epoch = epoch + 1, next_offset = $3, generation = $4, leader_epoch = null,
-            topic_id = coalesce($5, topic_id), idle_since = null, updated_at = now(),
+            topic_id = coalesce($5, topic_id), idle_since = null,
+            idle_confirmed_at = null, updated_at = now(),
             first_offset = case when generation <> $4 then $3 else first_offset end
         where topic = $1 and partition = $2"#,
         topic,

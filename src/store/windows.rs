@@ -22,6 +22,11 @@ pub struct Ripeness {
     /// From a window's start to the moment when no row is expected any more: size and allowed
     /// lateness, in milliseconds.
     pub close_ms: i64,
+    /// From a window's start to the moment when the clock alone judges it: `close_ms` and the time
+    /// after which a partition is idle, in milliseconds.
+    pub due_ms: i64,
+    /// From a window's start to the next one's, in milliseconds.
+    pub every_ms: i64,
 }
 
 /// A window that is ripe and ours until the transaction ends.
@@ -42,6 +47,8 @@ pub struct Claimed {
     pub silence: i32,
     /// A gap in the log touches it: rows may be missing.
     pub incomplete: bool,
+    /// No later row is there: only the clock says that it is over.
+    pub by_clock: bool,
     /// What `decide` carries from window to window.
     pub state: Value,
 }
@@ -84,6 +91,8 @@ pub struct Window {
     pub rows: i64,
     /// Rows that came too late.
     pub late: i64,
+    /// Only the clock said that it is over.
+    pub by_clock: bool,
     /// What is said of it.
     pub verdict: &'static str,
     /// What decided: `rule`, `tests` or `none`.
@@ -160,15 +169,24 @@ pub struct ScoreRow {
 }
 
 /// After a window with rows at most so many empty ones are judged, and then none until the next one
-/// with rows: nobody reads ten thousand verdicts that say nothing came.
+/// with rows: nobody reads ten thousand verdicts that say nothing came. One in between is judged all
+/// the same, where an open drift episode becomes unknown.
 pub const LONGEST_SILENCE: i32 = 1000;
 
 /// Claims the next ripe window of some line, if there is one and nobody else has its line.
 ///
 /// A window is ripe when every partition of the topic has stored an event time that closes it, or
-/// is idle; where all are idle, when its time is over by the clock too. When a window is ripe that
-/// follows a long silence, no window before it can get a row any more: which windows are judged
-/// depends on the log and on nothing else.
+/// is idle; where all are idle, when its time is over by the clock too. Idleness counts only if the
+/// brokers have confirmed it since the window's time was over by the clock: what an owner that is
+/// gone has stored says nothing of the rows that came since. When a window is ripe that follows a
+/// long silence, no window before it can get a row any more: which windows are judged depends on
+/// the log and on nothing else.
+///
+/// Windows behind the last one with rows are judged by the clock. That takes
+/// - partitions that are idle, all of them, and confirmed to be when the window was due,
+/// - a line that keeps up with the clock: of old data that is read or copied the next window may
+///   come at any time, and is no silence until then,
+/// - a version in service: not one that the monitor's rows have left two windows before.
 ///
 /// What was found is asked again under the line's lock, by a statement that sees all that was
 /// committed before the lock was taken: a partition that was idle may not be so any more. From then
@@ -201,37 +219,50 @@ async fn lock_ripe(
     let topics: Vec<String> = ripeness.iter().map(|one| one.topic.clone()).collect();
     let reach: Vec<i64> = ripeness.iter().map(|one| one.reach_ms).collect();
     let close: Vec<i64> = ripeness.iter().map(|one| one.close_ms).collect();
+    let due: Vec<i64> = ripeness.iter().map(|one| one.due_ms).collect();
+    let every: Vec<i64> = ripeness.iter().map(|one| one.every_ms).collect();
     sqlx::query_as!(
         Claimed,
         r#"-- claim a ripe window
         select c.monitor_id, c.version, s.start as "window_start!", c.next_start as "next_start!",
-            c.judged = 0 as "is_first!", c.silence,
+            c.judged = 0 as "is_first!", c.silence, s.start > c.last_start as "by_clock!",
             exists (select from driftd.gap_windows g
                 where g.monitor_id = c.monitor_id and g.from_start <= s.start
                     and (g.until_start is null or s.start < g.until_start)) as "incomplete!",
             c.state
         from driftd.window_cursors c
-            join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
-                as m (monitor_id, topic, reach, close) using (monitor_id)
+            join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $8::bigint[],
+                    $9::bigint[])
+                as m (monitor_id, topic, reach, close, due, every) using (monitor_id)
             join driftd.topics t using (topic)
             cross join lateral (select case when c.silence < $6 then c.next_start
-                else (select min(d.window_start) from driftd.profile_deltas d
+                else least(c.unknown_start, (select min(d.window_start)
+                    from driftd.profile_deltas d
                     where d.monitor_id = c.monitor_id and d.version = c.version
                         and d.segment = c.segment and d.window_start >= c.next_start
-                        and d.rows > 0) end) as s (start)
-        where c.next_start <= c.last_start
-            and ($7::text is null or c.version = $7)
-            and t.partitions = (select count(*)
-                from driftd.partition_progress p
-                    left join driftd.watermarks w on w.monitor_id = c.monitor_id
-                        and w.topic = p.topic and w.partition = p.partition
-                where p.topic = m.topic and p.partition < t.partitions
-                    and (p.idle_since is not null or w.max_event_time
-                        >= s.start + m.reach * interval '1 millisecond'))
-            and (s.start + m.close * interval '1 millisecond' <= $5
-                or exists (select from driftd.partition_progress p
+                        and d.rows > 0)) end) as s (start)
+            cross join lateral (select s.start + m.reach * interval '1 millisecond',
+                s.start + m.close * interval '1 millisecond',
+                s.start + m.due * interval '1 millisecond') as w (reached, closed, due)
+        where ($7::text is null or c.version = $7) and (
+            (s.start <= c.last_start
+                and t.partitions = (select count(*)
+                    from driftd.partition_progress p
+                        left join driftd.watermarks k on k.monitor_id = c.monitor_id
+                            and k.topic = p.topic and k.partition = p.partition
                     where p.topic = m.topic and p.partition < t.partitions
-                        and p.idle_since is null))
+                        and (k.max_event_time >= w.reached or (p.idle_since is not null
+                            and (p.idle_confirmed_at >= w.closed or w.closed > $5))))
+                and (w.closed <= $5 or exists (select from driftd.partition_progress p
+                    where p.topic = m.topic and p.partition < t.partitions
+                        and p.idle_since is null)))
+            or (s.start > c.last_start and c.keeps_up and w.due <= $5
+                and t.partitions = (select count(*) from driftd.partition_progress p
+                    where p.topic = m.topic and p.partition < t.partitions
+                        and p.idle_since is not null and p.idle_confirmed_at >= w.due)
+                and not exists (select from driftd.window_cursors o
+                    where o.monitor_id = c.monitor_id and o.last_start
+                        >= c.last_start + 2 * m.every * interval '1 millisecond')))
         order by s.start, c.monitor_id, c.version
         limit 1 for update of c skip locked"#,
         &monitors,
@@ -241,6 +272,8 @@ async fn lock_ripe(
         now,
         longest_silence,
         version,
+        &due,
+        &every,
     )
     .fetch_optional(connection)
     .await
@@ -332,9 +365,9 @@ async fn insert(connection: &mut PgConnection, window: &Window) -> Result<()> {
         r#"-- store a window
         insert into driftd.windows (monitor_id, version, window_start, window_end, baseline_id,
             rows, late, verdict, decided_by, training_windows, features, drifted_features,
-            drifted_share, top_features, offsets, answers)
+            drifted_share, top_features, offsets, answers, by_clock)
         values ($1, $2, $3, $4, $5, $6, $7, $8::text::driftd.verdict, $9, $10, $11, $12, $13, $14,
-            $15, $16)"#,
+            $15, $16, $17)"#,
         window.monitor_id,
         window.version,
         window.window_start,
@@ -351,6 +384,7 @@ async fn insert(connection: &mut PgConnection, window: &Window) -> Result<()> {
         window.top_features,
         window.offsets,
         window.answers,
+        window.by_clock,
     )
     .execute(connection)
     .await
@@ -509,27 +543,35 @@ pub async fn count_stepped_over(connection: &mut PgConnection, claimed: &Claimed
     Ok(())
 }
 
+/// Where a line of windows goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Next {
+    /// The next window.
+    pub start: DateTime<Utc>,
+    /// Empty windows judged since the last one with rows.
+    pub silence: i32,
+    /// The window at which an open drift episode becomes unknown, where its line is silent.
+    pub unknown_start: Option<DateTime<Utc>>,
+    /// What `decide` carries to it.
+    pub state: Value,
+}
+
 /// Moves a line on to its next window.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn advance(
-    connection: &mut PgConnection,
-    claimed: &Claimed,
-    next_start: DateTime<Utc>,
-    silence: i32,
-    state: &Value,
-) -> Result<()> {
+pub async fn advance(connection: &mut PgConnection, claimed: &Claimed, next: &Next) -> Result<()> {
     sqlx::query!(
         r#"-- move a line of windows on
         update driftd.window_cursors
-        set next_start = $3, judged = judged + 1, silence = $4, state = $5
+        set next_start = $3, judged = judged + 1, silence = $4, state = $5, unknown_start = $6
         where monitor_id = $1 and version = $2 and segment = 'all'"#,
         claimed.monitor_id,
         claimed.version,
-        next_start,
-        silence,
-        state,
+        next.start,
+        next.silence,
+        next.state,
+        next.unknown_start,
     )
     .execute(connection)
     .await

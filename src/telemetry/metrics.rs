@@ -119,8 +119,8 @@ declare! {
         "Windows that got a verdict.";
     histogram judge_duration_seconds() "driftd_judge_duration_seconds"
         "How long a window took from claim to verdict.";
-    gauge episodes_open(monitor) "driftd_episodes_open"
-        "Alert episodes that fire, of all replicas, as of the scrape.";
+    gauge episodes_open(monitor, kind) "driftd_episodes_open"
+        "Alert episodes that fire, by kind (drift, silence, volume), of all replicas, as of the scrape.";
     counter retraining_triggers(model, outcome) "driftd_retraining_triggers_total"
         "Reasons to retrain: enqueued, or the guard that stopped it.";
     gauge jobs(state) "driftd_jobs"

@@ -57,6 +57,22 @@ impl Spec {
         (reach.div_euclid(self.every_ms) + 1) * self.every_ms
     }
 
+    /// When the clock judges the window, if nothing else does: no row is expected any more, and all
+    /// partitions have had time to be found idle.
+    pub fn due(&self, start_ms: i64) -> i64 {
+        self.end(start_ms) + self.allowed_lateness_ms + self.idle_after_ms
+    }
+
+    /// Whether by the clock a window closed, or was due, after the first moment and not after the
+    /// second. What is known of an idle partition has to be confirmed after such a moment.
+    pub fn closes_between(&self, from_ms: i64, until_ms: i64) -> bool {
+        let close = self.size_ms + self.allowed_lateness_ms;
+        [close, close + self.idle_after_ms].iter().any(|reach| {
+            let last = |ms: i64| ms.saturating_sub(*reach).div_euclid(self.every_ms);
+            last(from_ms) < last(until_ms)
+        })
+    }
+
     /// The first window start at or after a point in time.
     pub fn next_start(&self, ms: i64) -> i64 {
         -(-ms).div_euclid(self.every_ms) * self.every_ms
@@ -120,6 +136,21 @@ mod tests {
         assert_eq!(tumbling.next_start(10), 10);
         assert_eq!(tumbling.next_start(11), 20);
         assert_eq!(tumbling.next_start(-11), -10);
+    }
+
+    #[test]
+    fn the_clock_closes_a_window_and_judges_it_later() {
+        let spec = Spec {
+            idle_after_ms: 4,
+            ..spec(10, 10, 0, 2)
+        };
+        assert_eq!(spec.due(20), 36);
+        let at: Vec<i64> = (20..=40)
+            .filter(|now| spec.closes_between(now - 1, *now))
+            .collect();
+        assert_eq!(at, [22, 26, 32, 36]);
+        assert!(spec.closes_between(22, 26) && !spec.closes_between(22, 25));
+        assert!(!spec.closes_between(30, 30));
     }
 
     #[test]

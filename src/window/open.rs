@@ -84,6 +84,8 @@ pub struct Delta {
     pub version: Arc<str>,
     /// Window start in milliseconds.
     pub start_ms: i64,
+    /// When the clock judges it, if nothing else does.
+    pub due_ms: i64,
     /// How its rows are profiled.
     pub plan: Arc<VersionPlan>,
     /// Rows that came too late for it.
@@ -126,13 +128,14 @@ struct Late {
 impl Late {
     const BYTES: usize = 192;
 
-    fn into_delta(self, (version, start_ms): &Key) -> Delta {
+    fn into_delta(self, (version, start_ms): &Key, monitor: &MonitorPlan) -> Delta {
         let nothing = Layout {
             features: Vec::new(),
         };
         Delta {
             version: Arc::clone(version),
             start_ms: *start_ms,
+            due_ms: monitor.spec.due(*start_ms),
             plan: self.plan,
             late: self.rows,
             offsets: self.offsets,
@@ -316,7 +319,7 @@ impl OpenWindows {
         for (key, open) in &mut self.windows {
             let late = self.late.remove(key);
             if open.profile.rows == 0 {
-                deltas.extend(late.map(|late| late.into_delta(key)));
+                deltas.extend(late.map(|late| late.into_delta(key, monitor)));
                 continue;
             }
             let sample = open.profile.sample.take();
@@ -326,6 +329,7 @@ impl OpenWindows {
             deltas.push(Delta {
                 version: Arc::clone(&key.0),
                 start_ms: key.1,
+                due_ms: monitor.spec.due(key.1),
                 plan: Arc::clone(&open.plan),
                 late: late.map_or(0, |late| late.rows),
                 offsets: std::mem::replace(&mut open.offsets, NOWHERE),
@@ -333,7 +337,10 @@ impl OpenWindows {
             });
         }
         let late = std::mem::take(&mut self.late);
-        deltas.extend(late.into_iter().map(|(key, late)| late.into_delta(&key)));
+        deltas.extend(
+            late.into_iter()
+                .map(|(key, late)| late.into_delta(&key, monitor)),
+        );
         let Self {
             windows, progress, ..
         } = self;

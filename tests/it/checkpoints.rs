@@ -26,6 +26,7 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         next_offset: to,
         rows: to - from.max(0),
         late: 0,
+        keeps_up: false,
         delta: Some(vec![1]),
     };
     Checkpoint {
@@ -46,6 +47,7 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         max_event_times: vec![(monitor_id, DateTime::UNIX_EPOCH)],
         deltas: vec![delta],
         idle_since: None,
+        idle_confirmed_at: None,
         was_idle: false,
     }
 }

@@ -32,6 +32,7 @@
 //! - `soak`: half an hour of all that; only on demand
 //! - `judging`: which windows are judged, by whom, and what a gap makes of them
 //! - `rule`: a drift found, named and over, with the daemon dying on the way
+//! - `silence`: windows that only the clock closes, and what follows from them
 //! - `reset`: a person lets reading go on elsewhere
 //! - `verify`: every invariant, damaged and found
 //! - `check`: files against files, without any server
@@ -79,6 +80,7 @@ mod rule;
 mod schedules;
 mod search_loop;
 mod seeds;
+mod silence;
 mod soak;
 mod store;
 mod structure;

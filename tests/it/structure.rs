@@ -20,9 +20,10 @@ const OUTSIDE: [&str; 7] = [
 ];
 
 /// The files that bring the stages together.
-const KNOW_ALL: [&str; 7] = [
+const KNOW_ALL: [&str; 8] = [
     "collect",
     "judge.rs",
+    "alert.rs",
     "save.rs",
     "daemon",
     "cli",

@@ -170,6 +170,7 @@ impl<'a> Log<'a> {
             next_offset: next,
             rows,
             late,
+            keeps_up: false,
             delta: Some(vec![1; 100]),
         };
         let checkpoint = Checkpoint {
@@ -190,6 +191,7 @@ impl<'a> Log<'a> {
             max_event_times: vec![(self.monitor_id, day(window))],
             deltas: vec![delta],
             idle_since: None,
+            idle_confirmed_at: None,
             was_idle: false,
         };
         let outcome = save(self.pool, &checkpoint).await.unwrap();
@@ -214,6 +216,7 @@ fn claimed(monitor_id: i64, next: i64, window: i64) -> Claimed {
         is_first: false,
         silence: 0,
         incomplete: false,
+        by_clock: false,
         state: json!({}),
     }
 }
@@ -240,6 +243,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store:
         baseline_id: None,
         rows: deltas.iter().map(|delta| delta.rows).sum(),
         late: deltas.iter().map(|delta| delta.late).sum(),
+        by_clock: false,
         verdict: "stable",
         decided_by: "tests",
         training_windows: 0,
@@ -257,7 +261,13 @@ async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store:
     };
     windows::save(&mut transaction, &judged, &[score], Some(&[1])).await?;
     windows::count_stepped_over(&mut transaction, &claimed).await?;
-    windows::advance(&mut transaction, &claimed, day(window + 1), 0, &json!({})).await?;
+    let next = windows::Next {
+        start: day(window + 1),
+        silence: 0,
+        unknown_start: None,
+        state: json!({}),
+    };
+    windows::advance(&mut transaction, &claimed, &next).await?;
     Ok(transaction.commit().await?)
 }
 

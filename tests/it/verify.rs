@@ -143,7 +143,7 @@ const DAMAGE: &[(Check, &str)] = &[
     ),
     (
         Check::Episodes,
-        "update driftd.window_cursors set state = state || '{\"episode_id\": 999}'",
+        "update driftd.window_cursors set state = '{\"drift\": {\"episode_id\": 999}}'",
     ),
     (
         Check::Episodes,

@@ -199,6 +199,9 @@ fn alert(section: &Section<'_>) -> Option<AlertPolicy> {
     let resolve_after = section.must("resolve_after", "expected a number", |f| {
         f.integer(1..=1_000)
     });
+    let unknown_after_ms = section.must("unknown_after", "expected a duration", |f| {
+        f.duration_ms(MINUTE_MS..=100 * YEAR_MS)
+    });
     if let (Some(windows), Some(last)) = (windows, of)
         && windows > last
         && let Some(field) = super::blamed(section, ["windows", "of"])
@@ -211,5 +214,6 @@ fn alert(section: &Section<'_>) -> Option<AlertPolicy> {
         windows: windows?,
         of: of?,
         resolve_after: resolve_after?,
+        unknown_after_ms: unknown_after_ms?,
     })
 }

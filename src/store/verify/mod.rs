@@ -46,7 +46,7 @@ pub enum Check {
     Gaps,
     /// Windows that a gap touches say so.
     IncompleteWindows,
-    /// One open episode per line of windows, and the judge knows it.
+    /// One open episode per line of windows and kind, and the judge knows it.
     Episodes,
     /// One open job per model.
     OpenJobs,
@@ -190,14 +190,13 @@ impl Check {
                  others are"
             }
             Self::Episodes => {
-                "a line of windows has one open episode at most, and it is the one its state names"
+                "a line of windows has one open episode of a kind at most, and it is the one its state \
+                 names"
             }
             Self::OpenJobs => "a model has one open job at most",
             Self::Leases => "a running job has a lease, within its attempts",
             Self::Triggers => "the episodes and jobs that triggers and reasons name are there",
-            Self::Outbox => {
-                "what fired, was resolved or was enqueued is in the outbox, and nothing else"
-            }
+            Self::Outbox => "what fired, ended or was enqueued is in the outbox, and nothing else",
         }
     }
 

@@ -8,22 +8,25 @@ use crate::store::Result;
 pub(super) async fn episodes(executor: impl PgExecutor<'_>, limit: i64) -> Result<Vec<Found>> {
     found!(
         "verify episodes",
-        r#"-- verify: one open episode per line, and the judge knows it
+        r#"-- verify: one open episode per line and kind, and the judge knows it
         with open as (
-            select monitor_id, version, segment, count(*) as open_episodes,
+            select monitor_id, version, segment, kind, count(*) as open_episodes,
                 max(episode_id) as episode_id
-            from driftd.alert_episodes where state <> 'resolved'
-            group by monitor_id, version, segment
+            from driftd.alert_episodes where state in ('pending', 'firing')
+            group by monitor_id, version, segment, kind
         ), known as (
-            select monitor_id, version, segment, (state ->> 'episode_id')::bigint as known_episode
-            from driftd.window_cursors where state ->> 'episode_id' is not null
+            select monitor_id, version, segment, kind,
+                (state #>> array[kind, 'episode_id'])::bigint as known_episode
+            from driftd.window_cursors
+                cross join unnest(array['drift', 'silence', 'volume']) as k (kind)
+            where state #>> array[kind, 'episode_id'] is not null
         )
         select to_jsonb(f) as "row!", count(*) over () as "total!" from (
-            select monitor_id, version, segment, coalesce(open_episodes, 0) as open_episodes,
+            select monitor_id, version, segment, kind, coalesce(open_episodes, 0) as open_episodes,
                 episode_id, known_episode
-            from open full join known using (monitor_id, version, segment)
+            from open full join known using (monitor_id, version, segment, kind)
             where open_episodes > 1 or episode_id is distinct from known_episode
-            order by monitor_id, version, segment) f
+            order by monitor_id, version, segment, kind) f
         limit $1"#,
         executor,
         limit
@@ -100,8 +103,8 @@ pub(super) async fn outbox(executor: impl PgExecutor<'_>, limit: i64) -> Result<
             from driftd.alert_episodes, oldest
             where fired_window is not null and opened_at >= oldest.since
             union all
-            select 'episode:' || episode_id || ':resolved' from driftd.alert_episodes, oldest
-            where state = 'resolved' and resolved_at >= oldest.since
+            select 'episode:' || episode_id || ':' || state from driftd.alert_episodes, oldest
+            where state in ('resolved', 'unknown') and resolved_at >= oldest.since
             union all
             select 'job:' || job_id from driftd.retraining_jobs, oldest
             where created_at >= oldest.since and parent_job_id is null

@@ -141,7 +141,8 @@ pub(super) async fn verdicts(executor: impl PgExecutor<'_>, limit: i64) -> Resul
     )
 }
 
-/// Where windows are left out, a thousand without rows have to come before. Where a line has lost
+/// Where windows are left out, a thousand without rows have to come before; what comes behind has rows,
+/// or ends a drift episode as unknown. Where a line has lost
 /// windows to retention, which drops whole months, only what is missing within a month is known.
 pub(super) async fn in_order(executor: impl PgExecutor<'_>, limit: i64) -> Result<Vec<Found>> {
     let longest = f64::from(LONGEST_SILENCE);
@@ -161,7 +162,11 @@ pub(super) async fn in_order(executor: impl PgExecutor<'_>, limit: i64) -> Resul
             select monitor_id, version, segment, window_before, window_start, every from lines l
             where window_start <> window_before + every
                 and (is_whole or date_trunc('month', window_start) = date_trunc('month', window_before))
-                and (window_start < window_before + every or l.rows = 0
+                and (window_start < window_before + every
+                    or (l.rows = 0 and not exists (select from driftd.alert_events v
+                        join driftd.alert_episodes e using (episode_id)
+                        where v.kind = 'unknown' and v.window_start = l.window_start
+                            and e.monitor_id = l.monitor_id and e.version = l.version))
                     or exists (select from driftd.windows w
                         where w.monitor_id = l.monitor_id and w.version = l.version
                             and w.segment = l.segment and w.rows > 0

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use driftd::store::checkpoints::{self, Checkpoint, Delta, Outcome};
 use driftd::store::topics::{self, Count};
-use driftd::store::windows::{self, Claimed, Ripeness, Window};
+use driftd::store::windows::{self, Claimed, Next, Ripeness, Window};
 use driftd::store::{monitors, partitions};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
@@ -18,10 +18,17 @@ use super::until;
 /// The topic of the harness's monitors.
 pub(crate) const TOPIC: &str = "inputs";
 const DAY_MS: i64 = 86_400_000;
+/// The monitor's `idle_after`.
+const IDLE_AFTER_MS: i64 = 60_000;
 
 /// The start of a window, by its number.
 pub(crate) fn day(number: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(number * DAY_MS).unwrap()
+}
+
+/// When the clock judges a window.
+pub(crate) fn due(number: i64) -> DateTime<Utc> {
+    day(number + 1) + TimeDelta::milliseconds(IDLE_AFTER_MS)
 }
 
 pub(crate) fn number_of(start: DateTime<Utc>) -> i64 {
@@ -39,12 +46,26 @@ pub(crate) struct Stretch {
     pub(crate) rejected: i64,
     pub(crate) is_idle: bool,
     pub(crate) was_idle: bool,
+    /// When it was confirmed that it is idle; `None`: after all that happens.
+    pub(crate) confirmed: Option<DateTime<Utc>>,
+    /// Its rows are read before their windows are due by the clock.
+    pub(crate) keeps_up: bool,
 }
 
 impl Stretch {
     pub(crate) fn of(days: &[i64]) -> Self {
         Self {
             rows: days.iter().map(|day| ("1", *day)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// No row comes, and the brokers confirm it at this time.
+    pub(crate) fn idle(confirmed: DateTime<Utc>) -> Self {
+        Self {
+            is_idle: true,
+            was_idle: true,
+            confirmed: Some(confirmed),
             ..Self::default()
         }
     }
@@ -60,6 +81,8 @@ pub(crate) struct Lines {
     pub(crate) monitor_id: i64,
     /// Empty windows that are judged one after the other.
     pub(crate) longest_silence: i32,
+    /// The judge's clock.
+    pub(crate) now: DateTime<Utc>,
     /// Epoch and next offset of each partition.
     read: Vec<(i64, i64)>,
     greatest: Vec<Option<i64>>,
@@ -87,6 +110,7 @@ impl Lines {
             db,
             monitor_id: monitor.monitor_id,
             longest_silence: windows::LONGEST_SILENCE,
+            now: day(1_000_000),
             read: Vec::new(),
             greatest: Vec::new(),
         };
@@ -132,6 +156,7 @@ impl Lines {
             next_offset,
             rows,
             late,
+            keeps_up: stretch.keeps_up && rows > 0,
             delta: (rows > 0).then(|| vec![1]),
         };
         Checkpoint {
@@ -155,6 +180,9 @@ impl Lines {
                 .collect(),
             deltas: windows.into_iter().map(delta).collect(),
             idle_since: stretch.is_idle.then(|| day(0)),
+            idle_confirmed_at: stretch
+                .is_idle
+                .then(|| stretch.confirmed.unwrap_or(day(1_000_000))),
             was_idle: stretch.was_idle,
         }
     }
@@ -171,13 +199,15 @@ impl Lines {
             topic: TOPIC.to_owned(),
             reach_ms: DAY_MS,
             close_ms: DAY_MS,
+            due_ms: DAY_MS + IDLE_AFTER_MS,
+            every_ms: DAY_MS,
         }]
     }
 
     /// Claims the next ripe window in a transaction.
     pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Option<Claimed> {
-        let (ripeness, now) = (self.ripeness(), day(1_000_000));
-        windows::claim_ripe(connection, &ripeness, self.longest_silence, now)
+        let ripeness = self.ripeness();
+        windows::claim_ripe(connection, &ripeness, self.longest_silence, self.now)
             .await
             .unwrap()
     }
@@ -219,6 +249,7 @@ pub(crate) async fn say(connection: &mut PgConnection, claimed: &Claimed) -> i64
         baseline_id: None,
         rows,
         late: deltas.iter().map(|delta| delta.late).sum(),
+        by_clock: claimed.by_clock,
         verdict: if claimed.incomplete {
             "incomplete"
         } else {
@@ -238,10 +269,13 @@ pub(crate) async fn say(connection: &mut PgConnection, claimed: &Claimed) -> i64
         answers: None,
     };
     windows::save(connection, &window, &[], None).await.unwrap();
-    let silence = if rows > 0 { 0 } else { claimed.silence + 1 };
-    windows::advance(connection, claimed, end, silence, &claimed.state)
-        .await
-        .unwrap();
+    let next = Next {
+        start: end,
+        silence: if rows > 0 { 0 } else { claimed.silence + 1 },
+        unknown_start: None,
+        state: claimed.state.clone(),
+    };
+    windows::advance(connection, claimed, &next).await.unwrap();
     rows
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn streaming(name: &str) -> Monitor {
                 windows: 1,
                 of: 1,
                 resolve_after: 3,
+                unknown_after_ms: 7 * day,
             },
         },
         sample_rows: 1000,

@@ -114,6 +114,8 @@ pub(crate) struct Reference {
     pub(crate) watch: Watch,
     pub(crate) windows: Vec<Window>,
     pub(crate) episodes: Vec<Episode>,
+    /// Those of kind silence; `drifted_windows` are windows without rows.
+    pub(crate) silences: Vec<Episode>,
     /// Partition, offset and reason of each message that could not be used.
     pub(crate) rejected: Vec<(i32, i64, &'static str)>,
     /// Messages per partition.
@@ -165,6 +167,7 @@ impl Reference {
             watch: *watch,
             windows: Vec::new(),
             episodes: Vec::new(),
+            silences: Vec::new(),
             rejected: Vec::new(),
             messages: Vec::new(),
             skipped: 0,
@@ -197,6 +200,7 @@ impl Reference {
         let waiting: usize = windows.values().map(|gathered| gathered.rows.len()).sum();
         reference.waiting = i64::try_from(waiting).unwrap();
         reference.episodes = episodes(&reference.windows);
+        reference.silences = silences(&reference.windows);
         reference
     }
 
@@ -402,6 +406,19 @@ fn episodes(windows: &[Window]) -> Vec<Episode> {
         }
     }
     episodes
+}
+
+/// Every stretch of two windows or more without rows; the next window with rows ends it.
+fn silences(windows: &[Window]) -> Vec<Episode> {
+    let stretches = windows.chunk_by(|a, b| (a.rows > 0) == (b.rows > 0));
+    let silent = stretches.filter(|stretch| stretch[0].rows == 0 && stretch.len() > 1);
+    let last = windows.last().map(|window| window.start_ms);
+    let episode = |stretch: &[Window]| Episode {
+        first_ms: stretch[0].start_ms,
+        drifted_windows: i32::try_from(stretch.len()).unwrap(),
+        resolved: stretch.last().map(|window| window.start_ms) != last,
+    };
+    silent.map(episode).collect()
 }
 
 // --- the tests, by their formulas ----------------------------------------------------------------

@@ -196,7 +196,7 @@ impl Stage {
     }
 
     /// What must not depend on when anything happened: every table of results, a line a row,
-    /// without keys and clock times.
+    /// without keys and clock times, and without what only the clock has decided.
     pub(crate) async fn results(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for sql in RESULTS {
@@ -247,24 +247,34 @@ impl Stage {
 const RESULTS: [&str; 10] = [
     "select 'window ' || monitor || ' ' || (to_jsonb(w) - 'monitor_id' - 'judged_at')::text
      from driftd.windows w join driftd.monitors using (monitor_id)
-     order by monitor, version, segment, window_start",
+     where not by_clock order by monitor, version, segment, window_start",
     "select 'score ' || monitor || ' ' || (to_jsonb(s) - 'monitor_id')::text
      from driftd.drift_scores s join driftd.monitors using (monitor_id)
-     order by monitor, version, segment, window_start, feature, reference, test",
+         join driftd.windows w using (monitor_id, version, segment, window_start)
+     where not by_clock order by monitor, version, segment, window_start, feature, reference, test",
     "select 'contribution ' || monitor || ' ' || (to_jsonb(c) - 'monitor_id')::text
      from driftd.drift_contributions c join driftd.monitors using (monitor_id)
-     order by monitor, version, segment, window_start, feature, reference, test, rank",
+         join driftd.windows w using (monitor_id, version, segment, window_start)
+     where not by_clock order by monitor, version, segment, window_start, feature, reference, test, rank",
     "select 'profile ' || monitor || ' ' || version || ' ' || window_start || ' '
          || encode(sha256(profile), 'hex')
      from driftd.window_profiles join driftd.monitors using (monitor_id)
-     order by monitor, version, segment, window_start",
-    "select 'episode ' || (to_jsonb(e) - 'monitor_id' - 'episode_id' - 'opened_at' - 'resolved_at')::text
-     from driftd.alert_episodes e order by monitor, first_window",
-    "select 'event ' || monitor || ' ' || v.kind || ' ' || v.window_start || ' ' || v.detail
-     from driftd.alert_events v join driftd.alert_episodes using (episode_id)
-     order by monitor, v.window_start, v.kind",
-    "select 'message ' || kind || ' ' || (payload - 'episode_id' - 'job_id')::text
-     from driftd.outbox where kind like 'alert%' order by payload->>'monitor', outbox_id",
+         join driftd.windows w using (monitor_id, version, segment, window_start)
+     where not by_clock order by monitor, version, segment, window_start",
+    "select 'episode ' || (to_jsonb(e) - 'monitor_id' - 'episode_id' - 'opened_at' - 'resolved_at'
+         - 'silent_since')::text
+     from driftd.alert_episodes e where not by_clock order by monitor, first_window, kind",
+    "select 'event ' || concat_ws(' ', monitor, episode_kind, v.kind, v.window_start, v.detail)
+     from driftd.alert_events v join driftd.alert_episodes e using (episode_id)
+     where not by_clock and not exists (select from driftd.windows w
+         where w.monitor_id = e.monitor_id and w.version = e.version and w.by_clock
+             and w.window_start = v.window_start)
+     order by monitor, v.window_start, episode_kind, v.kind",
+    "select 'message ' || o.kind || ' ' || (payload - 'episode_id' - 'job_id')::text
+     from driftd.outbox o
+         join driftd.alert_episodes e on e.episode_id = (payload ->> 'episode_id')::bigint
+     where o.kind like 'alert%' and not e.by_clock
+     order by payload->>'monitor', outbox_id",
     "select 'job ' || jsonb_build_array(model, version, monitor, state, priority, attempt,
          max_attempts, baseline_id, parameters, training_data - 'topic',
          (select jsonb_agg(reason - 'at' - 'episode_id') from jsonb_array_elements(reasons) reason))::text
