@@ -1,7 +1,9 @@
 //! Training windows to a rule, and rows to what it asks of them, by the daemon's code from bins on.
 
 use driftd::decide::rule::question::{Numbers, Scores, choose_pairs};
-use driftd::decide::rule::{Answers, Asking, Calendar, Rule, State, Subject, Tally, usual_limits};
+use driftd::decide::rule::{
+    Answers, Asking, Calendar, Question, Rule, State, Subject, Tally, usual_limits,
+};
 use driftd::profile::Grid;
 
 use crate::stream::{Change, Rows, Stream, World};
@@ -248,21 +250,21 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// What is drifted in the next window: features, then pairs, then rows.
-    pub(crate) fn judge(&mut self, rows: &Rows) -> Vec<bool> {
+    /// What is drifted in the next window and which question says so: features, then pairs, then rows.
+    pub(crate) fn judge(&mut self, rows: &Rows) -> Vec<Option<Question>> {
         if self.windows.len() > self.rule.memory() {
             self.windows.remove(0);
         }
         self.windows.push(self.baseline.answers(rows));
         let features = self.baseline.asking.features.len();
-        let mut drifted = vec![false; features + 2];
+        let mut drifted = vec![None; features + 2];
         for finding in self.rule.judge(&self.windows, true, &mut self.state) {
             let subject = match finding.subject {
                 Subject::Feature(feature) => feature,
                 Subject::Pairs => features,
                 Subject::Rows => features + 1,
             };
-            drifted[subject] = finding.drifted;
+            drifted[subject] = finding.drifted.then_some(finding.question);
         }
         drifted
     }

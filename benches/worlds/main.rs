@@ -105,14 +105,14 @@ fn check() -> anyhow::Result<()> {
 fn run(plan: Plan, baselines: usize, seed: u64) -> anyhow::Result<Report> {
     let next = AtomicUsize::new(0);
     let all: Mutex<Vec<(usize, Measured)>> = Mutex::default();
-    let (begun, plan_of) = (AtomicUsize::new(0), &plan);
+    let (spent_ms, plan_of) = (AtomicUsize::new(0), &plan);
     let work = || -> anyhow::Result<()> {
         let start = cost::cpu_seconds();
         loop {
             let baseline = next.fetch_add(1, Ordering::Relaxed);
             if baseline >= baselines {
                 let spent = 1e3 * (cost::cpu_seconds() - start);
-                begun.fetch_add(spent as usize, Ordering::Relaxed);
+                spent_ms.fetch_add(spent as usize, Ordering::Relaxed);
                 return Ok(());
             }
             let measured = plan_of.run(seed + SEEDS * baseline as u64)?;
@@ -132,10 +132,12 @@ fn run(plan: Plan, baselines: usize, seed: u64) -> anyhow::Result<Report> {
     })?;
     let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     all.sort_by_key(|(baseline, _)| *baseline);
-    let cpu = begun.into_inner() as f64 / 1e3;
-    eprintln!("{}, K = {}: {cpu:.1} s of CPU", plan.world.name(), plan.k);
-    Ok(Report {
+    let cpu = spent_ms.into_inner() as f64 / 1e3;
+    let report = Report {
         plan,
         baselines: all.into_iter().map(|(_, measured)| measured).collect(),
-    })
+    };
+    let (name, k, causes) = (report.plan.world.name(), report.plan.k, report.causes());
+    eprintln!("{name}, K = {k}: {cpu:.1} s of CPU; false episodes: {causes}");
+    Ok(report)
 }

@@ -1,6 +1,6 @@
 //! False alarms of one baseline, and how changes are found, held and ended.
 
-use driftd::decide::rule::Rule;
+use driftd::decide::rule::{Question, Rule};
 
 use crate::baseline::{Baseline, Watch};
 use crate::stream::{Change, Stream, World};
@@ -48,6 +48,8 @@ pub(crate) struct Plan {
 pub(crate) struct Measured {
     /// Episodes per 30 quiet windows.
     pub(crate) episodes: f64,
+    /// The question that began each of them.
+    pub(crate) causes: Vec<Question>,
     /// Share of quiet windows that are drifted.
     pub(crate) drifted: f64,
     /// Mean length of an episode, if there was one.
@@ -106,16 +108,20 @@ impl Plan {
     fn quiet(&self, baseline: &Baseline, rule: &Rule, seed: u64) -> Measured {
         let mut stream = Stream::new(self.world, seed, self.k);
         let mut watch = Watch::new(baseline, rule);
-        let any = |_| {
+        let mut causes = Vec::new();
+        let (mut before, mut windows) = (false, 0.0);
+        for _ in 0..self.quiet {
             let judged = watch.judge(&stream.next(Change::None));
-            judged.into_iter().any(|drifted| drifted)
-        };
-        let drifted: Vec<bool> = (0..self.quiet).map(any).collect();
-        let windows = drifted.iter().filter(|drifted| **drifted).count() as f64;
-        let begins = |t: &usize| drifted[*t] && (*t == 0 || !drifted[*t - 1]);
-        let episodes = (0..drifted.len()).filter(begins).count() as f64;
+            let mut drifted = judged.into_iter().flatten();
+            let first = drifted.next();
+            windows += f64::from(first.is_some());
+            causes.extend(first.filter(|_| !before));
+            before = first.is_some();
+        }
+        let episodes = causes.len() as f64;
         Measured {
             episodes: episodes * PERIOD / self.quiet as f64,
+            causes,
             drifted: windows / self.quiet as f64,
             length: (episodes > 0.0).then_some(windows / episodes),
             ..Measured::default()
@@ -146,7 +152,7 @@ struct Start<'a> {
     watch: Watch<'a>,
     quiet: Change,
     /// What was drifted in the last warm window.
-    before: Vec<bool>,
+    before: Vec<Option<Question>>,
 }
 
 impl<'a> Start<'a> {
@@ -172,11 +178,11 @@ impl<'a> Start<'a> {
             Change::Correlation(_) => self.world.numbers() + self.world.labels(),
             _ => 0,
         };
-        if self.before[subject] {
+        if self.before[subject].is_some() {
             return None;
         }
         let (mut stream, mut watch) = (self.stream.clone(), self.watch.clone());
-        let mut next = |change| watch.judge(&stream.next(change))[subject];
+        let mut next = |change| watch.judge(&stream.next(change))[subject].is_some();
         let on: Vec<bool> = (0..ON).map(|_| next(change)).collect();
         let off: Vec<bool> = (0..OFF).map(|_| next(self.quiet)).collect();
         let delay = on.iter().position(|drifted| *drifted).map(|at| at + 1);
@@ -201,8 +207,7 @@ impl<'a> Start<'a> {
             watch.judge(&stream.next(change))
         };
         let (with, without) = (judge(Change::OneRow), judge(self.quiet));
-        with.iter()
-            .zip(&without)
-            .any(|(with, without)| *with && !without)
+        let mut both = with.iter().zip(&without);
+        both.any(|(with, without)| with.is_some() && without.is_none())
     }
 }

@@ -1,5 +1,7 @@
 //! Numbers over baselines, and the line of the table that they make.
 
+use driftd::decide::rule::Question;
+
 use crate::measure::{CHANGES, Found, Measured, Plan, applies};
 
 /// Delays count as this at most where their mean is taken.
@@ -44,6 +46,18 @@ impl Report {
 
     pub(crate) fn lengths(&self) -> Vec<f64> {
         self.baselines.iter().filter_map(|one| one.length).collect()
+    }
+
+    /// The questions that began false episodes, and how many each.
+    pub(crate) fn causes(&self) -> String {
+        let causes: Vec<_> = self.baselines.iter().flat_map(|one| &one.causes).collect();
+        let count = |question: &Question| causes.iter().filter(|cause| **cause == question).count();
+        let counts = Question::ALL
+            .iter()
+            .map(|question| (question, count(question)));
+        let counts = counts.filter(|(_, count)| *count > 0);
+        let counts = counts.map(|(question, count)| format!("{} {count}", question.as_str()));
+        counts.collect::<Vec<_>>().join(", ")
     }
 
     /// Of one change, per baseline the mean of its starts.

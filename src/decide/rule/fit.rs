@@ -333,17 +333,14 @@ impl Learned {
         used
     }
 
-    /// What the seasons add to a window's answer.
-    pub(super) fn season_offset(&self, values: &[usize]) -> Vec<f64> {
-        let columns = self.mean.len();
-        let mut offset = vec![0.0; columns];
+    /// Adds what the seasons add to a window's answer.
+    pub(super) fn add_season_offset(&self, values: &[usize], offset: &mut [f64]) {
         for taken in &self.seasons {
-            let at = values[taken.which] * columns;
-            for (sum, more) in offset.iter_mut().zip(&taken.offsets[at..at + columns]) {
+            let at = values[taken.which] * offset.len();
+            for (sum, more) in offset.iter_mut().zip(&taken.offsets[at..]) {
                 *sum += more;
             }
         }
-        offset
     }
 
     /// What the error of the seasons adds to the variance of a stretch, in windows.

@@ -273,7 +273,7 @@ fn compare_live(rule: &Rule, live: &[Answers], outputs: &Value, name: &str) {
         let what = format!("{name}: evidence of question {q}");
         let trail = &watch.trails[q];
         let rows: Vec<Vec<f64>> = (0..live.len())
-            .map(|t| rule.evidence_of(&watch, &rule.fit, q, t))
+            .map(|t| rule.evidence_of(&watch, &rule.fit, q, t, Slight::Exact))
             .collect();
         let effect = |t: usize, k: usize| match rule.lengths.get(k) {
             length if length <= t + 1 => watch.effects.of(trail, q, t + 1 - length, t + 1),

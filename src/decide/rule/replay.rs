@@ -1,7 +1,7 @@
 //! Each quarter of the training data, judged by a fit of the other three: where the limits are put.
 
 use super::effect::Expected;
-use super::evidence::Trail;
+use super::evidence::{SLIGHT, Slight, Trail};
 use super::fit::Fit;
 use super::persistence::Spectrum;
 use super::question::Answers;
@@ -80,14 +80,22 @@ impl Rule {
     /// The `-ln p` of one window, and of several, that begins a drift; and how many of the replayed windows
     /// are drifted with it.
     pub(super) fn find_thresholds(&self, blocks: &[Block], hazard: f64) -> ([f64; 2], usize) {
-        let judged: Vec<Judged<'_>> = blocks.iter().map(|block| self.judge_block(block)).collect();
+        let judge = |slight: Slight| -> Vec<Judged<'_>> {
+            let judge = |block| self.judge_block(block, slight);
+            blocks.iter().map(judge).collect()
+        };
         let single = |k: &usize| self.lengths.get(*k) == 1;
-        let mut thresholds = [true, false].map(|alone| {
-            let lengths: Vec<usize> = (0..self.lengths.len())
-                .filter(|k| single(k) == alone)
-                .collect();
-            self.from_tail(&self.maxima(&judged, &lengths), hazard)
+        let lengths = [true, false].map(|alone| -> Vec<usize> {
+            let all = 0..self.lengths.len();
+            all.filter(|k| single(k) == alone).collect()
         });
+        let mut judged = judge(Slight::Bound);
+        let mut maxima = lengths.each_ref().map(|of| self.maxima(&judged, of));
+        if maxima.iter().any(|maxima| reads_slight(maxima)) {
+            judged = judge(Slight::Exact);
+            maxima = lengths.each_ref().map(|of| self.maxima(&judged, of));
+        }
+        let mut thresholds = maxima.map(|maxima| self.from_tail(&maxima, hazard));
         // Exchangeable windows: where k of K exceed, so will (k + 1) / (K + 1) of the next.
         let allowed = (hazard * self.windows as f64 - 1.0).max(0.0);
         for i in 0..thresholds.len() {
@@ -108,7 +116,7 @@ impl Rule {
         (thresholds, drifted)
     }
 
-    fn judge_block<'a>(&self, block: &'a Block) -> Judged<'a> {
+    fn judge_block<'a>(&self, block: &'a Block, slight: Slight) -> Judged<'a> {
         let Block {
             windows,
             values,
@@ -119,7 +127,7 @@ impl Rule {
         let watch = Watch::new(&self.questions, fit, expected, windows, values, series);
         let of = |q: usize, trail: &Trail<'_>| -> Vec<Vec<f64>> {
             (0..trail.len())
-                .map(|t| self.evidence_of(&watch, fit, q, t))
+                .map(|t| self.evidence_of(&watch, fit, q, t, slight))
                 .collect()
         };
         let evidence = watch
@@ -195,4 +203,10 @@ impl Rule {
         }
         any.into_iter().filter(|any| *any).count()
     }
+}
+
+/// Whether the upper fifth begins among slight deviations, whose evidence has to be exact then.
+fn reads_slight(maxima: &[f64]) -> bool {
+    let slight = maxima.iter().filter(|m| **m <= SLIGHT).count();
+    slight as f64 >= (1.0 - UPPER) * maxima.len() as f64 - 1.0
 }
