@@ -27,12 +27,11 @@ use crate::decide::verdict::{self, Judge, Judged, Scored, Training, Verdict};
 use crate::decide::volume;
 use crate::failpoint::{Failpoint, reached};
 use crate::monitor::retraining::Severity;
-use crate::monitor::{Input, Monitor};
+use crate::monitor::{AlertPolicy, Input, Monitor};
 use crate::profile::{Profile, encoding};
 use crate::retrain::trigger::{Drift, Trigger};
-use crate::store::windows::{
-    self, Claimed, DeltaRow, LONGEST_SILENCE, Next, Ripeness, ScoreRow, Window,
-};
+use crate::store::ripe::{self, Claimed, LONGEST_SILENCE, Ripeness};
+use crate::store::windows::{self, DeltaRow, Next, ScoreRow, Window};
 use crate::store::{self, time_partitions};
 use crate::telemetry::metrics;
 
@@ -172,7 +171,7 @@ async fn begin_next(
             .await
             .map_err(store::Error::doing("begin judging a window"))?;
         let now = clock.now();
-        let claimed = windows::claim_ripe(&mut transaction, ripeness, LONGEST_SILENCE, now).await?;
+        let claimed = ripe::claim(&mut transaction, ripeness, LONGEST_SILENCE, now).await?;
         Ok::<_, store::Error>(claimed.map(|claimed| (transaction, claimed)))
     };
     let claimed = store::within(patience, "claim a window", claim).await?;
@@ -379,21 +378,7 @@ async fn merge_and_judge(
     };
     let (incomplete, by_clock) = (claimed.incomplete, claimed.by_clock);
     let Some(judge) = judge else {
-        let judged = Judged::unsaid(match claimed.incomplete {
-            true => Verdict::Incomplete,
-            false => Verdict::NoBaseline,
-        });
-        let step = match incomplete {
-            true => Step::NONE,
-            false => state.step(seen, None, policy),
-        };
-        return Ok(Outcome {
-            judged,
-            step,
-            profile: None,
-            answers: None,
-            rows_reference: 0,
-        });
+        return Ok(without_baseline(incomplete, seen, policy, state));
     };
     let bytes: Vec<Vec<u8>> = deltas
         .iter()
@@ -421,19 +406,14 @@ async fn merge_and_judge(
             true => Step::NONE,
             false => next.step(seen, volume_drifted, policy),
         };
-        let profile = encoding::encode(&mut window, false)?;
-        let rows_reference = i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX);
-        let answers = judged.answers.as_ref().map(Answers::encode).transpose()?;
-        Ok((
-            Outcome {
-                judged,
-                answers,
-                step,
-                profile: Some(profile),
-                rows_reference,
-            },
-            next,
-        ))
+        let outcome = Outcome {
+            answers: judged.answers.as_ref().map(Answers::encode).transpose()?,
+            judged,
+            step,
+            profile: Some(encoding::encode(&mut window, false)?),
+            rows_reference: i64::try_from(judge.reference.profile.rows).unwrap_or(i64::MAX),
+        };
+        Ok((outcome, next))
     });
     let (outcome, next) = work.await?.map_err(|source| Error::Encoding {
         monitor: line.monitor.name.clone(),
@@ -442,6 +422,26 @@ async fn merge_and_judge(
     })?;
     *state = next;
     Ok(outcome)
+}
+
+/// Of a window whose version has no baseline.
+fn without_baseline(
+    incomplete: bool,
+    seen: Seen,
+    policy: AlertPolicy,
+    state: &mut line::State,
+) -> Outcome {
+    let (verdict, step) = match incomplete {
+        true => (Verdict::Incomplete, Step::NONE),
+        false => (Verdict::NoBaseline, state.step(seen, None, policy)),
+    };
+    Outcome {
+        judged: Judged::unsaid(verdict),
+        step,
+        profile: None,
+        answers: None,
+        rows_reference: 0,
+    }
 }
 
 /// Stored answers as consecutive windows up to the one that begins at `start_ms`; those that are missing

@@ -118,12 +118,12 @@ async fn whole(
     let settings = records::settings(brokers, &server.url_of(database), sample_rows)?;
     let pool = store::connect(settings.postgres.url(), 9).await?;
     store::migrate(&pool).await?;
-    let (baseline, windows) = (baseline.clone(), None);
+    let baseline = baseline.clone();
     let imported = Imported {
         baseline: baseline.clone(),
-        windows,
+        slots: None,
     };
-    driftd::baseline::save::save(&pool, imported, None).await?;
+    driftd::baseline::save::save(&pool, imported).await?;
     let mut connection = pool.acquire().await?;
     let monitor = &settings.monitors[0];
     let registered = monitors::register(&mut connection, monitor).await?;

@@ -1,5 +1,6 @@
 //! The tests: a window of 100,000 rows against a baseline of 100,000, each test on one feature, and
-//! the usual ones on 50 numbers and 10 labels together, beside sorting the same columns.
+//! the usual ones on 50 numbers and 10 labels together, beside sorting the same columns. And what judging
+//! costs day by day: all default tests on a window of 1,000 rows against a sample of 10,000.
 
 use driftd::batch::{Batch, Builder, Cell, Shape};
 use driftd::compare::window::Reference;
@@ -23,8 +24,30 @@ const LABELS: [usize; 10] = [2, 2, 3, 5, 10, 20, 50, 100, 200, 1_000];
 const USUAL: [Test; 5] = [Test::Ks, Test::Psi, Test::Js, Test::Wasserstein, Test::Chi2];
 /// Seconds of CPU that they may take together, moments and counts included.
 const BOUND_SECONDS: f64 = 0.2;
+/// The tests of config/default.toml.
+const DEFAULT: [Test; 11] = [
+    Test::Ks,
+    Test::MannWhitney,
+    Test::Chi2,
+    Test::NullRate,
+    Test::UnseenRate,
+    Test::OutOfRange,
+    Test::DomainClassifier,
+    Test::Psi,
+    Test::Js,
+    Test::Wasserstein,
+    Test::RowVolume,
+];
+/// Rows of a window that is judged with them.
+const JUDGED_ROWS: usize = 1_000;
+/// Rows of the baseline's sample.
+const SAMPLE_ROWS: usize = 10_000;
+/// Milliseconds of CPU for 30 features.
+const JUDGE_BOUND_MS: f64 = 10.0;
 
 pub(crate) fn run() -> anyhow::Result<()> {
+    judging("30 numbers", 30, &[])?;
+    judging("20 numbers and 10 labels", 20, &LABELS)?;
     let (reference, baseline) = side(NUMBERS, &LABELS, 1);
     let layout = layout(NUMBERS, &LABELS, &reference);
     let baseline = profile(&layout, &baseline, COUNT)?;
@@ -74,6 +97,36 @@ fn whole_window(reference: &Reference, columns: &[Vec<f64>], batch: &Batch) -> a
     Ok(())
 }
 
+/// A window of few rows, with every default test and with each of them alone.
+fn judging(features: &str, numbers: usize, labels: &[usize]) -> anyhow::Result<()> {
+    let (columns, baseline) = side_of(SAMPLE_ROWS, numbers, labels, 5);
+    let layout = layout(numbers, labels, &columns);
+    let baseline = profile(&layout, &baseline, SAMPLE_ROWS)?;
+    let (columns, window) = side_of(JUDGED_ROWS, numbers, labels, 6);
+    let mut window = profile(&layout, &window, SAMPLE_ROWS)?;
+    let title = format!("compare: {JUDGED_ROWS} rows against {SAMPLE_ROWS}, {features}");
+    let table = Table::new(
+        &title,
+        "window",
+        "sorting its columns of numbers",
+        sorting(&columns),
+    );
+    let reference = against(&layout, &baseline, &DEFAULT);
+    let all = repeat(1, || reference.compare(&mut window));
+    table.line("all default tests", all);
+    for test in DEFAULT {
+        let reference = against(&layout, &baseline, &[test]);
+        table.line(test.as_str(), repeat(1, || reference.compare(&mut window)));
+    }
+    let milliseconds = all.median / 1e6;
+    bound(
+        &format!("all of it in {JUDGE_BOUND_MS} ms of CPU"),
+        milliseconds,
+        milliseconds <= JUDGE_BOUND_MS,
+    );
+    Ok(())
+}
+
 fn one_feature(kind: &str, numbers: usize, labels: &[usize]) -> anyhow::Result<()> {
     let (columns, batch) = side(numbers, labels, 3);
     let layout = layout(numbers, labels, &columns);
@@ -119,12 +172,16 @@ fn sorting(columns: &[Vec<f64>]) -> Cost {
     )
 }
 
-/// Numbers column by column (for sorting), and everything as a batch.
 fn side(numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec<f64>>, Batch) {
+    side_of(COUNT, numbers, labels, seed)
+}
+
+/// Numbers column by column (for sorting), and everything as a batch.
+fn side_of(rows: usize, numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec<f64>>, Batch) {
     let mut random = SmallRng::seed_from_u64(seed);
     let columns: Vec<Vec<f64>> = (0..numbers)
         .map(|_| {
-            (0..ROWS)
+            (0..rows)
                 .map(|_| StandardNormal.sample(&mut random))
                 .collect()
         })
@@ -137,20 +194,20 @@ fn side(numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec<f64>>, Batch) {
         }
     };
     let shapes: Vec<Shape> = (0..numbers + labels.len()).map(shape).collect();
-    let mut builder = Builder::new(&shapes, COUNT);
+    let mut builder = Builder::new(&shapes, rows);
     for (i, column) in columns.iter().enumerate() {
         for (row, value) in column.iter().enumerate() {
             builder.number(i, row, *value, Cell::Ok);
         }
     }
     for (i, levels) in labels.iter().enumerate() {
-        for row in 0..COUNT {
+        for row in 0..rows {
             let level = random.random_range(0..*levels);
             builder.text(numbers + i, row, &level.to_string(), Cell::Ok);
         }
     }
-    for row in 0..ROWS {
-        builder.keep(i64::from(row), None, 1);
+    for row in (0..).take(rows) {
+        builder.keep(row, None, 1);
     }
     (columns, builder.finish())
 }
@@ -166,7 +223,7 @@ fn layout(numbers: usize, labels: &[usize], columns: &[Vec<f64>]) -> Layout {
     let numeric = columns.iter().take(numbers).enumerate().map(|(i, values)| {
         let mut sorted = values.clone();
         sorted.sort_unstable_by(f64::total_cmp);
-        let grid = Grid::from_sorted(&sorted, sorted[0], sorted[COUNT - 1]);
+        let grid = Grid::from_sorted(&sorted, sorted[0], sorted[sorted.len() - 1]);
         feature(format!("n{i}"), Kind::Numeric, Bins::Grid(grid))
     });
     let categorical = labels.iter().enumerate().map(|(i, levels)| {
@@ -184,7 +241,7 @@ fn layout(numbers: usize, labels: &[usize], columns: &[Vec<f64>]) -> Layout {
 
 fn counts(layout: &Layout, batch: &Batch) -> Profile {
     let places: Vec<usize> = (0..layout.features.len()).collect();
-    let all: Vec<u32> = (0..ROWS).collect();
+    let all = all_rows(batch);
     let mut profile = Profile::empty(layout, 0);
     profile.add(layout, batch, &places, &all);
     profile
@@ -193,14 +250,18 @@ fn counts(layout: &Layout, batch: &Batch) -> Profile {
 fn profile(layout: &Layout, batch: &Batch, sample_rows: usize) -> anyhow::Result<Profile> {
     let mut profile = counts(layout, batch);
     let places: Vec<usize> = (0..layout.features.len()).collect();
-    let all: Vec<u32> = (0..ROWS).collect();
+    let all = all_rows(batch);
     let from = Provenance {
         partition: 0,
         hash: RowHash::new(7, 0),
-        event_ms: &vec![0; COUNT],
+        event_ms: &vec![0; all.len()],
     };
     profile.sample = driftd::profile::Sample::new(sample_rows);
     profile.sample.add(layout, batch, &places, &all, from)?;
     profile.sample.settle()?;
     Ok(profile)
+}
+
+fn all_rows(batch: &Batch) -> Vec<u32> {
+    (0..).take(batch.origins.len()).collect()
 }

@@ -155,7 +155,8 @@ fn settle_kinds(
             name: candidate.name,
             kind: candidate.kind.or(seen).unwrap_or(Kind::Categorical),
             // A CSV says nothing of types: numbers and booleans as labels are as good as texts.
-            plain_numbers: candidate.plain_numbers || seen == Some(Kind::Boolean),
+            plain_numbers: candidate.plain_numbers
+                || candidate.kind.or(seen) == Some(Kind::Boolean),
             dimension: dimensions.get(&candidate.index).copied().unwrap_or(0),
             index: candidate.index,
         }

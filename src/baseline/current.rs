@@ -184,7 +184,7 @@ fn check_type(feature: &FeatureLayout, found: &DataType) -> Result<(), Error> {
         (kind, Ok(Some(found))) => {
             kind == found
                 || kind == Kind::Categorical && (feature.plain_numbers || found == Kind::Boolean)
-                || kind == Kind::Boolean && found == Kind::Categorical
+                || kind == Kind::Boolean && matches!(found, Kind::Categorical | Kind::Numeric)
                 || kind == Kind::Numeric && found == Kind::Boolean && feature.plain_numbers
         }
         (_, Err(_)) => false,

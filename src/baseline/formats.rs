@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array,
-    Int64Array, LargeListArray, ListArray, RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeListArray,
+    Float32Array, Float64Array, Int32Array, Int64Array, LargeListArray, ListArray, RecordBatch,
+    StringArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
@@ -410,10 +411,20 @@ fn a_categorical_column_takes_numbers_as_messages_write_them() {
         [text("true"), text("false")]
     );
     assert_eq!(
-        labels(StringArray::from(vec!["3.0", ""])),
-        [text("3.0"), text("")],
-        "an empty text is a label; in a CSV the reader makes it null"
+        labels(StringArray::from(vec!["3.0", "", "True", "07", "1.10"])),
+        [text("3"), None, text("true"), text("07"), text("1.10")],
+        "as a CSV and a message have them"
     );
+    let missing = Float64Array::from(vec![3.0, f64::NAN, -0.0, f64::INFINITY]);
+    assert_eq!(labels(missing), [text("3"), None, text("0"), text("inf")]);
+    let prices = Decimal128Array::from(vec![1200, 1990, -5]);
+    let prices = prices.with_precision_and_scale(9, 2).unwrap();
+    assert_eq!(labels(prices), [text("12"), text("19.9"), text("-0.05")]);
+    let codes = DictionaryArray::new(
+        Int32Array::from(vec![1, 0]),
+        Arc::new(Float64Array::from(vec![1.0, 2.5])),
+    );
+    assert_eq!(labels(codes), [text("2.5"), text("1")]);
 }
 
 #[test]

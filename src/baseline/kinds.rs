@@ -12,7 +12,7 @@ use arrow::error::ArrowError;
 use chrono::{NaiveDate, NaiveTime};
 
 use crate::batch::{Builder, Cell, Shape};
-use crate::ingest::decode::{json, time};
+use crate::ingest::decode::{json, time, value};
 use crate::monitor::{Kind, TimeUnit};
 
 /// A column of the training data that becomes a feature.
@@ -111,7 +111,7 @@ impl Texts {
         {
             self.values += 1;
             self.numbers += u64::from(text.trim().parse::<f64>().is_ok());
-            self.booleans += u64::from(matches!(text, "true" | "false"));
+            self.booleans += u64::from(value::boolean_word(text.trim()).is_some());
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ pub fn write(
         }
         Kind::Numeric => write_numbers(array, column, out)?,
         Kind::Embedding => write_vectors(array, column, out)?,
-        Kind::Categorical | Kind::Boolean => write_labels(array, column, out)?,
+        Kind::Categorical | Kind::Boolean => write_labels(array, kind, column, out)?,
     }
     Ok(())
 }
@@ -262,18 +262,33 @@ fn whole(lists: &ArrayRef) -> Range<usize> {
     }
 }
 
-fn write_labels(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(), ArrowError> {
-    let floats = array.data_type().is_floating();
+fn write_labels(
+    array: &ArrayRef,
+    kind: Kind,
+    column: usize,
+    out: &mut Builder,
+) -> Result<(), ArrowError> {
+    let of_numbers = holds_fractions(array.data_type());
     let texts = cast(array, &DataType::Utf8)?;
     let texts = texts.as_string::<i32>();
     for row in 0..texts.len() {
         if texts.is_null(row) {
             out.absent(column, row, Cell::Null);
-        } else if floats {
-            let label = json::label_of_number(texts.value(row).as_bytes());
-            out.text(column, row, &label, Cell::Ok);
+            continue;
+        }
+        let text = texts.value(row);
+        let label = if of_numbers {
+            value::of_number(text.as_bytes())
         } else {
-            out.text(column, row, texts.value(row), Cell::Ok);
+            value::of_text(text).map(Into::into).ok_or(Cell::Null)
+        };
+        match label {
+            Ok(label) => {
+                let boolean = value::boolean_of_text(&label).filter(|_| kind == Kind::Boolean);
+                let boolean = boolean.map(value::of_boolean);
+                out.text(column, row, boolean.unwrap_or(&label), Cell::Ok);
+            }
+            Err(cell) => out.absent(column, row, cell),
         }
     }
     Ok(())
@@ -283,13 +298,9 @@ fn write_numbers(array: &ArrayRef, column: usize, out: &mut Builder) -> Result<(
     if holds_texts(array.data_type()) {
         let texts = cast(array, &DataType::Utf8)?;
         for (row, text) in texts.as_string::<i32>().iter().enumerate() {
-            match text
-                .filter(|text| !text.is_empty())
-                .map(|text| text.trim().parse::<f64>())
-            {
-                Some(Ok(value)) => out.number(column, row, value, Cell::Ok),
-                Some(Err(_)) => out.absent(column, row, Cell::WrongType),
-                None => out.absent(column, row, Cell::Null),
+            match text.map_or(Err(Cell::Null), value::number_of_text) {
+                Ok(value) => out.number(column, row, value, Cell::Ok),
+                Err(cell) => out.absent(column, row, cell),
             }
         }
         return Ok(());
@@ -342,6 +353,14 @@ fn time_of(text: &str, unit: TimeUnit) -> Option<i64> {
     time::of_text(text)
         .or_else(number)
         .or_else(|| Some(day()?.and_utc().timestamp_millis()))
+}
+
+/// Numbers that may have a fraction, or codes of such numbers.
+fn holds_fractions(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => holds_fractions(values),
+        plain => plain.is_floating() || plain.is_decimal(),
+    }
 }
 
 /// Texts, or codes of texts.

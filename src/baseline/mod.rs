@@ -26,6 +26,8 @@ pub mod windows;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod same_labels;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::{Output, training, write};
-use crate::baseline::import::{self, Request};
+use crate::baseline::import::{self, Imported, Request};
 use crate::baseline::windows::Slots;
 use crate::baseline::{Baseline, SAMPLE_ROWS, save::save, short};
 use crate::monitor::{Kind, TimeUnit};
@@ -146,15 +146,9 @@ async fn run_import(
     };
     bar.finish_and_clear();
     let window_ms = request.window_ms.unwrap_or(training::USUAL_WINDOW_MS);
-    // What the windows say is no reason not to keep the baseline.
     let described = {
         let made = made.clone();
-        let describe = move || {
-            let slots = made.slots.as_ref()?;
-            let (layout, rows) = (&made.baseline.layout, made.baseline.profile.rows);
-            training::describe(slots, layout, rows, window_ms).ok()
-        };
-        tokio::task::spawn_blocking(describe).await?
+        tokio::task::spawn_blocking(move || describe(&made, window_ms)).await?
     };
     let saved = save(pool, made).await?;
     Ok(match output {
@@ -180,6 +174,13 @@ async fn run_import(
                 .map_or_else(without_time, training::as_text),
         ),
     })
+}
+
+/// What the training windows say; that nothing can be said is no reason not to keep the baseline.
+fn describe(made: &Imported, window_ms: i64) -> Option<Value> {
+    let slots = made.slots.as_ref()?;
+    let (layout, rows) = (&made.baseline.layout, made.baseline.profile.rows);
+    training::describe(slots, layout, rows, window_ms).ok()
 }
 
 fn without_time() -> String {
@@ -323,7 +324,7 @@ fn feature_line(feature: &Value) -> String {
         "{:<20}{:<14}{:>10}{:>12}  {values}\n",
         feature["name"].as_str().unwrap_or_default(),
         feature["kind"].as_str().unwrap_or_default(),
-        feature["nulls"],
-        bins.unwrap_or_default(),
+        feature["nulls"].to_string(),
+        bins.unwrap_or_default().to_string(),
     )
 }

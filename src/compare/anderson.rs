@@ -69,11 +69,11 @@ pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
 /// # Errors
 /// [`Reason::DifferentBins`], [`Reason::NoReference`], [`Reason::TooFewRows`] as above.
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
-    let (n, m) = totals(reference, window)?;
+    let (n, m) = totals(reference, window, 0.0)?;
     if n + m < 4.0 {
         return Err(Reason::TooFewRows);
     }
-    let occupied = super::occupied(reference, window);
+    let occupied: Vec<(f64, f64)> = super::occupied(reference, window).collect();
     if occupied.len() < 2 {
         return Ok(nothing());
     }

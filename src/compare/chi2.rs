@@ -6,7 +6,7 @@
 //! **Formula**: `X2 = sum (observed - expected)^2 / expected` over the 2 x K table of the bins that at
 //! least one side has rows in, expected = row total x column total / total. Source: K. Pearson 1900;
 //! the number of `scipy.stats.chi2_contingency(correction=False)`, or with Yates' correction
-//! ([`yates`], which takes 1/2 off each difference of a 2 x 2 table; F. Yates 1934) that of
+//! (`chi2_yates`, which takes 1/2 off each difference of a 2 x 2 table; F. Yates 1934) that of
 //! `correction=True`. The correction changes nothing where there are more than two bins.
 //!
 //! **p-value**: chi-square with K - 1 degrees of freedom, which is scipy's p, where that law holds:
@@ -38,30 +38,36 @@ use super::{Answer, Outcome};
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
 /// [`super::Reason::TooFewRows`].
 pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
+    of(&Table::new(reference, window)?)
+}
+
+/// The same of a table.
+pub(super) fn of(table: &Table) -> Answer {
     Ok(Outcome {
-        statistic: pearson(&table),
+        statistic: pearson(table),
         p_value: Some(table.p_value(with_chance)),
-        expected: Some(expected(&table)),
-        effect: balanced(&table),
+        expected: Some(expected(table)),
+        effect: balanced(table),
         error_bound: None,
     })
 }
 
 /// The test with Yates' correction, which matters where two bins hold rows.
-///
-/// # Errors
-/// As [`homogeneity`].
-pub fn yates(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
-    if table.bins.len() != 2 {
-        return homogeneity(reference, window);
+#[cfg(test)]
+pub(super) fn yates(reference: &[u64], window: &[u64]) -> Answer {
+    of_two(&Table::new(reference, window)?)
+}
+
+/// The test with the correction, of a table.
+pub(super) fn of_two(table: &Table) -> Answer {
+    if table.pair().is_none() {
+        return of(table);
     }
     Ok(Outcome {
-        statistic: corrected(&table),
-        p_value: Some(chi2::sf(corrected(&table), 1.0)),
+        statistic: corrected(table),
+        p_value: Some(chi2::sf(corrected(table), 1.0)),
         expected: None,
-        effect: balanced(&table),
+        effect: balanced(table),
         error_bound: None,
     })
 }
@@ -96,12 +102,11 @@ pub(super) fn expected(table: &Table) -> f64 {
 /// All four cells of a 2 x 2 table are equally far from what they expect: `|p - q| n m / (n + m)`.
 fn corrected(table: &Table) -> f64 {
     let (n, m, rows) = (table.n, table.m, table.n + table.m);
-    let terms = table.bins.iter().map(|&(a, b)| {
+    table.sum(|a, b| {
         let distance = (a / n - b / m).abs() * n * (m / rows);
         let left = distance - distance.min(0.5);
         left * left * rows * (1.0 / n + 1.0 / m) / (a + b)
-    });
-    terms.sum()
+    })
 }
 
 #[cfg(test)]

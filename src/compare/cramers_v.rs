@@ -23,18 +23,19 @@ use super::table::{Table, expected_root};
 use super::{Answer, Outcome};
 
 /// The association of counts of the same bins.
-///
-/// # Errors
-/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
-/// [`super::Reason::TooFewRows`].
-pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
+#[cfg(test)]
+pub(super) fn counts(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The association of a table.
+pub(super) fn of(table: &Table) -> Answer {
     let rows = table.n + table.m;
     Ok(Outcome {
-        statistic: (pearson(&table) / rows).min(1.0).sqrt(),
+        statistic: (pearson(table) / rows).min(1.0).sqrt(),
         p_value: Some(table.p_value(with_chance)),
-        expected: Some(expected_root(expected(&table) / rows, 1.0 / rows).min(1.0)),
-        effect: balanced(&table),
+        expected: Some(expected_root(expected(table) / rows, 1.0 / rows).min(1.0)),
+        effect: balanced(table),
         error_bound: None,
     })
 }

@@ -268,7 +268,7 @@ fn joined(left: &[(f64, f64)], right: &[(f64, f64)]) -> Vec<(f64, f64)> {
 /// # Errors
 /// [`Reason::DifferentBins`], [`Reason::NoReference`], or [`Reason::TooFewRows`] as above.
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
-    let (n, m) = totals(reference, window)?;
+    let (n, m) = totals(reference, window, 0.0)?;
     if n.min(m) < 2.0 {
         return Err(Reason::TooFewRows);
     }

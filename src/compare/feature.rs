@@ -6,6 +6,7 @@
 
 use std::cell::OnceCell;
 
+use super::table::Table;
 use super::wasserstein::BinSum;
 use super::welch_t::Moments;
 use super::{
@@ -100,59 +101,75 @@ pub(super) fn answers(
     reference: Side<'_>,
     window: Side<'_>,
 ) -> Vec<(Test, Answer)> {
-    let on_bins_of = OnceCell::new(); // counted once, if any test asks for them
+    let binned = OnceCell::new(); // counted once, if any test asks for them
     let answer = |test: Test| match test {
         _ if test.scope() == Scope::Numeric => on_numbers(test, layout, scale, reference, window),
         Test::NullRate | Test::MissingRate | Test::TypeErrors => {
             on_quality(test, reference, window)
         }
         Test::UnseenRate => unseen_levels(reference, window),
-        _ => {
-            let (left, right) = on_bins_of.get_or_init(|| bins(layout, reference, window));
-            on_bins(test, left, right)
-        }
+        _ => binned
+            .get_or_init(|| Binned::of(layout, reference, window))
+            .answer(test),
     };
     let tests = tests.iter().filter(|test| is_for(**test, layout));
     tests.map(|test| (*test, answer(*test))).collect()
 }
 
-fn on_bins(test: Test, reference: &[u64], window: &[u64]) -> Answer {
-    match test {
-        Test::Psi => psi::counts(reference, window),
-        Test::Js => js::counts(reference, window),
-        Test::Kl => kl::counts(reference, window),
-        Test::Hellinger => hellinger::counts(reference, window),
-        Test::Tv => tv::counts(reference, window),
-        Test::Linf => linf::counts(reference, window),
-        Test::Chi2 => chi2::homogeneity(reference, window),
-        Test::Chi2Yates => chi2::yates(reference, window),
-        Test::G => g::homogeneity(reference, window),
-        Test::Fisher => fisher::two_levels(reference, window),
-        Test::CramersV => cramers_v::counts(reference, window),
-        _ => Err(Reason::DifferentBins),
-    }
+/// Both sides on the coarse bins without the one for absent values, which have tests of their own.
+/// Labels that the baseline never held have a bin each: in one bin, which the data would have chosen,
+/// they would be found too often.
+struct Binned {
+    reference: Vec<u64>,
+    window: Vec<u64>,
+    /// Rows of an unseen label, and how many labels have so many.
+    unseen: Vec<(u64, u64)>,
+    table: Result<Table, Reason>,
 }
 
-/// The coarse counts of both sides without the bin for absent values, which have tests of their
-/// own. Labels that the baseline never held have a bin each: in one bin, which the data would have
-/// chosen, they would be found too often.
-fn bins(layout: &FeatureLayout, reference: Side<'_>, window: Side<'_>) -> (Vec<u64>, Vec<u64>) {
-    let values_only = |side: Side<'_>| {
-        let mut counts = coarse::of_feature(layout, side.feature);
-        counts.pop();
-        counts
-    };
-    let (mut left, mut right) = (values_only(reference), values_only(window));
-    if let Values::Categorical(values) = &window.feature.values {
-        right.pop();
-        right.extend(unseen::bins(
-            &strangers(values, window.sampled),
-            values.unseen,
-        ));
-        left.pop();
-        left.resize(right.len(), 0);
+impl Binned {
+    fn of(layout: &FeatureLayout, reference: Side<'_>, window: Side<'_>) -> Self {
+        let values_only = |side: Side<'_>| {
+            let mut counts = coarse::of_feature(layout, side.feature);
+            counts.pop();
+            counts
+        };
+        let (mut left, mut right) = (values_only(reference), values_only(window));
+        let unseen = match &window.feature.values {
+            Values::Categorical(values) => {
+                right.pop();
+                left.pop();
+                unseen::bins(&strangers(values, window.sampled), values.unseen)
+            }
+            Values::Numeric(_) => Vec::new(),
+        };
+        Self {
+            table: Table::with_others(&left, &right, &unseen),
+            reference: left,
+            window: right,
+            unseen,
+        }
     }
-    (left, right)
+
+    fn answer(&self, test: Test) -> Answer {
+        if test == Test::Fisher {
+            return fisher::with_others(&self.reference, &self.window, &self.unseen);
+        }
+        let table = self.table.as_ref().map_err(|reason| *reason)?;
+        match test {
+            Test::Psi => psi::of(table),
+            Test::Js => js::of(table),
+            Test::Kl => kl::of(table),
+            Test::Hellinger => hellinger::of(table),
+            Test::Tv => tv::of(table),
+            Test::Linf => linf::of(table),
+            Test::Chi2 => chi2::of(table),
+            Test::Chi2Yates => chi2::of_two(table),
+            Test::G => g::of(table),
+            Test::CramersV => cramers_v::of(table),
+            _ => Err(Reason::DifferentBins),
+        }
+    }
 }
 
 fn strangers(values: &Categorical, sampled: &Sampled) -> Vec<u64> {
@@ -285,4 +302,64 @@ fn bin_sums(grid: &Grid, numeric: &Numeric) -> Vec<BinSum> {
         sum: grid.value_of(*sum),
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Kind;
+    use crate::profile::categorical::Strangers;
+    use crate::profile::{Levels, Quality};
+
+    /// A hash with another salt: every row of the window has a label of its own, of which a few hundred
+    /// are known. Tests on bins need room for the distinct counts of those, not for the rows.
+    #[test]
+    fn fifty_million_unseen_rows_are_a_short_table() {
+        const ROWS: u64 = 50_000_000;
+        let layout = FeatureLayout {
+            name: "user".into(),
+            kind: Kind::Categorical,
+            plain_numbers: false,
+            dimension: 0,
+            bins: Bins::Levels(Levels::new(vec!["a".into(), "b".into()])),
+        };
+        let feature = |counts: Vec<u64>, unseen, strangers| Feature {
+            quality: Quality::default(),
+            values: Values::Categorical(Categorical {
+                counts,
+                unseen,
+                strangers,
+            }),
+        };
+        let mut strangers = Strangers::default();
+        for label in 0..256 {
+            strangers.add(&format!("x{label}"), 1);
+        }
+        let sampled = Sampled::default();
+        let side = |feature, rows| Side {
+            feature,
+            rows,
+            sampled: &sampled,
+        };
+        let before = feature(vec![600_000, 400_000], 0, Strangers::default());
+        let now = feature(vec![1_000, 500], ROWS, strangers);
+        let (before, now) = (side(&before, 1_000_000), side(&now, ROWS + 1_500));
+        let binned = Binned::of(&layout, before, now);
+        assert_eq!(binned.unseen, [(1, ROWS)]);
+        assert_eq!(binned.table.as_ref().unwrap().bins.len(), 3);
+        for (test, answer) in answers(Test::ALL, &layout, 0.0, before, now) {
+            match test {
+                Test::Kl | Test::NullRate | Test::MissingRate | Test::TypeErrors => {}
+                Test::Fisher => assert_eq!(answer, Err(Reason::NotTwoLevels)),
+                // Labels of one row each say nothing of what they are.
+                _ => {
+                    let outcome = answer.unwrap();
+                    assert!(
+                        outcome.p_value.is_some_and(|p| p < 1e-9),
+                        "{test} {outcome:?}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -19,20 +19,33 @@
 use super::law::fisher;
 use super::{Answer, Outcome, Reason, totals};
 
-/// The test on counts of the same levels, of which at most two may hold rows.
+/// The test on counts of the same levels.
+#[cfg(test)]
+pub(super) fn two_levels(reference: &[u64], window: &[u64]) -> Answer {
+    with_others(reference, window, &[])
+}
+
+/// The test on counts of the same levels, and of `others` that only the window has rows of: rows of each, and
+/// how many there are. At most two of all may hold rows.
 ///
 /// # Errors
 /// [`Reason::DifferentBins`], [`Reason::NoReference`], [`Reason::TooFewRows`],
 /// [`Reason::NotTwoLevels`].
-pub fn two_levels(reference: &[u64], window: &[u64]) -> Answer {
-    let (n, m) = totals(reference, window)?;
-    let pairs = reference.iter().zip(window);
-    let mut held = pairs.filter(|&(&a, &b)| a > 0 || b > 0);
+pub(super) fn with_others(reference: &[u64], window: &[u64], others: &[(u64, u64)]) -> Answer {
+    let more = others
+        .iter()
+        .map(|&(rows, times)| rows as f64 * times as f64);
+    let (n, m) = totals(reference, window, more.sum())?;
+    let pairs = reference.iter().zip(window).map(|(&a, &b)| (a, b));
+    let others = others.iter().flat_map(|&(rows, times)| {
+        std::iter::repeat_n((0, rows), usize::try_from(times).unwrap_or(usize::MAX))
+    });
+    let mut held = pairs.chain(others).filter(|&(a, b)| a > 0 || b > 0);
     let (first, second, more) = (held.next(), held.next(), held.next());
     if more.is_some() {
         return Err(Reason::NotTwoLevels);
     }
-    let (Some((&a, &b)), Some((&c, &d))) = (first, second) else {
+    let (Some((a, b)), Some((c, d))) = (first, second) else {
         return Ok(Outcome {
             effect: 0.0,
             ..Outcome::plain(1.0, Some(1.0))

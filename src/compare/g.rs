@@ -24,18 +24,19 @@ use super::table::{Moments, Table};
 use super::{Answer, Outcome};
 
 /// The test on counts of the same bins.
-///
-/// # Errors
-/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
-/// [`super::Reason::TooFewRows`].
-pub fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
-    let (statistic, chance) = with_chance(&table);
+#[cfg(test)]
+pub(super) fn homogeneity(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The test of a table.
+pub(super) fn of(table: &Table) -> Answer {
+    let (statistic, chance) = with_chance(table);
     Ok(Outcome {
         statistic,
         p_value: Some(table.p_value(with_chance)),
         expected: Some(chance.mean),
-        effect: balanced(&table),
+        effect: balanced(table),
         error_bound: None,
     })
 }

@@ -24,12 +24,14 @@ use super::table::{Moments, Table};
 const LEADING: f64 = 0.125;
 
 /// The distance on counts of the same bins.
-///
-/// # Errors
-/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
-/// [`super::Reason::TooFewRows`].
-pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    Ok(Table::new(reference, window)?.root(square, LEADING))
+#[cfg(test)]
+pub(super) fn counts(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The distance of a table.
+pub(super) fn of(table: &Table) -> Answer {
+    Ok(table.root(square, LEADING))
 }
 
 fn square(table: &Table) -> (f64, Moments) {

@@ -30,12 +30,14 @@ use super::table::{Moments, Table};
 const LEADING: f64 = 1.0 / (8.0 * LN_2);
 
 /// The distance on counts of the same bins.
-///
-/// # Errors
-/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
-/// [`super::Reason::TooFewRows`].
-pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    Ok(Table::new(reference, window)?.root(divergence, LEADING))
+#[cfg(test)]
+pub(super) fn counts(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The distance of a table.
+pub(super) fn of(table: &Table) -> Answer {
+    Ok(table.root(divergence, LEADING))
 }
 
 /// In bits.

@@ -24,19 +24,20 @@ use super::table::{Moments, Table};
 use super::{Answer, Outcome, Reason};
 
 /// The divergence on counts of the same bins.
-///
-/// # Errors
-/// [`Reason::DifferentBins`], [`Reason::NoReference`], [`Reason::TooFewRows`],
-/// [`Reason::NotFinite`].
-pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
-    if table.bins.iter().any(|&(a, b)| b <= 0.0 && a > 0.0) {
+#[cfg(test)]
+pub(super) fn counts(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The divergence of a table.
+pub(super) fn of(table: &Table) -> Answer {
+    if table.bins.iter().any(|bin| bin.b <= 0.0 && bin.a > 0.0) {
         return Err(Reason::NotFinite);
     }
-    let (statistic, chance) = divergence(&table);
+    let (statistic, chance) = divergence(table);
     Ok(Outcome {
         statistic,
-        p_value: Some(table.matched(divergence)),
+        p_value: Some(table.matched((statistic, chance), divergence)),
         expected: Some(chance.mean),
         effect: (statistic - chance.mean).max(0.0),
         error_bound: None,

@@ -91,7 +91,7 @@ fn asymptotic(m: f64, n: f64, statistic: f64) -> f64 {
 /// # Errors
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`], [`super::Reason::TooFewRows`].
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
-    let (m, n) = totals(reference, window)?;
+    let (m, n) = totals(reference, window, 0.0)?;
     let (mut below, mut other_below) = (0_u64, 0_u64);
     let (mut at_cuts, mut anywhere) = (0.0_f64, 0.0_f64);
     for (&left, &right) in reference.iter().zip(window) {

@@ -56,7 +56,7 @@ pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
 /// # Errors
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`], [`super::Reason::TooFewRows`].
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
-    let (n, m) = totals(reference, window)?;
+    let (n, m) = totals(reference, window, 0.0)?;
     let (mut left, mut right) = (0.0, 0.0);
     let (mut above, mut below) = (0.0_f64, 0.0_f64);
     let (mut most_above, mut most_below) = (0.0_f64, 0.0_f64);

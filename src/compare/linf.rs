@@ -25,16 +25,17 @@ use super::{Answer, Outcome};
 const STEPS: u32 = 32;
 
 /// The distance on counts of the same bins.
-///
-/// # Errors
-/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
-/// [`super::Reason::TooFewRows`].
-pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
+#[cfg(test)]
+pub(super) fn counts(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The distance of a table.
+pub(super) fn of(table: &Table) -> Answer {
     let (n, m) = (table.n, table.m);
-    let gap = |&(a, b): &(f64, f64)| (a / n - b / m).abs();
-    let statistic = table.bins.iter().map(gap).fold(0.0, f64::max);
-    let gaps = Gaps::of(&table);
+    let gaps = table.bins.iter().map(|bin| (bin.a / n - bin.b / m).abs());
+    let statistic = gaps.fold(0.0, f64::max);
+    let gaps = Gaps::of(table);
     let expected = table.noise() * gaps.expected_largest();
     Ok(Outcome {
         statistic,
@@ -55,7 +56,7 @@ impl Gaps {
     fn of(table: &Table) -> Self {
         let mut sizes = table.sizes();
         sizes.reverse();
-        if table.bins.len() == 2 {
+        if table.pair().is_some() {
             sizes.truncate(1);
             sizes.iter_mut().for_each(|(_, bins)| *bins = 1.0);
         }

@@ -18,11 +18,14 @@
 //! differ in everything else.
 
 use super::law::chi2;
-use super::merge::{not_empty, ties};
+use super::merge::{not_empty, sweep, ties};
 use super::{Answer, Outcome, totals};
 
 /// Up to this many rows on the smaller side p is exact.
 const EXACT_ROWS: usize = 8;
+
+/// Whole numbers up to here are doubles.
+const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Up to this many pairs; half of them are counted.
 const EXACT_PAIRS: usize = 1 << 24;
@@ -33,10 +36,13 @@ const EXACT_PAIRS: usize = 1 << 24;
 /// [`super::Reason::NoReference`] or [`super::Reason::TooFewRows`] for an empty side.
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
     not_empty(reference_sorted, window_sorted)?;
-    let mut pairs = Pairs::default();
-    for tie in ties(reference_sorted, window_sorted) {
-        pairs.add(tie.reference as f64, tie.window as f64);
-    }
+    let pairs = untied(reference_sorted, window_sorted).unwrap_or_else(|| {
+        let mut pairs = Pairs::default();
+        for tie in ties(reference_sorted, window_sorted) {
+            pairs.add(tie.reference as f64, tie.window as f64);
+        }
+        pairs
+    });
     let (n, m) = (reference_sorted.len(), window_sorted.len());
     let p = if pairs.cubes <= 0.0 && n.min(m) <= EXACT_ROWS && n.saturating_mul(m) <= EXACT_PAIRS {
         exact_tail(n, m, pairs.above)
@@ -57,12 +63,37 @@ pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
 /// # Errors
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`], [`super::Reason::TooFewRows`].
 pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
-    totals(reference, window)?;
+    totals(reference, window, 0.0)?;
     let mut pairs = Pairs::default();
     for (&a, &b) in reference.iter().zip(window) {
         pairs.add(a as f64, b as f64);
     }
     Ok(pairs.outcome(pairs.above, pairs.tail(), Some(pairs.equal)))
+}
+
+/// The pairs of two sides in which no two rows are equal; `None` for others. Before each row of both sides
+/// in order stand i rows of the reference; over its own rows that sums up to `n (n - 1) / 2`, and what is left is
+/// the number of pairs in which the window's row is the larger.
+fn untied(reference: &[f64], window: &[f64]) -> Option<Pairs> {
+    let (n, m) = (reference.len() as f64, window.len() as f64);
+    if n * (n + m) > MOST_EXACT {
+        return None;
+    }
+    let (below, equal) = sweep(
+        (reference, window),
+        (1.0, 0.0),
+        (0.0, 0.0),
+        |(below, equal), from, to, gap| (below + gap, equal + f64::from(u8::from(from >= to))),
+        |a, b| (a.0 + b.0, a.1 + b.1),
+    );
+    let itself = 1.0; // what the first row is compared with
+    (equal <= itself).then(|| Pairs {
+        n,
+        m,
+        above: n * m - (below - n * (n - 1.0) / 2.0),
+        equal: 0.0,
+        cubes: 0.0,
+    })
 }
 
 /// What pairs of one row each amount to, gathered value by value from below.
@@ -151,6 +182,32 @@ mod tests {
     use crate::compare::Reason;
     use crate::compare::merge::cut_up;
     use proptest::prelude::*;
+
+    #[test]
+    fn rows_without_ties_are_counted_as_by_the_walk_over_ties() {
+        let side = |rows: u32, factor: f64, start: f64| {
+            let mut side: Vec<f64> = (0..rows)
+                .map(|i| (start + factor * f64::from(i)).sin())
+                .collect();
+            side.sort_by(f64::total_cmp);
+            side
+        };
+        for (n, m) in [(1, 1), (2, 5), (9, 4), (1_000, 37), (331, 1_000)] {
+            let (left, right) = (side(n, 0.7, 0.1), side(m, 1.3, 0.33));
+            let mut pairs = Pairs::default();
+            for tie in ties(&left, &right) {
+                pairs.add(tie.reference as f64, tie.window as f64);
+            }
+            let counted = untied(&left, &right).unwrap();
+            assert!((counted.above - pairs.above).abs() < 0.5 && pairs.cubes.abs() < 0.5);
+            assert!((counted.middle() - pairs.middle()).abs() < 0.25);
+            let mut tied = right.clone();
+            tied[0] = left[0];
+            tied.sort_by(f64::total_cmp);
+            assert!(untied(&left, &tied).is_none() && untied(&tied, &left).is_none());
+        }
+        assert!(untied(&[-0.0], &[0.0]).is_none() && untied(&[1.0, 1.0], &[0.0]).is_none());
+    }
 
     #[test]
     fn edges_have_written_answers() {

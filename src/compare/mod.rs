@@ -282,13 +282,14 @@ impl fmt::Display for Reason {
 /// The outcome of a test, or why there is none.
 pub type Answer = Result<Outcome, Reason>;
 
-/// Rows on both sides, once it is known that both sides have bins in common and rows at all.
-fn totals(reference: &[u64], window: &[u64]) -> Result<(f64, f64), Reason> {
+/// Rows on both sides, once it is known that both sides have bins in common and rows at all; `more` are
+/// rows of the window in bins of its own.
+fn totals(reference: &[u64], window: &[u64], more: f64) -> Result<(f64, f64), Reason> {
     if reference.len() != window.len() {
         return Err(Reason::DifferentBins);
     }
     let sum = |counts: &[u64]| counts.iter().map(|&count| count as f64).sum::<f64>();
-    let (reference, window) = (sum(reference), sum(window));
+    let (reference, window) = (sum(reference), sum(window) + more);
     if reference <= 0.0 {
         Err(Reason::NoReference)
     } else if window <= 0.0 {
@@ -299,13 +300,12 @@ fn totals(reference: &[u64], window: &[u64]) -> Result<(f64, f64), Reason> {
 }
 
 /// Pairs of counts in the bins that at least one side has rows in.
-fn occupied(reference: &[u64], window: &[u64]) -> Vec<(f64, f64)> {
+fn occupied(reference: &[u64], window: &[u64]) -> impl Iterator<Item = (f64, f64)> {
     reference
         .iter()
         .zip(window)
         .filter(|&(&left, &right)| left > 0 || right > 0)
         .map(|(&left, &right)| (left as f64, right as f64))
-        .collect()
 }
 
 #[cfg(test)]

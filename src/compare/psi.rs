@@ -29,12 +29,16 @@ use super::{Answer, Outcome};
 /// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
 /// [`super::Reason::TooFewRows`].
 pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
-    let (statistic, chance) = index(&table);
+    of(&Table::new(reference, window)?)
+}
+
+/// The same of a table.
+pub(super) fn of(table: &Table) -> Answer {
+    let (statistic, chance) = index(table);
     let expected = chance.mean;
     Ok(Outcome {
         statistic,
-        p_value: Some(table.matched(index)),
+        p_value: Some(table.matched((statistic, chance), index)),
         expected: Some(expected),
         effect: (statistic - expected).max(0.0),
         error_bound: None,

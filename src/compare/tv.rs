@@ -29,17 +29,18 @@ use super::{Answer, Outcome};
 const SYMMETRIC: f64 = 200.0;
 
 /// The distance on counts of the same bins.
-///
-/// # Errors
-/// [`super::Reason::DifferentBins`], [`super::Reason::NoReference`],
-/// [`super::Reason::TooFewRows`].
-pub fn counts(reference: &[u64], window: &[u64]) -> Answer {
-    let table = Table::new(reference, window)?;
+#[cfg(test)]
+pub(super) fn counts(reference: &[u64], window: &[u64]) -> Answer {
+    of(&Table::new(reference, window)?)
+}
+
+/// The distance of a table.
+pub(super) fn of(table: &Table) -> Answer {
     let (n, m) = (table.n, table.m);
     let statistic = (0.5 * table.sum(|a, b| (a / n - b / m).abs())).min(1.0);
     // A row more in a bin of the window moves p - q there by 1/n + 1/m, the total being fixed.
     let unit = 0.5 * table.noise();
-    let gaps = Gaps::of(&table);
+    let gaps = Gaps::of(table);
     Ok(Outcome {
         statistic,
         p_value: Some(gaps.tail(statistic / unit)),

@@ -24,7 +24,7 @@
 //! is kept, each of them stands for `unseen / rows of the sample` labels like it. Unseen rows of which
 //! no label is known count as levels of one row, which finds least.
 //!
-//! Tests on bins want the unseen labels as bins of their own ([`bins`]): one bin for all of them, chosen
+//! Tests on bins want the unseen labels as bins of their own (`bins`): one bin for all of them, chosen
 //! because the reference has none of it, is no bin that chance deals rows into, and every test on it
 //! finds drift in every window of a long-tailed feature.
 //!
@@ -34,6 +34,8 @@
 //! different on both sides, as of identifiers: effect 0, p 1; they carry no information.
 //! **Assumes** independent rows. **Not for** growth that is normal (new products every day) without a
 //! limit on the effect.
+
+use std::collections::BTreeMap;
 
 use super::law::poisson;
 use super::law::split::Split;
@@ -88,24 +90,33 @@ pub fn levels(
     })
 }
 
-/// The window's counts of its unseen labels, one bin each, for tests on bins; the reference has 0 in
-/// all of them. Of a sample of the labels, as many as hold all unseen rows; where none is known, bins
-/// of one row.
-pub fn bins(strangers: &[u64], unseen: u64) -> Vec<u64> {
-    let known = if strangers.iter().all(|&rows| rows == 0) {
-        &[1][..]
-    } else {
-        strangers
+/// The window's unseen labels as bins of their own for tests on bins: rows of each, and how many there
+/// are; the reference has 0 in all of them. Of a sample of the labels, as many as hold all unseen rows;
+/// where none is known, bins of one row. The list is no longer than the distinct counts of the labels
+/// that are known.
+pub(super) fn bins(strangers: &[u64], unseen: u64) -> Vec<(u64, u64)> {
+    let known: u128 = strangers.iter().map(|&rows| u128::from(rows)).sum();
+    let known = u64::try_from(known).unwrap_or(u64::MAX);
+    let Some(copies) = unseen.checked_div(known) else {
+        return if unseen > 0 {
+            vec![(1, unseen)]
+        } else {
+            Vec::new()
+        };
     };
-    let (mut bins, mut left) = (Vec::new(), unseen);
-    for &rows in known.iter().filter(|rows| **rows > 0).cycle() {
-        if left == 0 {
-            break;
+    let mut bins: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut left = unseen - copies * known;
+    for &rows in strangers.iter().filter(|rows| **rows > 0) {
+        let more = rows.min(left);
+        left -= more;
+        if copies > 0 {
+            *bins.entry(rows).or_default() += copies;
         }
-        bins.push(rows.min(left));
-        left -= rows.min(left);
+        if more > 0 {
+            *bins.entry(more).or_default() += 1;
+        }
     }
-    bins
+    bins.into_iter().collect()
 }
 
 /// The unseen labels' rows, and how many labels each of them stands for.
@@ -235,9 +246,12 @@ mod tests {
         let all = levels(&[900, 5, 5], &[300, 1, 0], &[2; 100], 200).unwrap();
         let sample = levels(&[900, 5, 5], &[300, 1, 0], &[2; 10], 200).unwrap();
         assert!((all.expected.unwrap() - sample.expected.unwrap()).abs() < 1e-12);
-        assert_eq!(bins(&[2, 0, 3], 9), vec![2, 3, 2, 2]);
-        assert_eq!(bins(&[], 3), vec![1, 1, 1]);
-        assert!(bins(&[7], 0).is_empty());
+        assert_eq!(bins(&[2, 0, 3], 9), [(2, 3), (3, 1)], "2, 3, 2, 2");
+        assert_eq!(bins(&[2, 0, 3], 8), [(1, 1), (2, 2), (3, 1)], "2, 3, 2, 1");
+        assert_eq!(bins(&[2, 3], 4), [(2, 2)], "2, 2");
+        assert_eq!(bins(&[], 3), [(1, 3)]);
+        assert_eq!(bins(&[0], 3), [(1, 3)]);
+        assert!(bins(&[7], 0).is_empty() && bins(&[], 0).is_empty());
     }
 
     #[test]

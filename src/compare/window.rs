@@ -124,6 +124,9 @@ impl Reference {
 
     /// The number of a window's rows against the baseline's own windows: what a window says that has
     /// too few rows for any other test.
+    ///
+    /// # Errors
+    /// [`Reason::NoReference`] where the baseline knows no windows.
     pub fn row_volume(&self, rows: u64) -> Answer {
         row_volume::against(rows, &self.window_rows)
     }

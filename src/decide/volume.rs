@@ -59,8 +59,8 @@ mod tests {
     use super::*;
     use crate::compare::adjust::Adjustment;
     use crate::compare::window::Reference;
-    use crate::decide::verdict::{State, Verdict};
     use crate::decide::rule::usual_limits;
+    use crate::decide::verdict::{State, Verdict};
     use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit};
     use crate::profile::{Layout, Profile};
 
@@ -96,7 +96,10 @@ mod tests {
         Judge {
             baseline_id: String::new(),
             reference,
-            training: Training::TooFew { windows: 0, asking: None },
+            training: Training::TooFew {
+                windows: 0,
+                asking: None,
+            },
             judging,
             every_ms: 10,
             alpha: 0.05,

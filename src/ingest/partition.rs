@@ -497,6 +497,17 @@ impl Partition {
         }
     }
 
+    /// The greatest event time so far, per monitor.
+    fn max_event_times(&self) -> Vec<(i64, DateTime<Utc>)> {
+        let times = self.plan.monitors.iter().zip(&self.windows);
+        times
+            .filter_map(|(monitor, windows)| {
+                let max = DateTime::from_timestamp_millis(windows.progress.max_event_ms?)?;
+                Some((monitor.monitor_id, max))
+            })
+            .collect()
+    }
+
     /// Cuts the stretch off: what it added goes to the saver, memory starts empty again.
     pub fn cut(&mut self, key: &TopicPartition, now: i64) -> Option<Unsaved> {
         let Phase::Reading { epoch } = self.phase else {
@@ -518,13 +529,7 @@ impl Partition {
                 deltas.into_iter().map(|delta| (monitor.monitor_id, delta))
             })
             .collect();
-        let times = self.plan.monitors.iter().zip(&self.windows);
-        let max_event_times = times
-            .filter_map(|(monitor, windows)| {
-                let max = DateTime::from_timestamp_millis(windows.progress.max_event_ms?)?;
-                Some((monitor.monitor_id, max))
-            })
-            .collect();
+        let max_event_times = self.max_event_times();
         let confirmed = self.idle_since_ms.map(|_| self.idle_confirmed_ms);
         self.on_the_way = freed;
         let stretch = &mut self.stretch;
@@ -662,6 +667,49 @@ mod tests {
         };
         partition.stretch.take(&partition.plan, message);
         partition.next_offset += 1;
+    }
+
+    /// The end of the log as the brokers name it, asked at a time and heard then.
+    fn hear(partition: &mut Partition, high: i64, now: i64) {
+        let log = Log {
+            low: 0,
+            high,
+            since: None,
+            diverges_at: None,
+        };
+        partition.asked_ms = now;
+        partition.asked_offset = partition.next_offset;
+        assert!(partition.hear_log(Some(&log), None, now));
+    }
+
+    /// Windows of a minute, idle after a minute: they close on the minute, and are due on it too.
+    #[test]
+    fn idleness_is_confirmed_in_postgres_whenever_the_clock_closes_a_window() {
+        let mut partition = reading();
+        let told = |partition: &mut Partition, now| {
+            partition
+                .is_due(now, &CHECKPOINT, &LIMITS)
+                .then(|| partition.cut(&key(), now).unwrap())
+                .map(|unsaved| {
+                    partition.saved();
+                    unsaved.idle_confirmed_at.map(|at| at.timestamp_millis())
+                })
+        };
+        hear(&mut partition, 0, 70_000);
+        assert_eq!(told(&mut partition, 70_001), Some(Some(70_000)));
+        assert!(!partition.is_question_due(74_999), "it was asked just now");
+        assert!(partition.is_question_due(75_000));
+        hear(&mut partition, 0, 75_000);
+        assert_eq!(told(&mut partition, 75_001), None, "no window closed");
+        hear(&mut partition, 0, 119_000);
+        assert!(partition.is_question_due(120_000), "one closes now");
+        hear(&mut partition, 0, 120_000);
+        assert_eq!(told(&mut partition, 120_001), Some(Some(120_000)));
+        // Nobody answers, or there is more to read: that is news, and confirms nothing.
+        assert!(partition.hear_log(None, None, 181_000));
+        assert_eq!(told(&mut partition, 181_000), Some(None));
+        hear(&mut partition, 1, 190_000);
+        assert_eq!(told(&mut partition, 190_001), None);
     }
 
     #[test]

@@ -102,15 +102,14 @@ impl TopicPlan {
             Some(path) => Some(self.field(name, path, Read::Time(input.timestamp.unit))?),
             None => None,
         };
-        let label = Read::Text {
-            plain_numbers: true,
-        };
         let version = match &input.version {
             VersionSource::Fixed(version) => Version::Fixed(version.clone()),
-            VersionSource::Path(path) => Version::Column(self.field(name, path, label)?),
-            VersionSource::Header(header) => {
-                Version::Column(self.add_source(name, Source::Header(header.clone()), label)?)
-            }
+            VersionSource::Path(path) => Version::Column(self.field(name, path, Read::Written)?),
+            VersionSource::Header(header) => Version::Column(self.add_source(
+                name,
+                Source::Header(header.clone()),
+                Read::Written,
+            )?),
         };
         let mut versions = HashMap::new();
         for baseline in baselines {
@@ -216,7 +215,8 @@ fn read(feature: &FeatureLayout) -> Read {
         Kind::Numeric => Read::Number,
         Kind::Timestamp => Read::Seconds(TimeUnit::Ms),
         Kind::Embedding => Read::Vector(feature.dimension),
-        Kind::Categorical | Kind::Boolean => Read::Text {
+        Kind::Boolean => Read::Boolean,
+        Kind::Categorical => Read::Text {
             plain_numbers: feature.plain_numbers,
         },
     }

@@ -29,8 +29,10 @@ use crate::store::{self, baselines};
 const TICK: Duration = Duration::from_secs(1);
 /// The longest wait while Postgres cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a builder says that it still works.
+const BEAT: Duration = Duration::from_secs(15);
 /// A builder that has said nothing for so long has died.
-const STALE_SECONDS: f64 = 900.0;
+const STALE_SECONDS: f64 = 120.0;
 
 /// What builders need to know.
 #[derive(Debug, Clone)]
@@ -140,10 +142,20 @@ async fn build_and_tell(
     wanted: &Build,
 ) -> store::Result<()> {
     let (model, version) = (&wanted.model, &wanted.version);
-    match build(pool, options, wanted).await {
+    let say = |heard_at| {
+        let said = builds::still_building(pool, wanted.build_id, heard_at);
+        let limit = store::patience(pool, 0);
+        store::within(limit, "say that a baseline is still being built", said)
+    };
+    let work = Box::pin(build(pool, options, wanted));
+    let Some((built, heard_at)) = while_heard(work, wanted.heard_at, BEAT, say).await? else {
+        tracing::warn!(model.id = %model, model.version = %version, job.id = wanted.job_id, "another replica builds the baseline: it had not heard from this one");
+        return Ok(());
+    };
+    match built {
         Ok(id) => {
             tracing::info!(model.id = %model, model.version = %version, baseline = %id, job.id = wanted.job_id, "built a baseline");
-            end(pool, wanted, Ok(&id)).await
+            end(pool, wanted, heard_at, Ok(&id)).await
         }
         Err(Error::Store(error) | Error::Save(save::Error::Store(error)))
             if error.is_transient() =>
@@ -153,19 +165,50 @@ async fn build_and_tell(
         Err(error) => {
             let text = format!("{:#}", anyhow::Error::from(error));
             tracing::warn!(model.id = %model, model.version = %version, job.id = wanted.job_id, error = %text, "cannot build a baseline");
-            end(pool, wanted, Err(&text)).await
+            end(pool, wanted, heard_at, Err(&text)).await
         }
     }
 }
 
-async fn end(pool: &PgPool, wanted: &Build, done: Result<&str, &str>) -> store::Result<()> {
-    let end = builds::end(pool, wanted.build_id, done);
-    store::within(
-        store::patience(pool, 0),
-        "end the building of a baseline",
-        end,
-    )
-    .await
+/// Does the work and says every `beat` that it goes on; `None` as soon as it has been taken over. A
+/// database that cannot be reached for a while does not stop the work.
+async fn while_heard<T, Said>(
+    work: impl Future<Output = T>,
+    mut heard_at: DateTime<Utc>,
+    beat: Duration,
+    mut say: impl FnMut(DateTime<Utc>) -> Said,
+) -> store::Result<Option<(T, DateTime<Utc>)>>
+where
+    Said: Future<Output = store::Result<Option<DateTime<Utc>>>>,
+{
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(beat, &mut work).await {
+            return Ok(Some((done, heard_at)));
+        }
+        match say(heard_at).await {
+            Ok(Some(at)) => heard_at = at,
+            Ok(None) => return Ok(None),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = %error.chain(), "cannot say that a baseline is still being built");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn end(
+    pool: &PgPool,
+    wanted: &Build,
+    heard_at: DateTime<Utc>,
+    done: Result<&str, &str>,
+) -> store::Result<()> {
+    let end = builds::end(pool, wanted.build_id, heard_at, done);
+    let limit = store::patience(pool, 0);
+    if !store::within(limit, "end the building of a baseline", end).await? {
+        tracing::warn!(model.id = %wanted.model, model.version = %wanted.version, job.id = wanted.job_id, "another replica builds the baseline: what came of it here does not count");
+    }
+    Ok(())
 }
 
 async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<String, Error> {
@@ -183,11 +226,10 @@ async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<
     let work = tokio::task::spawn_blocking(move || {
         let input = input_of(&options.monitors, &wanted.model, source.topic.as_deref());
         let window_ms = input.map(|input| input.window.size_ms);
-        let imported = match source.files.is_empty() {
+        match source.files.is_empty() {
             true => of_topic(&options, &wanted, &source, parent.as_ref()),
             false => of_files(&options, &wanted, &source, parent.as_ref(), window_ms),
-        };
-        imported
+        }
     });
     let imported = work.await??;
     // A baseline is large.
@@ -328,7 +370,57 @@ fn of_topic(
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn a_builder_says_that_it_works_until_it_is_done() {
+        let (start, heard_often) = (DateTime::UNIX_EPOCH, tokio::sync::Notify::new());
+        let work = async {
+            heard_often.notified().await;
+            "done"
+        };
+        let mut said = 0_u32;
+        let say = |at: DateTime<Utc>| {
+            assert_eq!(at, start + BEAT * said, "each names the one before");
+            said += 1;
+            if said == 5 {
+                heard_often.notify_one();
+            }
+            ready(Ok(Some(start + BEAT * said)))
+        };
+        let done = while_heard(work, start, SHORT, say).await.unwrap();
+        assert_eq!(done, Some(("done", start + BEAT * 5)));
+        assert!(2.0 * BEAT.as_secs_f64() < STALE_SECONDS);
+    }
+
+    #[tokio::test]
+    async fn a_builder_stops_when_another_has_taken_over() {
+        let never = std::future::pending::<()>();
+        let taken = while_heard(never, DateTime::UNIX_EPOCH, SHORT, |_| ready(Ok(None)));
+        assert_eq!(taken.await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_builder_goes_on_while_the_database_is_away() {
+        let (start, back) = (DateTime::UNIX_EPOCH, tokio::sync::Notify::new());
+        let mut said = 0_u32;
+        let say = |at: DateTime<Utc>| {
+            said += 1;
+            if said < 3 {
+                return ready(Err(store::Error::Standby));
+            }
+            back.notify_one();
+            ready(Ok(Some(at)))
+        };
+        let done = while_heard(back.notified(), start, SHORT, say)
+            .await
+            .unwrap();
+        assert_eq!(done, Some(((), start)));
+    }
 
     #[test]
     fn files_are_read_from_the_directory_only() {

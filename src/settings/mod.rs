@@ -13,6 +13,7 @@ mod layers;
 mod problem;
 mod read;
 mod secret;
+mod shown_properties;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use super::field::Field;
 use super::file::{Node, Origin, Table, Value};
 use super::read::Section;
+use super::shown_properties::SHOWN;
 
 /// What a message or a dump shows instead of a secret.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -103,21 +104,10 @@ pub(super) fn beside(origin: &Origin, path: &Path) -> PathBuf {
     }
 }
 
-/// Whether a librdkafka property holds a secret.
-pub(super) fn is_secret_property(name: &str) -> bool {
-    const WORDS: [&str; 6] = [
-        "password",
-        "secret",
-        "key.pem",
-        "sasl.oauthbearer.config",
-        "token",
-        "ssl_key",
-    ];
-    // The addresses and the location of a key are none.
-    let harmless = ["endpoint", "location", "_file"]
-        .iter()
-        .any(|word| name.contains(word));
-    !harmless && WORDS.iter().any(|word| name.contains(word))
+/// Whether the value of a librdkafka property may be shown: it is known to hold no secret, or is the
+/// path of a file that holds it.
+pub(super) fn may_be_shown(property: &str) -> bool {
+    property.ends_with("_file") || SHOWN.binary_search(&property).is_ok()
 }
 
 /// The settings in force, as a TOML table without secrets.
@@ -141,7 +131,7 @@ pub(super) fn redacted(table: &Table) -> toml::Table {
     {
         for (_, value) in properties
             .iter_mut()
-            .filter(|(name, _)| is_secret_property(name))
+            .filter(|(name, _)| !may_be_shown(name))
         {
             *value = REDACTED.into();
         }
@@ -212,7 +202,7 @@ pub(super) fn without_password(url: &str) -> String {
         None => (None, rest),
     };
     let place = match rest.split_once('?') {
-        Some((place, parameters)) if parameters.contains("password") => {
+        Some((place, parameters)) if !parameters.split('&').all(is_harmless) => {
             format!("{place}?{REDACTED}")
         }
         _ => rest.to_owned(),
@@ -224,6 +214,25 @@ pub(super) fn without_password(url: &str) -> String {
             None => format!("{scheme}://{info}@{place}"),
         },
     }
+}
+
+/// Whether a parameter of a Postgres URL is known to hold no secret.
+fn is_harmless(parameter: &str) -> bool {
+    const SHOWN: [&str; 11] = [
+        "application_name",
+        "dbname",
+        "host",
+        "hostaddr",
+        "port",
+        "sslcert",
+        "sslkey", // its path
+        "sslmode",
+        "sslrootcert",
+        "statement-cache-capacity",
+        "user",
+    ];
+    let (name, _) = parameter.split_once('=').unwrap_or((parameter, ""));
+    SHOWN.contains(&name)
 }
 
 fn plain_table(table: &Table) -> toml::Table {
@@ -274,22 +283,68 @@ mod tests {
     }
 
     #[test]
-    fn secret_properties() {
+    fn parameters_of_a_url_are_shown_if_they_are_known() {
+        for hidden in [
+            "pass%77ord=x",
+            "sslpassword=x",
+            "options=-c%20a.b%3Dx",
+            "x",
+            "host=/s&y=x",
+        ] {
+            let shown = without_password(&format!("postgres://u@h/d?{hidden}"));
+            assert_eq!(shown, "postgres://u@h/d?[redacted]", "{hidden}");
+        }
+        let known = "postgres://u@h/d?sslmode=verify-full&application_name=driftd";
+        assert_eq!(without_password(known), known);
+    }
+
+    #[test]
+    fn only_properties_that_are_known_to_be_harmless_are_shown() {
+        assert!(SHOWN.is_sorted());
         for name in [
             "sasl.password",
             "ssl.key.password",
             "ssl.key.pem",
+            "ssl_key",
+            "ssl.keystore.password",
+            "sasl.kerberos.kinit.cmd",
+            "sasl.oauthbearer.config",
             "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.client.credentials.client.secret",
+            "sasl.oauthbearer.assertion.private.key.pem",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.token.endpoint.url",
+            "a.property.of.tomorrow",
         ] {
-            assert!(is_secret_property(name), "{name}");
+            assert!(!may_be_shown(name), "{name}");
         }
         for name in [
             "sasl.username",
             "ssl.key.location",
-            "sasl.oauthbearer.token.endpoint.url",
+            "fetch.max.bytes",
             "sasl.password_file",
         ] {
-            assert!(!is_secret_property(name), "{name}");
+            assert!(may_be_shown(name), "{name}");
+        }
+    }
+
+    /// Of all properties that librdkafka has, none of a suspicious name is in the list, and it knows
+    /// every one in it.
+    #[test]
+    fn the_list_is_librdkafkas() {
+        use rdkafka::error::KafkaError;
+        use rdkafka::types::RDKafkaConfRes;
+
+        for name in SHOWN {
+            // A wrong value is no matter.
+            let set = rdkafka::ClientConfig::new()
+                .set(name, "-")
+                .create_native_config();
+            let unknown = matches!(set, Err(KafkaError::ClientConfig(result, ..))
+                if result == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN);
+            assert!(!unknown, "{name}");
+            let words = ["password", "passphrase", "secret", "token", "pem", "_key"];
+            assert!(!words.iter().any(|word| name.contains(word)), "{name}");
         }
     }
 }

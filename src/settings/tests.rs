@@ -184,6 +184,36 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
+fn keys_of_earlier_versions_say_what_to_write_instead() {
+    refused("tests = ['learned']", &["the rule is no test"]);
+    refused(
+        "mode = 'learned'",
+        &["monitors.m.mode", "no longer has", "remove it"],
+    );
+    refused("guard = 2", &["monitors.m.guard", "remove it"]);
+    refused(
+        "alpha = 0.05",
+        &["monitors.m.alpha", "false_alarms = { max = 1"],
+    );
+    refused(
+        "min_share = 0.1",
+        &["monitors.m.min_share", "min_drifted_share"],
+    );
+    refused(
+        "retraining = { when_uncalibrated = true }",
+        &["retraining.when_uncalibrated", "no longer has"],
+    );
+    refused(
+        "questions = { locatoin = { effect = 0.1 } }",
+        &["questions.locatoin", "known are location, spread"],
+    );
+    refused(
+        "features = [{ name = 'a', path = 'a', questions = { spread = { decides = 1 } } }]",
+        &["questions.spread.decides", "true or false"],
+    );
+}
+
+#[test]
 fn what_is_wrong_in_a_monitor_is_said() {
     refused(
         "window = { size = '1d', every = '7h' }",
@@ -216,32 +246,6 @@ fn what_is_wrong_in_a_monitor_is_said() {
     refused(
         "tests = { ks = { effct = 0.1 } }",
         &["tests.ks.effct", "did you mean"],
-    );
-    refused("tests = ['learned']", &["the rule is no test"]);
-    refused(
-        "mode = 'learned'",
-        &["monitors.m.mode", "no longer has", "remove it"],
-    );
-    refused("guard = 2", &["monitors.m.guard", "remove it"]);
-    refused(
-        "alpha = 0.05",
-        &["monitors.m.alpha", "false_alarms = { max = 1"],
-    );
-    refused(
-        "min_share = 0.1",
-        &["monitors.m.min_share", "min_drifted_share"],
-    );
-    refused(
-        "retraining = { when_uncalibrated = true }",
-        &["retraining.when_uncalibrated", "no longer has"],
-    );
-    refused(
-        "questions = { locatoin = { effect = 0.1 } }",
-        &["questions.locatoin", "known are location, spread"],
-    );
-    refused(
-        "features = [{ name = 'a', path = 'a', questions = { spread = { decides = 1 } } }]",
-        &["questions.spread.decides", "true or false"],
     );
     refused(
         "false_alarms = { max = 40, per = '30d' }",
@@ -354,6 +358,23 @@ fn kafka_properties() {
     assert!(!format!("{settings:?} {}", settings.redacted()).contains("hunter2"));
     let flagged = load(LEAST, &[], &[("kafka.properties.sasl.password", "hunter2")]);
     assert!(told(flagged)[0].contains("a secret on the command line"));
+    let flagged = load(LEAST, &[], &[("kafka.properties.ssl.key.pem", "hunter2")]);
+    assert!(told(flagged)[0].contains("a secret on the command line"));
+    let wrong = told(load(
+        LEAST,
+        &[],
+        &[("kafka.properties.sesion.timeout.ms", "1")],
+    ));
+    assert!(
+        wrong.len() == 1 && wrong[0].contains("No such"),
+        "{wrong:?}"
+    );
+    let accepted = load(
+        LEAST,
+        &[],
+        &[("kafka.properties.fetch.max.bytes", "100000")],
+    );
+    assert!(accepted.is_ok());
 }
 
 #[test]
@@ -426,7 +447,9 @@ fn secrets_come_from_files_and_are_not_shown() {
 #[test]
 fn no_secret_is_shown_wherever_it_comes_from() {
     let file = "postgres.url = 'postgres://u:hunter1@h/d'\n[kafka.properties]\n\
-                ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n";
+                ssl.key.password = 'hunter2'\nssl.keystore.password = 'hunter3'\n\
+                ssl.key.pem = 'hunter6'\nsasl.oauthbearer.config = 'hunter7'\n\
+                client.id = 'shown'\n";
     let env = [
         ("DRIFTD__POSTGRES__PASSWORD", "hunter4"),
         ("DRIFTD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter5"),
@@ -434,6 +457,7 @@ fn no_secret_is_shown_wherever_it_comes_from() {
     let settings = load(file, &env, &[]).unwrap();
     let shown = format!("{settings:?}\n{}", settings.redacted());
     assert!(!shown.contains("hunter"), "{shown}");
+    assert!(shown.contains("\"shown\""), "{shown}");
     assert!(settings.postgres.url().expose_secret().contains("hunter4"));
 }
 

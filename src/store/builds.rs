@@ -1,5 +1,6 @@
 //! `baseline_builds`: baselines that trainers ask for, for the versions they make.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -22,6 +23,8 @@ pub struct Build {
     pub parent_baseline_id: Option<String>,
     /// `{"files": ...}` or `{"topic", "offsets", ...}`.
     pub source: Value,
+    /// When the builder was last heard of, which tells it from one that takes over.
+    pub heard_at: DateTime<Utc>,
 }
 
 /// Asks for a baseline, as a trainer does; answers its number.
@@ -67,8 +70,8 @@ pub async fn state(executor: impl PgExecutor<'_>, lease: &Lease, build_id: i64) 
     .map_err(Error::doing("ask how far a baseline is"))
 }
 
-/// Takes the next baseline to build; one that somebody took `stale_seconds` ago and did not finish is
-/// taken again.
+/// Takes the next baseline to build; one whose builder was last heard of `stale_seconds` ago is taken
+/// again.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -77,16 +80,16 @@ pub async fn take(executor: impl PgExecutor<'_>, stale_seconds: f64) -> Result<O
         Build,
         r#"-- take a baseline to build
         with taken as (
-            update driftd.baseline_builds set state = 'building', taken_at = now()
+            update driftd.baseline_builds set state = 'building', taken_at = clock_timestamp()
             where build_id = (
                 select build_id from driftd.baseline_builds
                 where state = 'wanted'
                     or (state = 'building' and taken_at < now() - make_interval(secs => $1))
                 order by build_id limit 1 for update skip locked)
-            returning build_id, job_id, model, version, source
+            returning build_id, job_id, model, version, source, taken_at
         )
         select t.build_id, t.job_id, t.model, t.version, t.source,
-            j.baseline_id as parent_baseline_id
+            j.baseline_id as parent_baseline_id, t.taken_at as "heard_at!"
         from taken t join driftd.retraining_jobs j using (job_id)"#,
         stale_seconds,
     )
@@ -95,27 +98,52 @@ pub async fn take(executor: impl PgExecutor<'_>, stale_seconds: f64) -> Result<O
     .map_err(Error::doing("take a baseline to build"))
 }
 
-/// Says what came of it: the baseline's id, or why there is none.
+/// Says that the builder still works; answers when it was heard, or `None` where another has taken over.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn still_building(
+    executor: impl PgExecutor<'_>,
+    build_id: i64,
+    heard_at: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar!(
+        r#"-- say that a baseline is still being built
+        update driftd.baseline_builds set taken_at = clock_timestamp()
+        where build_id = $1 and state = 'building' and taken_at = $2
+        returning taken_at as "heard_at!""#,
+        build_id,
+        heard_at,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("say that a baseline is still being built"))
+}
+
+/// Says what came of it: the baseline's id, or why there is none. Answers whether the build was still
+/// the builder's that was last heard at `heard_at`; nothing changes if not.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn end(
     executor: impl PgExecutor<'_>,
     build_id: i64,
+    heard_at: DateTime<Utc>,
     made: std::result::Result<&str, &str>,
-) -> Result<()> {
-    sqlx::query!(
+) -> Result<bool> {
+    let ended = sqlx::query!(
         r#"-- end the building of a baseline
         update driftd.baseline_builds
         set state = case when $2::text is null then 'failed' else 'ready' end, baseline_id = $2,
             error = $3, finished_at = now()
-        where build_id = $1 and state = 'building'"#,
+        where build_id = $1 and state = 'building' and taken_at = $4"#,
         build_id,
         made.ok(),
         made.err(),
+        heard_at,
     )
     .execute(executor)
     .await
     .map_err(Error::doing("end the building of a baseline"))?;
-    Ok(())
+    Ok(ended.rows_affected() > 0)
 }

@@ -32,6 +32,9 @@ pub mod checkpoints;
 /// Windows that are ripe, and what was said of them.
 pub mod windows;
 
+/// Which window is ripe, and whose it is.
+pub mod ripe;
+
 /// Alerts from their start to their end.
 pub mod episodes;
 

@@ -21,14 +21,21 @@ select 1, '1', now() - d * interval '1 day', now() - (d - 1) * interval '1 day',
        '[{"partition": 0, "first_offset": 0, "next_offset": 10}]'
 from generate_series(1, 5) d;
 insert into driftd.drift_scores
-    (monitor_id, version, segment, window_start, feature, test, statistic, expected, effect, threshold,
+    (monitor_id, version, segment, window_start, feature, test, statistic, expected, effect, decides,
      rows_window, rows_reference, nulls, unseen, drifted, reason)
 select w.monitor_id, w.version, w.segment, w.window_start, f.feature, t.test,
        case when t.test = 'psi' then 0.3 end, case when t.test = 'psi' then 0.05 end,
-       case when t.test = 'psi' then 0.25 end, 0.2, 100, 1000,
-       0, 0, w.verdict = 'drifted' and t.test = 'psi',
+       case when t.test = 'psi' then 0.25 end, false, 100, 1000, 0, 0, false,
        case when t.test <> 'psi' then 'no_variance' end
 from driftd.windows w, (values ('dep_delay'), ('carrier')) f (feature), (values ('psi'), ('ks')) t (test);
+insert into driftd.drift_scores
+    (monitor_id, version, segment, window_start, feature, test, statistic, p_value, p_limit, effect,
+     threshold, question, stretch_windows, stretch_start, drifted_since, expected_value, found_value,
+     training_effect, sentence, rows_window, rows_reference, nulls, unseen, drifted)
+select w.monitor_id, w.version, w.segment, w.window_start, f.feature, 'rule', 20, exp(-20.0), 1e-4, 0.2, 0.02,
+       f.question, 1, w.window_start, case when w.verdict = 'drifted' then w.window_start end, 10, 14, 0.05,
+       case when w.verdict = 'drifted' then f.feature || ': moved' end, 100, 1000, 0, 0, w.verdict = 'drifted'
+from driftd.windows w, (values ('dep_delay', 'location'), ('carrier', 'shape')) f (feature, question);
 insert into driftd.drift_contributions
     (monitor_id, version, window_start, feature, test, rank, bin, reference_share, window_share, contribution)
 select monitor_id, version, window_start, feature, test, 1, 'AA', 0.1, 0.3, 0.8
@@ -41,6 +48,16 @@ insert into driftd.alert_episodes
      drifted_windows)
 values (1, 'flight-delay', 'flight-delay', '1', 'firing', 'warning', now() - interval '2 days',
         now() - interval '2 days', now() - interval '1 day', 2);
+insert into driftd.windows
+    (monitor_id, version, window_start, window_end, rows, late, verdict, decided_by, features,
+     drifted_features, drifted_share, by_clock)
+values (1, '2', now(), now() + interval '1 day', 0, 0, 'too_few_rows', 'none', 0, 0, 0, true);
+insert into driftd.alert_episodes
+    (monitor_id, monitor, model, version, kind, state, severity, first_window, fired_window, last_window,
+     drifted_windows, by_clock)
+values (1, 'flight-delay', 'flight-delay', '2', 'silence', 'firing', 'critical', now(), now(), now(), 2, true);
+insert into driftd.alert_events (episode_id, episode_kind, kind, window_start)
+values (2, 'silence', 'fired', now());
 select driftd.trigger_retraining('episode', 'flight-delay', '{"features": ["dep_delay"]}',
     monitor => 'flight-delay', version => '1', episode_id => 1);
 select driftd.trigger_retraining('schedule', 'flight-delay', '{}', monitor => 'flight-delay',

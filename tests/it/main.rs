@@ -19,6 +19,7 @@
 //! - `kafka`: what only an Apache Kafka broker answers rightly
 //! - `structure`: which module may know which
 //! - `checkpoints`: the fence around a partition
+//! - `builds`: baselines that are being built while replicas come and go
 //! - `baselines`: training files become baselines, or an error that says why not
 //! - `end_to_end`: a stream in, the rows that a reference computes out, whatever happens meanwhile
 //! - `crashes`: the process ends at every failpoint, and the rows are the same
@@ -51,6 +52,7 @@
 mod backpressure;
 mod bad_input;
 mod baselines;
+mod builds;
 mod check;
 mod checkpoints;
 mod closed_loop;

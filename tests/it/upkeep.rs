@@ -8,7 +8,8 @@ use driftd::clock::Clock;
 use driftd::settings::Retention;
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
 use driftd::store::rejected::Rejected;
-use driftd::store::windows::{self, Claimed};
+use driftd::store::ripe::Claimed;
+use driftd::store::windows;
 use driftd::store::{self, monitors, partitions, time_partitions, upkeep};
 use serde_json::json;
 use sqlx::migrate::Migrator;
@@ -46,14 +47,15 @@ async fn run(pool: &PgPool, sql: &str) {
 const SEEN: &str = "select jsonb_build_object(
     'checkpoints', (select jsonb_agg(to_jsonb(c) order by checkpoint_id) from driftd.checkpoints c),
     'rejected', (select jsonb_agg(to_jsonb(r) order by message_offset) from driftd.rejected_messages r),
-    'history', (select jsonb_agg(to_jsonb(h) order by window_start, feature) from driftd.drift_history h),
-    'latest', (select jsonb_agg(to_jsonb(l)) from driftd.latest_drift l),
+    'history', (select jsonb_agg(to_jsonb(h) - '{by_clock,mode,calibrated,decided_by,training_windows,answers,threshold_origin,threshold_slow,sentence,p_limit,p_limit_origin,question,stretch_windows,stretch_start,drifted_since,expected_value,found_value,training_effect}'::text[] order by window_start, feature) from driftd.drift_history h),
+    'latest', (select jsonb_agg(to_jsonb(l) - '{by_clock,mode,calibrated,decided_by,training_windows,answers,threshold_origin,threshold_slow,sentence,p_limit,p_limit_origin,question,stretch_windows,stretch_start,drifted_since,expected_value,found_value,training_effect}'::text[]) from driftd.latest_drift l),
     'attribution', (select jsonb_agg(to_jsonb(a)) from driftd.drift_attribution a),
     'profiles', (select jsonb_agg(to_jsonb(p)) from driftd.window_profiles p),
-    'windows', (select jsonb_agg(to_jsonb(w) order by window_start) from driftd.windows w),
+    'windows', (select jsonb_agg(to_jsonb(w) - '{by_clock,mode,calibrated,decided_by,training_windows,answers,threshold_origin,threshold_slow,sentence,p_limit,p_limit_origin,question,stretch_windows,stretch_start,drifted_since,expected_value,found_value,training_effect}'::text[] order by window_start) from driftd.windows w),
     'deltas', (select jsonb_agg(to_jsonb(d) - 'saved_at') from driftd.profile_deltas d
         where d.rows > 0),
-    'health', (select jsonb_agg(to_jsonb(m) - 'windows_incomplete') from driftd.monitor_health m))::text";
+    'health', (select jsonb_agg(to_jsonb(m) - '{windows_incomplete,last_by_clock,silent_since}'::text[])
+        from driftd.monitor_health m))::text";
 
 const OLD_ROWS: &str = "
     insert into driftd.models (model) values ('m');
@@ -71,9 +73,9 @@ const OLD_ROWS: &str = "
             (3, 1, '2', '2013-05-02', 0, 20, 30, 0, 3, null);
     insert into driftd.rejected_messages (topic, partition, message_offset, reason, digest, payload_bytes)
         values ('t', 0, 7, 'unparsable', '\\x00', 3);
-    insert into driftd.windows (monitor_id, version, window_start, window_end, rows, late, verdict, decided_by,
-            training_windows, features, drifted_features, drifted_share)
-        select 1, '1', at, at + interval '1 day', 100, 1, 'drifted', 'tests', 0, 1, 1, 1
+    insert into driftd.windows (monitor_id, version, window_start, window_end, rows, late, verdict, mode,
+            calibrated, features, drifted_features, drifted_share)
+        select 1, '1', at, at + interval '1 day', 100, 1, 'drifted', 'thresholds', false, 1, 1, 1
         from unnest(array['2013-03-31'::timestamptz, '2013-04-30']) at;
     insert into driftd.drift_scores (monitor_id, version, segment, window_start, feature, test, rows_window,
             rows_reference, nulls, unseen, drifted)

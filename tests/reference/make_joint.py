@@ -20,11 +20,11 @@ def mmd2(x, y, s):
 def sigma(x):
     d = ((x[:, None] - x[None]) ** 2).sum(-1)[np.triu_indices(len(x), 1)]; d = np.sort(d[d > 0]); return float(np.sqrt(d[len(d) // 2] / 2))
 
-# Every third row of the reference, from the first, gives mean and population deviation; the others are compared.
+# Every third row of the reference, from the first, gives mean, population deviation and sigma; the others are compared.
 out["mmd"] = []
 for name, a, b in [("two columns", R.normal(5, 2, (40, 2)), R.normal(6, 2, (30, 2))), ("same", R.normal(0, 1, (50, 5)), R.normal(0, 1, (60, 5))), ("heavy tails", R.standard_t(2, (60, 3)), R.standard_t(2, (50, 3)) * 2),
                    ("ties", R.integers(0, 3, (40, 2)).astype(float), R.integers(0, 4, (35, 2)).astype(float)), ("far", R.normal(0, 1, (20, 4)), R.normal(9, 1, (20, 4))), ("twelve dimensions", R.normal(0, 1, (90, 12)), R.normal(.3, 1, (80, 12)))]:
-    a, b = np.round(a, 3), np.round(b, 3); e = a[::3]; x, y = [(v - e.mean(0)) / e.std(0) for v in (np.delete(a, np.s_[::3], 0), b)]; s = sigma(x)
+    a, b = np.round(a, 3), np.round(b, 3); e = a[::3]; x, y, z = [(v - e.mean(0)) / e.std(0) for v in (np.delete(a, np.s_[::3], 0), b, e)]; s = sigma(z)
     out["mmd"].append({"name": name, "reference": a.tolist(), "window": b.tolist(), "sigma": s, "mmd2": float(mmd2(x, y, s))})
 
 out["alibi"] = [

@@ -1,7 +1,7 @@
 //! `driftd check`: one file against another, or against a stored baseline, without a daemon.
 //!
 //! It imports the reference as a baseline, profiles the current data as a window of it, and judges
-//! that window by the same code as the daemon, in the mode `thresholds`.
+//! that window by the same code as the daemon; the tests decide.
 
 mod report;
 

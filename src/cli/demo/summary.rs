@@ -138,7 +138,8 @@ pub(super) async fn of(
     .fetch_one(pool)
     .await?;
     let episodes: Vec<(DateTime<Utc>, Value)> = sqlx::query_as(
-        "select first_window, top_features from driftd.alert_episodes order by episode_id",
+        "select first_window, top_features from driftd.alert_episodes
+         where kind = 'drift' order by episode_id",
     )
     .fetch_all(pool)
     .await?;
@@ -304,7 +305,7 @@ Try:
   -- which features drifted most often?
   select feature, count(*) from driftd.drift_history where drifted group by 1 order by 2 desc;
   -- how did one of them move?
-  select window_start::date, statistic as z, effect as evidence, drifted from driftd.drift_history
+  select window_start::date, effect, sentence, drifted from driftd.drift_history
     where feature = 'dest' and test = 'rule' order by 1;
   -- what is queued, and why?
   select job_id, model, version, state, reasons -> 0 ->> 'kind' as why from driftd.job_queue;

@@ -225,7 +225,16 @@ struct Shown {
 }
 
 type WindowLine = (DateTime<Utc>, String, i64, f64, Value, String);
-type EventLine = (i64, String, DateTime<Utc>, i64, String, Value, String);
+type EventLine = (
+    i64,
+    String,
+    DateTime<Utc>,
+    i64,
+    String,
+    Value,
+    String,
+    String,
+);
 
 impl Shown {
     /// A line per judged window, per alert and per job that is new.
@@ -247,7 +256,8 @@ impl Shown {
         .await?;
         // Asked for after the windows: an event is never missed, at most shown with the next look.
         let events: Vec<EventLine> = sqlx::query_as(
-            "select v.event_id, v.kind, v.window_start, e.episode_id, e.severity, e.top_features, e.version
+            "select v.event_id, v.kind, v.window_start, e.episode_id, e.severity, e.top_features, e.version,
+                e.kind
             from driftd.alert_events v join driftd.alert_episodes e using (episode_id)
             where v.event_id > $1 and v.kind in ('fired', 'resolved') order by v.event_id",
         )
@@ -271,15 +281,16 @@ impl Shown {
                     features(&top)
                 ),
             )?;
-            for (event, kind, at, episode, severity, top, of) in &events {
+            for (event, what, at, episode, severity, top, of, about) in &events {
                 if *at == start && *of == version {
                     self.events = *event;
+                    let about = match about.as_str() {
+                        "drift" => features(top),
+                        other => other.to_owned(),
+                    };
                     say(
                         bar,
-                        &format!(
-                            ">> ALERT {episode} {kind} ({severity}) at {day}: {}",
-                            features(top)
-                        ),
+                        &format!(">> ALERT {episode} {what} ({severity}) at {day}: {about}"),
                     )?;
                 }
             }

@@ -342,13 +342,17 @@ impl Encoder {
                 Cells::Labels(labels) => Self::by_code(levels, labels),
             })
             .collect();
-        let cells = rows.iter().flat_map(|row| {
-            let by_code = &by_code;
-            self.coded
-                .iter()
-                .map(move |coded| coded.encode(row, &by_code[coded.source], scale))
-        });
-        DMatrix::from_iterator(self.coded.len(), rows.len(), cells)
+        let width = self.coded.len();
+        let mut matrix = DMatrix::zeros(width, rows.len());
+        // Column by column, so that the ranks of one are at hand for all of its cells.
+        for (place, coded) in self.coded.iter().enumerate() {
+            let by_code = &by_code[coded.source];
+            let cells = matrix.as_mut_slice().iter_mut().skip(place);
+            for (cell, row) in cells.step_by(width).zip(&rows) {
+                *cell = coded.encode(row, by_code, scale);
+            }
+        }
+        matrix
     }
 }
 

@@ -7,8 +7,8 @@
 //! **Formula**: with `k(x, y) = exp(-|x - y|^2 / (2 sigma^2))` on the standard scale
 //! ([`super::matrix::Scale::Standard`]), the unbiased
 //! `MMD^2 = mean of k over pairs in the reference + mean of k over pairs in the window - 2 mean of k
-//! across`. It may be negative. Sigma is `sqrt(median(d^2) / 2)` over the pairs of the
-//! reference's first [`SIGMA_ROWS`] rows that differ at all. The effect is `sqrt(max(0, MMD^2))`, the
+//! across`. It may be negative. Sigma is `sqrt(median(d^2) / 2)` over the pairs that differ at all of
+//! the first [`SIGMA_ROWS`] rows that are not compared. The effect is `sqrt(max(0, MMD^2))`, the
 //! distance itself: 0 for the same distribution, below `sqrt 2`. Source: Gretton et al. 2012.
 //!
 //! **p-value**: (1 + number of permutations with at least this MMD^2) / (1 + [`PERMUTATIONS`]), rows
@@ -18,11 +18,11 @@
 //! forgotten: memory grows with rows times permutations, not with rows squared. The sums of permutations
 //! are kept in single precision; a permutation within 1e-6 of the statistic counts as at least it.
 //!
-//! The scale comes from every third row of the reference, which is not used again. Elsewhere it comes from the
-//! rows that are compared; with columns of heavy tails that makes p too small (13.5 % of pairs without
+//! The scale and sigma come from every third row of the reference, which is not compared. Elsewhere they come from
+//! the rows that are compared; with columns of heavy tails that makes p too small (13.5 % of pairs without
 //! drift at 5 %, 200 rows a side), because the largest values of the reference stretch its own scale.
 //!
-//! **Assumes** independent rows. **Small samples**: 3 rows of the reference and 2 of the window, else
+//! **Assumes** independent rows. **Small samples**: 4 rows of the reference and 2 of the window, else
 //! `NoReference` or `TooFewRows`; with two against two p is at least about 1/3. **Not for** a change in one of many columns.
 //!
 //! Constant sides that are equal give 0 and p 1; a reference that is constant, against anything else,
@@ -38,7 +38,7 @@ use crate::profile::sample::mix;
 /// Rows used of a side, at most ([`Encoder::row_limit`]).
 pub const MAX_ROWS: usize = 1_000;
 
-/// One of so many rows of the reference serves the scale alone.
+/// One of so many rows of the reference serves the scale and sigma, and nothing else.
 pub const OWN_ROWS: usize = 3;
 
 /// Rows of the reference that are looked at, at most.
@@ -64,20 +64,23 @@ const SEED: u64 = 0x6472_6966_7464;
 pub struct Reference {
     encoder: Encoder,
     rows: Matrix,
+    /// Rows that sigma was looked for in.
+    own_rows: usize,
     pub(super) sigma: Option<f64>,
 }
 
 impl Reference {
-    /// Encodes the reference and finds sigma.
+    /// Encodes the reference, and finds sigma in the rows that are not compared.
     pub fn fit(reference: &Rows) -> Self {
         let (own, tested) = reference.apart(OWN_ROWS, MAX_REFERENCE_ROWS);
         let encoder = Encoder::fit(&own, MAX_REFERENCE_ROWS);
         let rows = encoder.encode(&tested, Scale::Standard, MAX_ROWS);
-        let sigma = median_sigma(&rows);
+        let own = encoder.encode(&own, Scale::Standard, SIGMA_ROWS);
         Self {
+            own_rows: own.ncols(),
+            sigma: median_sigma(&own),
             encoder,
             rows,
-            sigma,
         }
     }
 
@@ -87,7 +90,7 @@ impl Reference {
     /// [`Reason::NoReference`], [`Reason::TooFewRows`], [`Reason::NoVariance`].
     pub fn compare(&self, window: &Rows) -> Answer {
         let window = self.encoder.encode(window, Scale::Standard, MAX_ROWS);
-        if self.rows.ncols() < 2 {
+        if self.rows.ncols().min(self.own_rows) < 2 {
             return Err(Reason::NoReference);
         }
         if window.ncols() < 2 {
@@ -95,7 +98,8 @@ impl Reference {
         }
         let Some(sigma) = self.sigma else {
             let first = self.rows.column(0);
-            let same = window.column_iter().all(|row| row == first);
+            let mut all = self.rows.column_iter().chain(window.column_iter());
+            let same = all.all(|row| row == first);
             return if same {
                 Ok(Outcome {
                     expected: Some(0.0),
@@ -121,8 +125,7 @@ impl Reference {
 
 /// The median heuristic; `None` where all rows are the same.
 fn median_sigma(rows: &Matrix) -> Option<f64> {
-    let used = rows.ncols().min(SIGMA_ROWS);
-    let mut distances: Vec<f64> = (0..used)
+    let mut distances: Vec<f64> = (0..rows.ncols())
         .flat_map(|i| (0..i).map(move |j| (i, j)))
         .map(|(i, j)| (rows.column(i) - rows.column(j)).norm_squared())
         .filter(|distance| *distance > 0.0)

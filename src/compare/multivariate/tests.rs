@@ -9,7 +9,7 @@ use arrow::array::{
 use proptest::prelude::*;
 
 use super::simulations::{Random, independent, pair_of_normals};
-use super::{Cells, Column, JointContribution, JointReference, Rows, shares};
+use super::{Cells, Column, JointContribution, JointReference, Rows, mmd, shares};
 use crate::compare::{Answer, Reason, Test};
 
 const ALL: [Test; 3] = [Test::Mmd, Test::DomainClassifier, Test::PcaReconstruction];
@@ -85,7 +85,7 @@ fn other_columns_and_tests_not_asked_for_have_reasons() {
 fn few_rows_have_reasons() {
     let side = |n| independent(&mut Random(n as u64), n, 3);
     let least = [
-        (Test::Mmd, 3, 2),
+        (Test::Mmd, 4, 2),
         (Test::DomainClassifier, 50, 50),
         (Test::PcaReconstruction, 40, 20),
     ];
@@ -110,6 +110,36 @@ fn few_rows_have_reasons() {
     assert_eq!(
         answer(Test::Mmd, &side(9), &side(1)),
         Err(Reason::TooFewRows)
+    );
+}
+
+#[test]
+fn the_kernel_does_not_depend_on_the_rows_that_it_compares() {
+    let width = 3;
+    let base: Vec<f64> = {
+        let mut random = Random(9);
+        (0..300 * width).map(|_| random.normal()).collect()
+    };
+    let own = |row: usize| row.is_multiple_of(mmd::OWN_ROWS);
+    let changed = |others: bool| {
+        let cells = base.iter().enumerate();
+        let moved = |(i, cell): (usize, &f64)| {
+            if own(i / width) == others {
+                *cell
+            } else {
+                40.0 * cell
+            }
+        };
+        numbers(width, cells.map(moved).collect())
+    };
+    let sigma = |rows: &Rows| mmd::Reference::fit(rows).sigma.unwrap();
+    let plain = sigma(&numbers(width, base.clone()));
+    assert_eq!(sigma(&changed(true)).to_bits(), plain.to_bits());
+    let window = independent(&mut Random(10), 200, width);
+    let near = answer(Test::Mmd, &changed(true), &window).unwrap();
+    assert!(
+        near.effect > 0.2,
+        "the compared rows are what is compared: {near:?}"
     );
 }
 

@@ -168,54 +168,66 @@ impl Weights {
 
 /// Posterior means of the true differences given all of `t`.
 fn shrink(t: &[f64]) -> Vec<f64> {
-    let variances: Vec<f64> = std::iter::once(0.0).chain(VARIANCES).collect();
+    let logs = variances().map(f64::ln_1p);
+    let likelihoods: Vec<Mixture> = t.iter().map(|t| likelihoods(*t, &logs)).collect();
     // A term that never varies says nothing about the mixture.
-    let likelihoods: Vec<Vec<f64>> = t.iter().map(|t| likelihoods(*t, &variances)).collect();
-    let mut shares = vec![1.0 / variances.len() as f64; variances.len()];
-    let used = t.iter().filter(|t| t.abs() > 0.0).count() as f64;
-    for _ in 0..STEPS {
-        let mut sums = vec![0.0; shares.len()];
-        sums[0] = 1.0; // in doubt nothing has changed
-        for (_, likelihood) in t.iter().zip(&likelihoods).filter(|(t, _)| t.abs() > 0.0) {
-            add_posterior(&mut sums, &shares, likelihood);
-        }
-        shares = sums.iter().map(|sum| sum / (used + 1.0)).collect();
-    }
-    let keep: Vec<f64> = variances
+    let varies = |t: f64| t.abs() > 0.0;
+    let used: Vec<&Mixture> = t
         .iter()
-        .map(|variance| variance / (1.0 + variance))
+        .zip(&likelihoods)
+        .filter_map(|(t, likelihood)| varies(*t).then_some(likelihood))
         .collect();
+    let mut shares = [1.0 / PARTS as f64; PARTS];
+    for _ in 0..STEPS {
+        let mut sums = [0.0; PARTS];
+        sums[0] = 1.0; // in doubt nothing has changed
+        for likelihood in &used {
+            let posterior = posterior(&shares, likelihood);
+            for (sum, posterior) in sums.iter_mut().zip(posterior) {
+                *sum += posterior;
+            }
+        }
+        shares = sums.map(|sum| sum / (used.len() as f64 + 1.0));
+    }
+    let keep = variances().map(|variance| variance / (1.0 + variance));
     t.iter()
         .zip(&likelihoods)
         .map(|(t, likelihood)| {
-            let mut posterior = vec![0.0; shares.len()];
-            add_posterior(&mut posterior, &shares, likelihood);
-            t * posterior
-                .iter()
-                .zip(&keep)
-                .map(|(share, keep)| share * keep)
-                .sum::<f64>()
+            let posterior = posterior(&shares, likelihood);
+            let kept = posterior.iter().zip(keep).map(|(share, keep)| share * keep);
+            t * kept.sum::<f64>()
         })
         .collect()
 }
 
-/// The densities of t, each divided by the largest of them.
-fn likelihoods(t: f64, variances: &[f64]) -> Vec<f64> {
-    let logs: Vec<f64> = variances
-        .iter()
-        .map(|variance| -0.5 * (t * t / (1.0 + variance) + variance.ln_1p()))
-        .collect();
-    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    logs.iter().map(|log| (log - most).exp()).collect()
+/// The parts of the mixture: no difference, and one for each variance.
+const PARTS: usize = VARIANCES.len() + 1;
+
+/// A number for each part.
+type Mixture = [f64; PARTS];
+
+fn variances() -> Mixture {
+    let mut all = [0.0; PARTS];
+    all[1..].copy_from_slice(&VARIANCES);
+    all
 }
 
-fn add_posterior(sums: &mut [f64], shares: &[f64], likelihood: &[f64]) {
-    let total: f64 = shares
-        .iter()
-        .zip(likelihood)
-        .map(|(share, l)| share * l)
-        .sum();
-    for ((sum, share), l) in sums.iter_mut().zip(shares).zip(likelihood) {
-        *sum += share * l / total.max(f64::MIN_POSITIVE);
+/// The densities of t, each divided by the largest of them; `logs` are those of one more than the variances.
+fn likelihoods(t: f64, logs: &Mixture) -> Mixture {
+    let mut densities = variances().map(|variance| t * t / (1.0 + variance));
+    for (density, log) in densities.iter_mut().zip(logs) {
+        *density = -0.5 * (*density + log);
     }
+    let most = densities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    densities.map(|log| (log - most).exp())
+}
+
+fn posterior(shares: &Mixture, likelihood: &Mixture) -> Mixture {
+    let mut joint = *shares;
+    for (joint, likelihood) in joint.iter_mut().zip(likelihood) {
+        *joint *= likelihood;
+    }
+    let total: f64 = joint.iter().sum();
+    let each = 1.0 / total.max(f64::MIN_POSITIVE);
+    joint.map(|joint| joint * each)
 }

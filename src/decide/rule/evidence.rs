@@ -8,19 +8,6 @@ use super::series::Series;
 /// A stretch has less weight than this only without rows.
 const NOTHING: f64 = 1e-200;
 
-/// No evidence of a stretch that deviates less than its standard deviation is above this: P(F > 1) is at
-/// least that of a chi-square with one degree of freedom, 0.317.
-pub(super) const SLIGHT: f64 = 1.15;
-
-/// Whether the evidence of slight deviations is of interest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slight {
-    /// As exact as all other.
-    Exact,
-    /// [`SLIGHT`] stands for it where that is cheaper.
-    Bound,
-}
-
 /// The lengths of stretches, with what persistence does to their means: 2^k and 3 x 2^k windows, no
 /// longer than a third of the training data.
 #[derive(Debug, Clone)]
@@ -108,21 +95,11 @@ impl<'a> Trail<'a> {
             }
         };
         let w: Vec<f64> = series.n.iter().map(weight).collect();
-        let mut offsets = vec![0.0; w.len() * columns];
-        for (offset, values) in offsets.chunks_exact_mut(columns).zip(seasons) {
-            learned.add_season_offset(values, offset);
-        }
-        let mut e = match rate {
-            true => (series.x.iter().zip(&series.n))
-                .map(|(c, n)| anscombe(*c, *n, learned.p))
-                .collect(),
-            false => series.x.clone(),
-        };
-        for (t, row) in e.chunks_exact_mut(columns).enumerate() {
-            for (c, value) in row.iter_mut().enumerate() {
-                *value -= learned.mean[c] + offsets[t * columns + c];
-            }
-        }
+        let offsets: Vec<f64> = seasons
+            .iter()
+            .flat_map(|v| learned.season_offset(v))
+            .collect();
+        let e = deviations(learned, series, &offsets);
         let mut pulled = e.clone();
         let some: Vec<f64> = w.iter().map(|w| w.max(1e-300)).collect();
         learned.pull(&mut pulled, &some);
@@ -183,32 +160,26 @@ impl<'a> Trail<'a> {
         &self.e[t * self.columns()..(t + 1) * self.columns()]
     }
 
-    /// Calls back with each number of the mean deviation of a stretch; of one window alone without
-    /// pulling it in.
-    fn mean_deviation(&self, from: usize, to: usize, weight: f64, each: impl FnMut(f64)) {
+    /// The mean deviation of a stretch; of one window alone without pulling it in.
+    pub(super) fn mean_deviation(&self, from: usize, to: usize) -> Vec<f64> {
+        let weight = self.weights.one(from, to).max(1e-300);
         match &self.counts {
-            _ if to - from == 1 => self.deviation(from).iter().copied().for_each(each),
+            _ if to - from == 1 => self.deviation(from).to_vec(),
             Some([counts, rows, offsets]) => {
                 let count = counts.one(from, to).max(0.0);
                 let rate = anscombe(count, rows.one(from, to), self.learned.p);
-                std::iter::once(rate - offsets.one(from, to) / weight).for_each(each);
+                vec![rate - offsets.one(from, to) / weight]
             }
-            None => {
-                let sums = self.deviations.between(from, to);
-                sums.map(|sum| sum / weight).for_each(each);
-            }
+            None => self
+                .deviations
+                .between(from, to)
+                .map(|sum| sum / weight)
+                .collect(),
         }
     }
 
     /// `-ln p` of the stretch of a length that ends with window `t`; -1 without rows.
-    pub(super) fn evidence(
-        &self,
-        fit: &Fit,
-        lengths: &Lengths,
-        k: usize,
-        t: usize,
-        slight: Slight,
-    ) -> f64 {
+    pub(super) fn evidence(&self, fit: &Fit, lengths: &Lengths, k: usize, t: usize) -> f64 {
         let (length, stretch) = &lengths.0[k];
         let (length, l) = (*length, self.learned);
         let (from, to) = (t + 1 - length, t + 1);
@@ -216,21 +187,19 @@ impl<'a> Trail<'a> {
         if weight <= NOTHING {
             return -1.0;
         }
+        let mut deviation = self.mean_deviation(from, to);
+        let one = length as f64 / weight;
         // What the window before foretells.
         let before = from.checked_sub(1).filter(|before| self.w[*before] > 0.0);
         let foretold = before.map_or(0.0, |_| dot(&l.post, &stretch.before));
-        let known = before.map_or(&[][..], |before| &self.y[before * self.columns()..]);
-        let scale = foretold * (length as f64 / weight).sqrt();
-        let (mut square, mut known) = (0.0, known.iter());
-        self.mean_deviation(from, to, weight, |d| {
-            let left = d - scale * known.next().unwrap_or(&0.0);
-            square += left * left;
-        });
-        let variances = variances(l, fit, &lengths.0[k], weight, foretold);
-        if slight == Slight::Bound && is_slight(l, length, &variances, square) {
-            return SLIGHT;
+        if let Some(before) = before {
+            let y = &self.y[before * self.columns()..];
+            for (d, y) in deviation.iter_mut().zip(y) {
+                *d -= foretold * one.sqrt() * y;
+            }
         }
-        minus_ln_p(l, length, &variances, square)
+        let square = deviation.iter().map(|d| d * d).sum();
+        minus_ln_p(l, fit, &lengths.0[k], weight, foretold, square)
     }
 
     /// The variance of a mean of each length, in that of one window.
@@ -248,42 +217,45 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// The variance of the mean deviation of a stretch with this weight, per shape of persistence; the window
-/// before foretold a part of it.
-fn variances(
+/// What every answer deviates from the mean and the season.
+fn deviations(learned: &Learned, series: &Series, offsets: &[f64]) -> Vec<f64> {
+    let mut e = match learned.asked.question.is_rate() {
+        true => (series.x.iter().zip(&series.n))
+            .map(|(c, n)| anscombe(*c, *n, learned.p))
+            .collect(),
+        false => series.x.clone(),
+    };
+    for (t, row) in e.chunks_exact_mut(series.columns).enumerate() {
+        for (c, value) in row.iter_mut().enumerate() {
+            *value -= learned.mean[c] + offsets[t * series.columns + c];
+        }
+    }
+    e
+}
+
+/// `-ln p` of a stretch with this weight and squared deviation, of which the window before foretold a part.
+fn minus_ln_p(
     l: &Learned,
     fit: &Fit,
     (length, stretch): &(usize, Stretch),
     weight: f64,
     foretold: f64,
-) -> PerShape {
+    square: f64,
+) -> f64 {
     let one = *length as f64 / weight;
-    let season_noise = l.season_noise(*length as f64);
-    std::array::from_fn(|i| {
+    let variances: PerShape = std::array::from_fn(|i| {
         let own = stretch.variance[i] + foretold * foretold - 2.0 * foretold * stretch.before[i];
-        let noise = l.windows * fit.whole.variance[i] + season_noise;
+        let noise = l.windows * fit.whole.variance[i] + l.season_noise(*length as f64);
         let of_mean = (1.0 - foretold).powi(2) * noise / l.weight;
-        l.scale[i] * (one * own.max(1e-3) + of_mean)
-    })
-}
-
-/// Whether the deviation is less than its standard deviation for sure: the harmonic mean of the variances is
-/// below their geometric mean, and needs no logarithms.
-fn is_slight(l: &Learned, length: usize, variances: &PerShape, square: f64) -> bool {
-    let harmonic: f64 = l.post.iter().zip(variances).map(|(p, v)| p / v).sum();
-    let narrowest = match length {
-        1 => l.tail_scale.iter().copied().fold(f64::INFINITY, f64::min),
-        _ => 1.0,
-    };
-    square * harmonic <= l.asked.dims as f64 * narrowest
-}
-
-/// `-ln p` of a stretch with this squared deviation.
-fn minus_ln_p(l: &Learned, length: usize, variances: &PerShape, square: f64) -> f64 {
-    let logs: PerShape = std::array::from_fn(|i| variances[i].ln());
-    let middle = dot(&l.post, &logs);
-    let spread = l.post.iter().zip(&logs);
-    let spread: f64 = spread.map(|(p, v)| p * (v - middle).powi(2)).sum();
+        (l.scale[i] * (one * own.max(1e-3) + of_mean)).ln()
+    });
+    let middle = dot(&l.post, &variances);
+    let spread: f64 = l
+        .post
+        .iter()
+        .zip(&variances)
+        .map(|(p, v)| p * (v - middle).powi(2))
+        .sum();
     // What is not known about persistence is degrees of freedom.
     let df = 1.0 / (1.0 / l.df + spread / 2.0);
     let ratio = square / l.asked.dims as f64 / middle.exp();
@@ -311,11 +283,10 @@ pub(super) fn least_deviation(
     let stretch = &lengths.0[k];
     let weight = l.weight / l.windows * stretch.0 as f64;
     let foretold = dot(&l.post, &stretch.1.before);
-    let variances = variances(l, fit, stretch, weight, foretold);
     let (mut low, mut high) = (0.0, 100.0);
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
-        match minus_ln_p(l, stretch.0, &variances, middle * middle) > limit {
+        match minus_ln_p(l, fit, stretch, weight, foretold, middle * middle) > limit {
             true => high = middle,
             false => low = middle,
         }

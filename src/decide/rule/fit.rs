@@ -285,9 +285,9 @@ impl Learned {
                     *sum += w[t] * r;
                 }
             }
-            let values = count.iter().filter(|count| **count > 0).count() as f64;
-            let least = count.iter().filter(|count| **count > 0).min();
-            if values < 2.0 || least.is_none_or(|least| *least < LEAST_OF_SEASON) {
+            count.retain(|count| *count > 0);
+            let values = count.len() as f64;
+            if count.len() < 2 || count.iter().any(|windows| *windows < LEAST_OF_SEASON) {
                 continue;
             }
             for (sums, weight) in sums.chunks_exact_mut(columns).zip(&weight) {
@@ -301,13 +301,7 @@ impl Learned {
                 .sum();
             let within: f64 = rows_of(rest, columns)
                 .enumerate()
-                .map(|(t, row)| {
-                    w[t] * row
-                        .iter()
-                        .zip(of(t))
-                        .map(|(r, m)| (r - m).powi(2))
-                        .sum::<f64>()
-                })
+                .map(|(t, row)| w[t] * square(&minus(row, of(t))))
                 .sum();
             let free = w.len() as f64 - values;
             let f = between / (values - 1.0) / (within / free).max(1e-9); // rounding is no season
@@ -333,14 +327,17 @@ impl Learned {
         used
     }
 
-    /// Adds what the seasons add to a window's answer.
-    pub(super) fn add_season_offset(&self, values: &[usize], offset: &mut [f64]) {
+    /// What the seasons add to a window's answer.
+    pub(super) fn season_offset(&self, values: &[usize]) -> Vec<f64> {
+        let columns = self.mean.len();
+        let mut offset = vec![0.0; columns];
         for taken in &self.seasons {
-            let at = values[taken.which] * offset.len();
-            for (sum, more) in offset.iter_mut().zip(&taken.offsets[at..]) {
+            let at = values[taken.which] * columns;
+            for (sum, more) in offset.iter_mut().zip(&taken.offsets[at..at + columns]) {
                 *sum += more;
             }
         }
+        offset
     }
 
     /// What the error of the seasons adds to the variance of a stretch, in windows.

@@ -19,7 +19,7 @@
 //!
 //! No random numbers: the same training data and windows give the same verdicts. The reference
 //! implementation is `tests/reference/rule/rule.py`; golden numbers from it are held to 1e-9. Measured
-//! rates and delays: `docs/statistics.md`, by `./dev bench worlds`.
+//! rates and delays: `docs/statistics.md`, by `tests/reference/rule/evaluate.py`.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ pub use season::Calendar;
 
 use drift::Drift;
 use effect::{Effects, Expected};
-use evidence::{Lengths, SLIGHT, Slight, Trail};
+use evidence::{Lengths, Trail};
 use fit::Fit;
 use persistence::Spectrum;
 use series::{Questions, Series};
@@ -332,12 +332,8 @@ impl Rule {
             &values,
             &series,
         );
-        let slight = match self.thresholds.iter().all(|limit| *limit > SLIGHT) {
-            true => Slight::Bound,
-            false => Slight::Exact,
-        };
-        let mut rows: Vec<Vec<f64>> = (0..self.questions.asked.len())
-            .map(|q| self.evidence_of(&watch, &self.fit, q, t, slight))
+        let rows: Vec<Vec<f64>> = (0..self.questions.asked.len())
+            .map(|q| self.evidence_of(&watch, &self.fit, q, t))
             .collect();
         let subjects = self.asking.features.len() + 2;
         state.0.resize(subjects, FeatureState::default());
@@ -345,7 +341,7 @@ impl Rule {
         for (subject, state) in state.0.iter_mut().enumerate() {
             let evidence = |q: usize, k: usize| rows[q][k];
             let begin = may_begin || subject == subjects - 1;
-            self.step(
+            let drifted = self.step(
                 &watch,
                 &self.fit,
                 subject,
@@ -355,17 +351,7 @@ impl Rule {
                 evidence,
                 state,
             );
-            let mut furthest = self.furthest(subject, t, &rows, state);
-            if furthest.is_some_and(|(q, k)| rows[q][k] <= SLIGHT) {
-                for q in self.questions_of(subject) {
-                    rows[q] = self.evidence_of(&watch, &self.fit, q, t, Slight::Exact);
-                }
-                furthest = self.furthest(subject, t, &rows, state);
-            }
-            findings.extend(furthest.map(|(q, k)| {
-                let evidence = rows[q][k];
-                self.finding(&watch, subject, t, (q, k), evidence, state)
-            }));
+            findings.extend(self.finding(&watch, subject, t, drifted, &rows, state));
         }
         findings
     }
@@ -380,16 +366,9 @@ impl Rule {
     }
 
     /// The evidence of all stretches of a question that end at a window; -1 where there are fewer windows.
-    fn evidence_of(
-        &self,
-        watch: &Watch<'_>,
-        fit: &Fit,
-        q: usize,
-        t: usize,
-        slight: Slight,
-    ) -> Vec<f64> {
+    fn evidence_of(&self, watch: &Watch<'_>, fit: &Fit, q: usize, t: usize) -> Vec<f64> {
         let of = |k: usize| match self.lengths.get(k) <= t + 1 {
-            true => watch.trails[q].evidence(fit, &self.lengths, k, t, slight),
+            true => watch.trails[q].evidence(fit, &self.lengths, k, t),
             false => -1.0,
         };
         (0..self.lengths.len()).map(of).collect()
@@ -466,38 +445,28 @@ impl Rule {
         true
     }
 
-    /// The question and length furthest beyond their limit, or nearest to it; of a feature that is
-    /// drifted only the question that found it.
-    fn furthest(
-        &self,
-        subject: usize,
-        t: usize,
-        rows: &[Vec<f64>],
-        state: &FeatureState,
-    ) -> Option<(usize, usize)> {
-        let known = state.drift.as_ref().map(|drift| drift.question);
-        let excess = |q: usize, k: usize| rows[q][k] - self.threshold(self.thresholds, k);
-        self.questions_of(subject)
-            .filter(|q| known.is_none_or(|known| self.questions.asked[*q].question == known))
-            .flat_map(|q| (0..self.lengths.len()).map(move |k| (q, k)))
-            .filter(|(_, k)| self.lengths.get(*k) <= t + 1)
-            .max_by(|a, b| excess(a.0, a.1).total_cmp(&excess(b.0, b.1)))
-    }
-
     fn finding(
         &self,
         watch: &Watch<'_>,
         subject: usize,
         t: usize,
-        (q, k): (usize, usize),
-        evidence: f64,
+        drifted: bool,
+        rows: &[Vec<f64>],
         state: &FeatureState,
-    ) -> Finding {
+    ) -> Option<Finding> {
+        let known = state.drift.as_ref().map(|drift| drift.question);
+        let excess = |q: usize, k: usize| rows[q][k] - self.threshold(self.thresholds, k);
+        let (q, k) = self
+            .questions_of(subject)
+            .filter(|q| known.is_none_or(|known| self.questions.asked[*q].question == known))
+            .flat_map(|q| (0..self.lengths.len()).map(move |k| (q, k)))
+            .filter(|(_, k)| self.lengths.get(*k) <= t + 1)
+            .max_by(|a, b| excess(a.0, a.1).total_cmp(&excess(b.0, b.1)))?;
         let (question, trail) = (self.questions.asked[q].question, &watch.trails[q]);
         let from = t + 1 - self.lengths.get(k);
         let limit = self.limit(q);
         let features = self.asking.features.len();
-        Finding {
+        Some(Finding {
             subject: match subject {
                 feature if feature < features => Subject::Feature(feature),
                 pairs if pairs == features => Subject::Pairs,
@@ -506,7 +475,7 @@ impl Rule {
             question,
             windows: self.lengths.get(k),
             from_ms: watch.windows[from].start_ms,
-            evidence,
+            evidence: rows[q][k],
             evidence_limit: self.threshold(self.thresholds, k),
             effect: watch.effects.of(trail, q, from, t + 1),
             effect_limit: limit.effect,
@@ -524,10 +493,10 @@ impl Rule {
                 .and_then(|at| self.asking.pairs.get(at))
                 .map(|(a, b)| (*a as usize, *b as usize)),
             values: watch.effects.values(trail, q, from, t + 1),
-            drifted: state.drift.is_some(),
+            drifted,
             since_ms: state.drift.as_ref().map(|drift| drift.onset_ms),
             decides: limit.decides,
-        }
+        })
     }
 }
 

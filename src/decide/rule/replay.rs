@@ -1,7 +1,7 @@
 //! Each quarter of the training data, judged by a fit of the other three: where the limits are put.
 
 use super::effect::Expected;
-use super::evidence::{SLIGHT, Slight, Trail};
+use super::evidence::Trail;
 use super::fit::Fit;
 use super::persistence::Spectrum;
 use super::question::Answers;
@@ -80,22 +80,14 @@ impl Rule {
     /// The `-ln p` of one window, and of several, that begins a drift; and how many of the replayed windows
     /// are drifted with it.
     pub(super) fn find_thresholds(&self, blocks: &[Block], hazard: f64) -> ([f64; 2], usize) {
-        let judge = |slight: Slight| -> Vec<Judged<'_>> {
-            let judge = |block| self.judge_block(block, slight);
-            blocks.iter().map(judge).collect()
-        };
+        let judged: Vec<Judged<'_>> = blocks.iter().map(|block| self.judge_block(block)).collect();
         let single = |k: &usize| self.lengths.get(*k) == 1;
-        let lengths = [true, false].map(|alone| -> Vec<usize> {
-            let all = 0..self.lengths.len();
-            all.filter(|k| single(k) == alone).collect()
+        let mut thresholds = [true, false].map(|alone| {
+            let lengths: Vec<usize> = (0..self.lengths.len())
+                .filter(|k| single(k) == alone)
+                .collect();
+            self.tail_limit(&self.maxima(&judged, &lengths), hazard)
         });
-        let mut judged = judge(Slight::Bound);
-        let mut maxima = lengths.each_ref().map(|of| self.maxima(&judged, of));
-        if maxima.iter().any(|maxima| reads_slight(maxima)) {
-            judged = judge(Slight::Exact);
-            maxima = lengths.each_ref().map(|of| self.maxima(&judged, of));
-        }
-        let mut thresholds = maxima.map(|maxima| self.from_tail(&maxima, hazard));
         // Exchangeable windows: where k of K exceed, so will (k + 1) / (K + 1) of the next.
         let allowed = (hazard * self.windows as f64 - 1.0).max(0.0);
         for i in 0..thresholds.len() {
@@ -116,7 +108,7 @@ impl Rule {
         (thresholds, drifted)
     }
 
-    fn judge_block<'a>(&self, block: &'a Block, slight: Slight) -> Judged<'a> {
+    fn judge_block<'a>(&self, block: &'a Block) -> Judged<'a> {
         let Block {
             windows,
             values,
@@ -127,7 +119,7 @@ impl Rule {
         let watch = Watch::new(&self.questions, fit, expected, windows, values, series);
         let of = |q: usize, trail: &Trail<'_>| -> Vec<Vec<f64>> {
             (0..trail.len())
-                .map(|t| self.evidence_of(&watch, fit, q, t, slight))
+                .map(|t| self.evidence_of(&watch, fit, q, t))
                 .collect()
         };
         let evidence = watch
@@ -167,7 +159,7 @@ impl Rule {
 
     /// What quiet windows exceed `hazard / PART` often: an exponential tail over the upper fifth of the
     /// replay, drawn to what theory says of so many questions.
-    fn from_tail(&self, maxima: &[f64], hazard: f64) -> f64 {
+    fn tail_limit(&self, maxima: &[f64], hazard: f64) -> f64 {
         let deciding = (0..self.questions.asked.len())
             .filter(|q| self.limit(*q).decides)
             .count();
@@ -203,10 +195,4 @@ impl Rule {
         }
         any.into_iter().filter(|any| *any).count()
     }
-}
-
-/// Whether the upper fifth begins among slight deviations, whose evidence has to be exact then.
-fn reads_slight(maxima: &[f64]) -> bool {
-    let slight = maxima.iter().filter(|m| **m <= SLIGHT).count();
-    slight as f64 >= (1.0 - UPPER) * maxima.len() as f64 - 1.0
 }

@@ -1,8 +1,8 @@
 //! What is written into the columns of one node of the plan, however it was parsed.
 
-use jiter::{Jiter, NumberAny, NumberInt};
+use std::borrow::Cow;
 
-use super::{Plan, Read, time};
+use super::{Plan, Read, time, value};
 use crate::batch::{Builder, Cell};
 
 /// Where leaves are written.
@@ -25,14 +25,17 @@ impl Leaves<'_> {
         for column in &self.plan.nodes[node].leaves {
             match &self.plan.columns[*column] {
                 Read::Number => self.out.number(*column, self.row, value, Cell::Ok),
-                Read::Text { plain_numbers } => {
-                    let cell = if *plain_numbers {
-                        Cell::Ok
-                    } else {
-                        Cell::Coerced
-                    };
-                    let label = label_of_number(written);
-                    self.out.text(*column, self.row, &label, cell);
+                Read::Text { plain_numbers } => match value::of_number(written) {
+                    Ok(label) => {
+                        let cell = coerced_unless(*plain_numbers);
+                        self.out.text(*column, self.row, &label, cell);
+                    }
+                    Err(cell) => self.out.absent(*column, self.row, cell),
+                },
+                Read::Boolean => self.boolean_or_label(*column, value::of_number(written)),
+                Read::Written => {
+                    let text = String::from_utf8_lossy(written);
+                    self.out.text(*column, self.row, &text, Cell::Ok);
                 }
                 Read::Time(unit) => self.time(*column, time::of_number(value, *unit)),
                 Read::Seconds(unit) => self.seconds(*column, time::of_number(value, *unit)),
@@ -56,17 +59,21 @@ impl Leaves<'_> {
     pub(super) fn text(&mut self, node: usize, text: &str) {
         for column in &self.plan.nodes[node].leaves {
             match &self.plan.columns[*column] {
-                Read::Text { plain_numbers } => {
-                    let cell = if *plain_numbers {
-                        Cell::Coerced
-                    } else {
-                        Cell::Ok
-                    };
-                    self.out.text(*column, self.row, text, cell);
+                Read::Text { plain_numbers } => match value::of_text(text) {
+                    Some(label) => {
+                        let cell = coerced_unless(!*plain_numbers);
+                        self.out.text(*column, self.row, label, cell);
+                    }
+                    None => self.out.absent(*column, self.row, Cell::Null),
+                },
+                Read::Boolean => {
+                    let label = value::of_text(text).ok_or(Cell::Null);
+                    self.boolean_or_label(*column, label.map(Into::into));
                 }
-                Read::Number => match text.trim().parse::<f64>() {
+                Read::Written => self.out.text(*column, self.row, text, Cell::Ok),
+                Read::Number => match value::number_of_text(text) {
                     Ok(value) => self.out.number(*column, self.row, value, Cell::Coerced),
-                    Err(_) => self.out.absent(*column, self.row, Cell::WrongType),
+                    Err(cell) => self.out.absent(*column, self.row, cell),
                 },
                 Read::Time(_) => self.time(*column, time::of_text(text)),
                 Read::Seconds(_) => self.seconds(*column, time::of_text(text)),
@@ -79,13 +86,13 @@ impl Leaves<'_> {
         for column in &self.plan.nodes[node].leaves {
             match &self.plan.columns[*column] {
                 Read::Text { plain_numbers } => {
-                    let cell = if *plain_numbers {
-                        Cell::Ok
-                    } else {
-                        Cell::Coerced
-                    };
-                    let text = if value { "true" } else { "false" };
-                    self.out.text(*column, self.row, text, cell);
+                    let cell = coerced_unless(*plain_numbers);
+                    let label = value::of_boolean(value);
+                    self.out.text(*column, self.row, label, cell);
+                }
+                Read::Boolean | Read::Written => {
+                    let label = value::of_boolean(value);
+                    self.out.text(*column, self.row, label, Cell::Ok);
                 }
                 Read::Number => {
                     self.out
@@ -95,6 +102,18 @@ impl Leaves<'_> {
                     self.out.absent(*column, self.row, Cell::WrongType);
                 }
             }
+        }
+    }
+
+    /// A label where a boolean is expected: what says true or false is one.
+    fn boolean_or_label(&mut self, column: usize, label: Result<Cow<'_, str>, Cell>) {
+        match label {
+            Ok(label) => {
+                let boolean = value::boolean_of_text(&label).map(value::of_boolean);
+                let label = boolean.unwrap_or(&label);
+                self.out.text(column, self.row, label, Cell::Coerced);
+            }
+            Err(cell) => self.out.absent(column, self.row, cell),
         }
     }
 
@@ -113,14 +132,6 @@ impl Leaves<'_> {
     }
 }
 
-/// `3.0` and `3` are the same label; anything else stays as written.
-pub fn label_of_number(written: &[u8]) -> String {
-    let mut json = Jiter::new(written);
-    match json.next_number() {
-        Ok(NumberAny::Int(NumberInt::Int(int))) => int.to_string(),
-        Ok(NumberAny::Float(float)) if float.fract() == 0.0 && float.abs() < 1e15 => {
-            format!("{float:.0}")
-        }
-        _ => String::from_utf8_lossy(written).into_owned(),
-    }
+fn coerced_unless(expected: bool) -> Cell {
+    if expected { Cell::Ok } else { Cell::Coerced }
 }

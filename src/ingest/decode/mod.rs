@@ -5,6 +5,7 @@ pub mod json;
 mod leaf;
 mod shape;
 pub mod time;
+pub mod value;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,6 +24,10 @@ pub enum Read {
         /// Labels are numbers or booleans in the training data.
         plain_numbers: bool,
     },
+    /// A label that says true or false; what says neither stays as it is.
+    Boolean,
+    /// A text as it is written, such as a model version: no two ways of writing it are the same.
+    Written,
     /// A point in time; strings as RFC 3339, numbers in this unit.
     Time(TimeUnit),
     /// A point in time as a feature: seconds since the epoch, as a number.
@@ -38,7 +43,7 @@ impl Read {
     pub fn shape(&self) -> Shape {
         match self {
             Self::Number | Self::Seconds(_) => Shape::Number,
-            Self::Text { .. } => Shape::Text,
+            Self::Text { .. } | Self::Boolean | Self::Written => Shape::Text,
             Self::Time(_) => Shape::Time,
             Self::Vector(dimension) => Shape::Vector(*dimension),
         }

@@ -30,7 +30,6 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 mod axis;
@@ -43,7 +42,7 @@ mod space;
 mod tests;
 mod tpe;
 
-pub use read::{Error, Problem};
+pub use read::Problem;
 pub use space::Domain;
 
 /// Budgets, in trials.
@@ -71,10 +70,8 @@ const USUAL_PARALLEL: i64 = 4;
 /// }
 /// ```
 ///
-/// `parallel` (4), `pruner` (none) and `seed` may be left out. Deserializing checks as
-/// [`Search::parse`] does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Value")]
+/// `parallel` (4), `pruner` (none) and `seed` may be left out.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Search {
     /// How the next parameters are found.
     pub method: Method,
@@ -93,8 +90,7 @@ pub struct Search {
 }
 
 /// How the next parameters are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Every combination, in order.
     Grid,
@@ -105,7 +101,7 @@ pub enum Method {
 }
 
 /// The number that a trial reports.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objective {
     /// What it is called in a trial's metrics.
     pub name: String,
@@ -114,8 +110,7 @@ pub struct Objective {
 }
 
 /// Which way an objective is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
     /// Greater is better.
     Maximize,
@@ -124,8 +119,7 @@ pub enum Goal {
 }
 
 /// When a trial is stopped before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pruner {
     /// When its value is worse than the median of the others' at the same step.
     Median {
@@ -190,59 +184,12 @@ impl Search {
         grid::size(&self.space)
     }
 
-    /// Whether the parameters lie in the space: each of its names and no other, each with a value
-    /// that its domain has.
-    ///
-    /// # Errors
-    /// The first that does not, by name: what was found and what would be right.
-    pub fn check(&self, parameters: &Map<String, Value>) -> Result<(), Problem> {
-        for (name, domain) in &self.space {
-            let Some(value) = parameters.get(name) else {
-                return Err(Problem::new(name, "is missing", domain.right()));
-            };
-            domain
-                .check(value)
-                .map_err(|right| Problem::new(name, read::shown(value), right))?;
-        }
-        match parameters
-            .keys()
-            .find(|name| !self.space.contains_key(*name))
-        {
-            Some(unknown) => {
-                let names: Vec<&str> = self.space.keys().map(String::as_str).collect();
-                let right = format!("the space has {}", names.join(", "));
-                Err(Problem::new(
-                    unknown,
-                    "is no parameter of the search",
-                    right,
-                ))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the first of two objectives is the better one. NaN is worse than any number.
-    fn is_better(&self, one: f64, other: f64) -> bool {
-        match self.objective.goal {
-            Goal::Maximize => one > other || (other.is_nan() && !one.is_nan()),
-            Goal::Minimize => one < other || (other.is_nan() && !one.is_nan()),
-        }
-    }
-
     /// The better of two numbers first.
     fn order(&self, one: f64, other: f64) -> Ordering {
         match self.objective.goal {
             Goal::Maximize => other.total_cmp(&one),
             Goal::Minimize => one.total_cmp(&other),
         }
-    }
-}
-
-impl TryFrom<Value> for Search {
-    type Error = Error;
-
-    fn try_from(value: Value) -> Result<Self, Error> {
-        Self::parse(&value).map_err(Error::Wrong)
     }
 }
 
@@ -278,34 +225,4 @@ pub fn best<'a>(search: &Search, trials: &'a [Trial]) -> Option<&'a Trial> {
             .then(one.number.cmp(&other.number))
     })
     .map(|(_, trial)| trial)
-}
-
-/// Whether a trial that reports `value` at `step` is stopped: from `min_step` on, once at least
-/// `min_trials` other trials have reported at that very step, if its value is strictly worse than
-/// the median of theirs (Golovin et al., Google Vizier, KDD 2017, without their running averages).
-///
-/// `others` holds one value of each other trial at that step, whatever became of it. Those that
-/// are not finite are left out and do not count. The median of an even number is the mean of the
-/// two in the middle, as `percentile_cont(0.5)` has it. A `value` that is NaN is worse than any.
-pub fn should_prune(search: &Search, step: u32, value: f64, others: &[f64]) -> bool {
-    let Some(Pruner::Median {
-        min_trials,
-        min_step,
-    }) = search.pruner
-    else {
-        return false;
-    };
-    let mut others: Vec<f64> = others.iter().copied().filter(|v| v.is_finite()).collect();
-    let too_few = u32::try_from(others.len()).is_ok_and(|n| n < min_trials.max(1));
-    if step < min_step || too_few {
-        return false;
-    }
-    others.sort_by(f64::total_cmp);
-    search.is_better(median(&others), value)
-}
-
-/// Of a sorted slice with at least one number.
-fn median(sorted: &[f64]) -> f64 {
-    let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-    low + 0.5 * (high - low)
 }

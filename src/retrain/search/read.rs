@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::axis::MOST_EXACT;
@@ -13,7 +12,7 @@ use super::{
 };
 
 /// One thing that is wrong with a search or with the parameters of a trial.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where, e.g. `space.depth.low`; empty for the whole.
     pub path: String,
@@ -44,19 +43,6 @@ impl fmt::Display for Problem {
         }
         write!(f, "{}; {}", self.found, self.right)
     }
-}
-
-/// Why there is no search.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// Everything that is wrong with it.
-    #[error("the search is wrong: {}", listing(.0))]
-    Wrong(Vec<Problem>),
-}
-
-fn listing(problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    lines.join(" | ")
 }
 
 /// A value as a message shows it: its JSON, cut short.

@@ -1,10 +1,9 @@
 //! The values that one parameter may take.
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::axis::{Axis, MOST_EXACT};
-use super::read::{Object, Reader, shown, whole};
+use super::read::{Object, Reader, shown};
 
 /// Parameters of a space, at most.
 pub(super) const MOST_PARAMETERS: usize = 100;
@@ -12,8 +11,7 @@ pub(super) const MOST_PARAMETERS: usize = 100;
 const MOST_CHOICES: usize = 1_000;
 
 /// The values that one parameter may take.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Domain {
     /// Every number from `low` to `high`, both included.
     Float {
@@ -25,7 +23,6 @@ pub enum Domain {
         log: bool,
         /// How many values a grid takes, from `low` to `high`, evenly on the scale; at least 2.
         /// The other methods do not look at it.
-        #[serde(skip_serializing_if = "Option::is_none")]
         points: Option<u32>,
     },
     /// The whole numbers `low`, `low + step` and so on, up to `high`. All lie within 2^53, where a
@@ -48,50 +45,6 @@ pub enum Domain {
 }
 
 impl Domain {
-    /// Whether the value lies in the domain. A whole number may be written as `3.0`.
-    ///
-    /// # Errors
-    /// What would be right.
-    pub fn check(&self, value: &Value) -> Result<(), String> {
-        let inside = match self {
-            Self::Float { low, high, .. } => {
-                // JSON readers may miss the last bit of a number that they read.
-                let slack = |end: f64| 4.0 * f64::EPSILON * end.abs();
-                let is_inside = |x: f64| x >= low - slack(*low) && x <= high + slack(*high);
-                value.as_f64().is_some_and(is_inside)
-            }
-            Self::Int {
-                low, high, step, ..
-            } => whole(value).is_some_and(|x| {
-                (*low..=*high).contains(&x)
-                    && i128::from(x) - i128::from(*low) == steps(*low, x, *step)
-            }),
-            Self::Categorical { .. } => self.choice(value).is_some(),
-        };
-        if inside { Ok(()) } else { Err(self.right()) }
-    }
-
-    /// What would be right, in words.
-    pub(super) fn right(&self) -> String {
-        match self {
-            Self::Float { low, high, .. } => format!("a number from {low} to {high} is needed"),
-            Self::Int {
-                low, high, step: 1, ..
-            } => {
-                format!("a whole number from {low} to {high} is needed")
-            }
-            Self::Int {
-                low, high, step, ..
-            } => {
-                format!("a whole number from {low} to {high} in steps of {step} is needed")
-            }
-            Self::Categorical { choices } => {
-                let listed = shown(&Value::Array(choices.clone()));
-                format!("one of {listed} is needed")
-            }
-        }
-    }
-
     /// Which of the choices a value is, from 0.
     pub(super) fn choice(&self, value: &Value) -> Option<usize> {
         match self {
@@ -113,12 +66,6 @@ impl Domain {
             Self::Categorical { .. } => None,
         }
     }
-}
-
-/// The part of the way from `low` to `x` that whole steps go.
-fn steps(low: i64, x: i64, step: i64) -> i128 {
-    let (way, step) = (i128::from(x) - i128::from(low), i128::from(step.max(1)));
-    way / step * step
 }
 
 /// Whether two scalars are the same label: `1` and `1.0` are, as in Postgres.

@@ -3,12 +3,13 @@
 use chrono::{DateTime, Utc};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::settings::field::Field;
 use crate::settings::file::Value;
 use crate::settings::read::Section;
-use crate::settings::secret::{from_file, is_secret_property, not_a_flag, plain_value};
+use crate::settings::secret::{from_file, may_be_shown, not_a_flag, plain_value};
 use crate::settings::{CONSUMER_PROTOCOL, Kafka, PROTOCOL, StartAt};
 
 /// Properties that are refused, each with the reason.
@@ -195,7 +196,7 @@ fn property(name: &str, field: &Field<'_>) -> Option<(String, SecretString)> {
     let value = if property != name {
         from_file(field)?
     } else {
-        plain(name, field)?
+        plain(field)?
     };
     if property == "statistics.interval.ms" && value.expose_secret().trim() == "0" {
         field.fault(
@@ -204,13 +205,11 @@ fn property(name: &str, field: &Field<'_>) -> Option<(String, SecretString)> {
         );
         return None;
     }
-    understood(property, field, &value).then(|| (property.to_owned(), value))
+    let accepted = understood(property, field, &value) && (may_be_shown(name) || not_a_flag(field));
+    accepted.then(|| (property.to_owned(), value))
 }
 
-fn plain(name: &str, field: &Field<'_>) -> Option<SecretString> {
-    if is_secret_property(name) && !not_a_flag(field) {
-        return None;
-    }
+fn plain(field: &Field<'_>) -> Option<SecretString> {
     match plain_value(field.node()) {
         toml::Value::String(text) => Some(text.into()),
         value @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Float(_)) => {
@@ -232,9 +231,9 @@ fn understood(name: &str, field: &Field<'_>, value: &SecretString) -> bool {
     config.set(name, value.expose_secret());
     match config.create_native_config() {
         Ok(_) => true,
-        // The reason is shown unless it quotes a secret.
-        Err(KafkaError::ClientConfig(_, why, ..))
-            if !is_secret_property(name) || !why.contains(value.expose_secret()) =>
+        // The reason is shown unless it may quote a secret; of an unknown property it quotes the name.
+        Err(KafkaError::ClientConfig(result, why, ..))
+            if may_be_shown(name) || result == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN =>
         {
             field.fault(why, "see the properties of librdkafka");
             false

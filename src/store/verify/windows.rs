@@ -4,7 +4,7 @@ use sqlx::PgExecutor;
 
 use super::{Found, found};
 use crate::store::Result;
-use crate::store::windows::LONGEST_SILENCE;
+use crate::store::ripe::LONGEST_SILENCE;
 
 /// Late rows may be for windows that nobody will judge. Behind its line there may be no row that
 /// counts, unless its window was judged, or is behind retention.

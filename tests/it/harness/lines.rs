@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use driftd::store::checkpoints::{self, Checkpoint, Delta, Outcome};
+use driftd::store::ripe::{self, Claimed, Ripeness};
 use driftd::store::topics::{self, Count};
-use driftd::store::windows::{self, Claimed, Next, Ripeness, Window};
+use driftd::store::windows::{self, Next, Window};
 use driftd::store::{monitors, partitions};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
@@ -109,7 +110,7 @@ impl Lines {
         let mut lines = Self {
             db,
             monitor_id: monitor.monitor_id,
-            longest_silence: windows::LONGEST_SILENCE,
+            longest_silence: ripe::LONGEST_SILENCE,
             now: day(1_000_000),
             read: Vec::new(),
             greatest: Vec::new(),
@@ -207,7 +208,7 @@ impl Lines {
     /// Claims the next ripe window in a transaction.
     pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Option<Claimed> {
         let ripeness = self.ripeness();
-        windows::claim_ripe(connection, &ripeness, self.longest_silence, self.now)
+        ripe::claim(connection, &ripeness, self.longest_silence, self.now)
             .await
             .unwrap()
     }

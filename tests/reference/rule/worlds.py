@@ -49,7 +49,7 @@ ZIPF400 = zipf(400, 1.3)
 P12 = np.bincount(np.arange(400) % 12, ZIPF400)
 P12 /= P12.sum()
 NAMES = ["iid", "wobble", "wobble-t3", "ar.8", "ar.9-shared", "week-ar.5-unequal", "burst", "trickle", "cluster", "zero95"]
-NAMES += ["constant", "hourly", "trend", "iid-60", "wobble-200"]
+NAMES += ["constant", "hourly", "hourly-ar.8", "trend", "iid-60", "wobble-200"]
 
 
 def means(name, rng, W, J, hour0):
@@ -69,8 +69,9 @@ def means(name, rng, W, J, hour0):
         return ar(rng, W, 0.3, 0.1, J) + (rng.random((W, J)) < 0.006) * rng.choice([-1.5, 1.5], (W, J))
     if name in ("trickle", "cluster"):
         return ar(rng, W, 0.5, 0.08, J)
-    if name == "hourly":
-        return rng.normal(0, 0.15, (W, J)) + 0.5 * np.sin(2 * np.pi * (((hour0 + t) % 24) / 24)[:, None] + 2 * np.pi * jr.random(J))
+    if name in ("hourly", "hourly-ar.8"):
+        wobble = rng.normal(0, 0.15, (W, J)) if name == "hourly" else ar(rng, W, 0.8, 0.15, J)
+        return wobble + 0.5 * np.sin(2 * np.pi * (((hour0 + t) % 24) / 24)[:, None] + 2 * np.pi * jr.random(J))
     if name == "trend":
         return ar(rng, W, 0.97, 0.2, J)
     return np.zeros((W, J))
@@ -79,7 +80,7 @@ def means(name, rng, W, J, hour0):
 def make(name, rng, K, T, J=10, change=None, first=0):
     """No rows are drawn of windows before `first`: they stay empty."""
     W, J = K + T, {"iid-60": 60, "wobble-200": 200}.get(name, J)
-    every, hour0, n0 = 1 if name == "hourly" else 24, 24 * 1000 + 72, 400 if J > 20 else 1000
+    every, hour0, n0 = 1 if name.startswith("hourly") else 24, 24 * 1000 + 72, 400 if J > 20 else 1000
     n = np.maximum(200, rng.lognormal(np.log(n0), 0.3, W)).astype(int)
     if name == "week-ar.5-unequal":
         n = np.clip(rng.lognormal(np.log(1000), 1.2, W), 100, 10000).astype(int)
@@ -108,6 +109,7 @@ def make(name, rng, K, T, J=10, change=None, first=0):
         else:
             x = rng.normal(0, 1, (J, m))
         x[1] = rho[w] * x[0] + np.sqrt(1 - rho[w] ** 2) * x[1]
+        u = norm.sf(x[: J // 2]) if zero else None
         x[0] *= sd[w]
         x += mu[w][:, None]
         bins = np.searchsorted(E, x).astype(np.uint8)
@@ -115,7 +117,6 @@ def make(name, rng, K, T, J=10, change=None, first=0):
             bins[J // 2 :][x[J // 2 :] < 0.5] = 1  # a frequent value
         if zero:  # an atom at 0 and 20 bins of other values
             h = J // 2
-            u = rng.random((h, m))
             bins[:h] = np.where(u < zp[w, :h, None], 2 + np.minimum(20 * u / zp[w, :h, None], 19).astype(np.uint8), 1)
         if rare:  # constant, or 1 of 2,000 rows differs
             for j in range(J // 2, J):

@@ -1,0 +1,165 @@
+//! `window_cursors`: which window is ripe, and whose it is.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::{Error, Result};
+
+/// What makes a window of a monitor ripe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ripeness {
+    /// The monitor's revision.
+    pub monitor_id: i64,
+    /// Its topic.
+    pub topic: String,
+    /// From a window's start to the event time that every partition must have seen: size, allowed
+    /// lateness and out-of-orderness, in milliseconds.
+    pub reach_ms: i64,
+    /// From a window's start to the moment when no row is expected any more: size and allowed
+    /// lateness, in milliseconds.
+    pub close_ms: i64,
+    /// From a window's start to the moment when the clock alone judges it: `close_ms` and the time
+    /// after which a partition is idle, in milliseconds.
+    pub due_ms: i64,
+    /// From a window's start to the next one's, in milliseconds.
+    pub every_ms: i64,
+}
+
+/// A window that is ripe and ours until the transaction ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// The monitor's revision.
+    pub monitor_id: i64,
+    /// Model version.
+    pub version: String,
+    /// Window start.
+    pub window_start: DateTime<Utc>,
+    /// The window after the one judged before; an earlier one than this where a silence is stepped
+    /// over.
+    pub next_start: DateTime<Utc>,
+    /// Its line has judged no window yet.
+    pub is_first: bool,
+    /// Empty windows judged since the last one with rows.
+    pub silence: i32,
+    /// A gap in the log touches it: rows may be missing.
+    pub incomplete: bool,
+    /// No later row is there: only the clock says that it is over.
+    pub by_clock: bool,
+    /// What `decide` carries from window to window.
+    pub state: Value,
+}
+
+/// After a window with rows at most so many empty ones are judged, and then none until the next one
+/// with rows: nobody reads ten thousand verdicts that say nothing came. One in between is judged all
+/// the same, where an open drift episode becomes unknown.
+pub const LONGEST_SILENCE: i32 = 1000;
+
+/// Claims the next ripe window of some line, if there is one and nobody else has its line.
+///
+/// A window is ripe when every partition of the topic has stored an event time that closes it, or
+/// is idle; where all are idle, when its time is over by the clock too. Idleness counts only if the
+/// brokers have confirmed it since the window's time was over by the clock: what an owner that is
+/// gone has stored says nothing of the rows that came since. When a window is ripe that follows a
+/// long silence, no window before it can get a row any more: which windows are judged depends on
+/// the log and on nothing else.
+///
+/// Windows behind the last one with rows are judged by the clock. That takes
+/// - partitions that are idle, all of them, and confirmed to be when the window was due,
+/// - a line that keeps up with the clock: of old data that is read or copied the next window may
+///   come at any time, and is no silence until then,
+/// - a version in service: not one that the monitor's rows have left two windows before.
+///
+/// What was found is asked again under the line's lock, by a statement that sees all that was
+/// committed before the lock was taken: a partition that was idle may not be so any more. From then
+/// on its first rows wait for the lock ([`super::checkpoints`]).
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn claim(
+    connection: &mut PgConnection,
+    ripeness: &[Ripeness],
+    longest_silence: i32,
+    now: DateTime<Utc>,
+) -> Result<Option<Claimed>> {
+    let Some(found) = lock(connection, ripeness, None, longest_silence, now).await? else {
+        return Ok(None);
+    };
+    let monitor = ripeness.iter().find(|m| m.monitor_id == found.monitor_id);
+    let ours = monitor.map_or(&[][..], std::slice::from_ref);
+    lock(connection, ours, Some(&found.version), longest_silence, now).await
+}
+
+#[allow(clippy::too_many_lines, reason = "one statement")]
+async fn lock(
+    connection: &mut PgConnection,
+    ripeness: &[Ripeness],
+    version: Option<&str>,
+    longest_silence: i32,
+    now: DateTime<Utc>,
+) -> Result<Option<Claimed>> {
+    let monitors: Vec<i64> = ripeness.iter().map(|one| one.monitor_id).collect();
+    let topics: Vec<String> = ripeness.iter().map(|one| one.topic.clone()).collect();
+    let reach: Vec<i64> = ripeness.iter().map(|one| one.reach_ms).collect();
+    let close: Vec<i64> = ripeness.iter().map(|one| one.close_ms).collect();
+    let due: Vec<i64> = ripeness.iter().map(|one| one.due_ms).collect();
+    let every: Vec<i64> = ripeness.iter().map(|one| one.every_ms).collect();
+    sqlx::query_as!(
+        Claimed,
+        r#"-- claim a ripe window
+        select c.monitor_id, c.version, s.start as "window_start!", c.next_start as "next_start!",
+            c.judged = 0 as "is_first!", c.silence, s.start > c.last_start as "by_clock!",
+            exists (select from driftd.gap_windows g
+                where g.monitor_id = c.monitor_id and g.from_start <= s.start
+                    and (g.until_start is null or s.start < g.until_start)) as "incomplete!",
+            c.state
+        from driftd.window_cursors c
+            join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $8::bigint[],
+                    $9::bigint[])
+                as m (monitor_id, topic, reach, close, due, every) using (monitor_id)
+            join driftd.topics t using (topic)
+            cross join lateral (select case when c.silence < $6 then c.next_start
+                when c.next_start > c.last_start then c.unknown_start
+                else least(c.unknown_start, (select min(d.window_start)
+                    from driftd.profile_deltas d
+                    where d.monitor_id = c.monitor_id and d.version = c.version
+                        and d.segment = c.segment and d.window_start >= c.next_start
+                        and d.rows > 0)) end) as s (start)
+            cross join lateral (select s.start + m.reach * interval '1 millisecond',
+                s.start + m.close * interval '1 millisecond',
+                s.start + m.due * interval '1 millisecond') as w (reached, closed, due)
+        where ($7::text is null or c.version = $7) and (
+            (s.start <= c.last_start
+                and t.partitions = (select count(*)
+                    from driftd.partition_progress p
+                        left join driftd.watermarks k on k.monitor_id = c.monitor_id
+                            and k.topic = p.topic and k.partition = p.partition
+                    where p.topic = m.topic and p.partition < t.partitions
+                        and (k.max_event_time >= w.reached or (p.idle_since is not null
+                            and (p.idle_confirmed_at >= w.closed or w.closed > $5))))
+                and (w.closed <= $5 or exists (select from driftd.partition_progress p
+                    where p.topic = m.topic and p.partition < t.partitions
+                        and p.idle_since is null)))
+            or (s.start > c.last_start and c.keeps_up and w.due <= $5
+                and t.partitions = (select count(*) from driftd.partition_progress p
+                    where p.topic = m.topic and p.partition < t.partitions
+                        and p.idle_since is not null and p.idle_confirmed_at >= w.due)
+                and not exists (select from driftd.window_cursors o
+                    where o.monitor_id = c.monitor_id and o.last_start
+                        >= c.last_start + 2 * m.every * interval '1 millisecond')))
+        order by s.start, c.monitor_id, c.version
+        limit 1 for update of c skip locked"#,
+        &monitors,
+        &topics,
+        &reach,
+        &close,
+        now,
+        longest_silence,
+        version,
+        &due,
+        &every,
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(Error::doing("claim a ripe window"))
+}
