@@ -19,7 +19,7 @@ pub(crate) const PERIOD: f64 = 30.0;
 /// A change by its name.
 pub(crate) type Named = (&'static str, Change);
 
-pub(crate) const CHANGES: [Named; 11] = [
+pub(crate) const CHANGES: [Named; 12] = [
     ("shift 0.2", Change::Shift(0.2)),
     ("shift 0.3", Change::Shift(0.3)),
     ("shift 0.5", Change::Shift(0.5)),
@@ -30,6 +30,7 @@ pub(crate) const CHANGES: [Named; 11] = [
     ("swap", Change::Swap),
     ("newlevel 0.01", Change::NewLevel(0.01)),
     ("newlevel 0.02", Change::NewLevel(0.02)),
+    ("range 0.01", Change::Range(0.01)),
     ("corr 0.5", Change::Correlation(0.5)),
 ];
 

@@ -48,6 +48,8 @@ pub(crate) enum Change {
     Zero(f64),
     /// So many rows have a label that was never seen.
     NewLevel(f64),
+    /// So many rows are out of range.
+    Range(f64),
     /// The second and the third label change places.
     Swap,
     /// One null, one value out of range and one new label more.
@@ -306,6 +308,10 @@ impl Stream {
         for (i, (values, mean)) in all.iter_mut().zip(means).enumerate() {
             values.iter_mut().for_each(|x| *x += mean);
             self.world.deform(i, values, change, random);
+        }
+        if let Change::Range(share) = change {
+            let values = all[0].iter_mut();
+            values.for_each(|x| *x = if random.random::<f64>() < share { 1e9 } else { *x });
         }
         let nulls = match change {
             Change::Null(share) => share,
