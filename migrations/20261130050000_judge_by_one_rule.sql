@@ -105,7 +105,7 @@ comment on column driftd.drift_history.stretch_windows is
 comment on column driftd.drift_history.stretch_start is 'Of the rule: start of the first of them.';
 comment on column driftd.drift_history.drifted_since is 'Of the rule: when the drift began.';
 comment on column driftd.drift_history.expected_value is
-    'Of the rule: what the training data lead to expect, in the question''s own units: a median, an interquartile range, a share, a correlation, rows.';
+    'Of the rule: what the training data lead to expect, in the question''s own units: a median, an interquartile range, a share, a mean product of normal scores, rows.';
 comment on column driftd.drift_history.found_value is 'Of the rule: the same as found in the stretch.';
 comment on column driftd.drift_history.training_effect is
     'Of the rule: the training data''s own stretches of that length stay under this effect.';

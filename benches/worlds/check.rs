@@ -22,7 +22,13 @@ const WORLDS: [World; 10] = [
     World::Constant,
 ];
 /// Changes that every world with such a feature finds within two windows.
-const EVERYWHERE: [&str; 5] = ["newlevel 0.01", "range 0.01", "null 0.02", "zero 0.10", "shift 0.5"];
+const EVERYWHERE: [&str; 5] = [
+    "newlevel 0.01",
+    "range 0.01",
+    "null 0.02",
+    "zero 0.10",
+    "shift 0.5",
+];
 /// Those that it finds where windows are independent.
 const INDEPENDENT: [&str; 2] = ["spread 1.2", "corr 0.5"];
 const SOON: f64 = 2.0;

@@ -311,7 +311,13 @@ impl Stream {
         }
         if let Change::Range(share) = change {
             let values = all[0].iter_mut();
-            values.for_each(|x| *x = if random.random::<f64>() < share { 1e9 } else { *x });
+            values.for_each(|x| {
+                *x = if random.random::<f64>() < share {
+                    1e9
+                } else {
+                    *x
+                }
+            });
         }
         let nulls = match change {
             Change::Null(share) => share,

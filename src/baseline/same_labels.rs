@@ -12,28 +12,32 @@ use crate::ingest::decode::{Plan, Read, Source, json};
 use crate::ingest::path::FieldPath;
 use crate::monitor::Kind;
 
-/// One value as every kind of file and as a message has it: one label.
+fn of_files(column: &ArrayRef, kind: Kind) -> Vec<Option<String>> {
+    let mut out = Builder::new(&[kinds::shape(kind, 0)], column.len());
+    kinds::write(column, kind, 0, &mut out).unwrap();
+    out.keep(0, None, column.len());
+    texts(&out.finish())
+}
+
+fn of_messages(payloads: &[&str], read: Read) -> Vec<Option<String>> {
+    let mut plan = Plan::default();
+    let path = FieldPath::parse("v").unwrap();
+    plan.add(Source::Field(path), read).unwrap();
+    let mut out = Builder::new(&plan.shapes(), payloads.len());
+    for payload in payloads {
+        let payload = format!("{{\"v\": {payload}}}");
+        let rows = json::Decoder::default().decode(&plan, payload.as_bytes(), &mut out);
+        out.keep(0, None, rows.unwrap());
+    }
+    texts(&out.finish())
+}
+
+fn text(label: &str) -> Option<String> {
+    Some(label.to_owned())
+}
+
 #[test]
-fn a_value_is_the_same_label_in_files_and_messages() {
-    let of_files = |column: &ArrayRef, kind: Kind| {
-        let mut out = Builder::new(&[kinds::shape(kind, 0)], column.len());
-        kinds::write(column, kind, 0, &mut out).unwrap();
-        out.keep(0, None, column.len());
-        texts(&out.finish())
-    };
-    let of_messages = |payloads: &[&str], read: Read| {
-        let mut plan = Plan::default();
-        let path = FieldPath::parse("v").unwrap();
-        plan.add(Source::Field(path), read).unwrap();
-        let mut out = Builder::new(&plan.shapes(), payloads.len());
-        for payload in payloads {
-            let payload = format!("{{\"v\": {payload}}}");
-            let rows = json::Decoder::default().decode(&plan, payload.as_bytes(), &mut out);
-            out.keep(0, None, rows.unwrap());
-        }
-        texts(&out.finish())
-    };
-    let text = |label: &str| Some(label.to_owned());
+fn a_boolean_is_the_same_label_in_files_and_messages() {
     let booleans = [text("true"), text("false"), None];
     let label = Read::Text {
         plain_numbers: false,
@@ -44,7 +48,7 @@ fn a_value_is_the_same_label_in_files_and_messages() {
         assert_eq!(of_files(&words, kind), booleans);
         assert_eq!(of_files(&typed, kind), booleans);
     }
-    for read in [label.clone(), Read::Boolean] {
+    for read in [label, Read::Boolean] {
         assert_eq!(
             of_messages(&["true", "false", "null"], read.clone()),
             booleans
@@ -64,7 +68,13 @@ fn a_value_is_the_same_label_in_files_and_messages() {
         of_messages(&["\"yes\"", "\"n\"", "\" \""], Read::Boolean)[..2],
         booleans[..2]
     );
+}
 
+#[test]
+fn a_number_is_the_same_label_in_files_and_messages() {
+    let label = Read::Text {
+        plain_numbers: false,
+    };
     let codes = [text("3"), text("19.9"), text("0"), None];
     let floats: ArrayRef = Arc::new(Float64Array::from(vec![3.0, 19.9, -0.0, f64::NAN]));
     let words: ArrayRef = Arc::new(StringArray::from(vec!["3.0", "19.9", "-0.0", ""]));

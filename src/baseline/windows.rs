@@ -338,12 +338,16 @@ impl Counter {
     }
 
     fn add_pairs(&mut self, scored: &[Vec<f64>], slots: &[Option<usize>]) {
+        let mut scores = vec![0.0; scored.len()]; // of one row, side by side
         for (row, slot) in slots.iter().enumerate() {
             let Some(slot) = slot else { continue };
+            for (score, column) in scores.iter_mut().zip(scored) {
+                *score = column.get(row).copied().unwrap_or(0.0);
+            }
             let answers = &mut self.slots[*slot];
             answers.pair_rows += 1;
             for (sum, (a, b)) in answers.pairs.iter_mut().zip(&self.asking.pairs) {
-                *sum += scored[*a as usize][row] * scored[*b as usize][row];
+                *sum += scores[*a as usize] * scores[*b as usize];
             }
         }
     }

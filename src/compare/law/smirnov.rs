@@ -68,7 +68,7 @@ fn unequal(m: u64, n: u64, h: u64) -> f64 {
 fn inside(m: u64, n: u64, h: u64) -> f64 {
     let mut walk = Walk::new(m, n, h, Beyond::Nothing);
     walk.touched[1] = 1.0;
-    let Some((first, second)) = walk.from_both_ends() else {
+    let Some((first, second)) = walk.walk_from_both_ends() else {
         return 0.0;
     };
     let ways: f64 = first
@@ -82,7 +82,7 @@ fn inside(m: u64, n: u64, h: u64) -> f64 {
 /// The probability of a path that touches the boundary somewhere.
 fn touching(m: u64, n: u64, h: u64) -> f64 {
     let mut walk = Walk::new(m, n, h, Beyond::AllPaths);
-    let Some((first, second)) = walk.from_both_ends() else {
+    let Some((first, second)) = walk.walk_from_both_ends() else {
         return 1.0;
     };
     let (there, on) = ((m + n) / 2, m + n - (m + n) / 2);
@@ -206,9 +206,9 @@ impl Walk {
 
     /// Walks to the middle; what is between the boundaries there, seen from either end. `None` where no column
     /// is. The middle is one step farther from one end than from the other where the number of steps is odd.
-    fn from_both_ends(&mut self) -> Option<(Vec<f64>, Vec<f64>)> {
+    fn walk_from_both_ends(&mut self) -> Option<(Vec<f64>, Vec<f64>)> {
         let (all, all_steps) = (self.m + self.n, |walk: &mut Self, steps: u64| {
-            (0..steps / 2).all(|_| walk.two_steps()) && (steps % 2 == 0 || walk.step())
+            (0..steps / 2).all(|_| walk.two_steps()) && (steps.is_multiple_of(2) || walk.step())
         });
         let between = |walk: &Self| walk.touched[at(walk.low) + 1..=at(walk.high) + 1].to_vec();
         if !all_steps(self, all / 2) {
