@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono_tz::Tz;
 use driftd::baseline::import::{Imported, Request, import};
 use driftd::baseline::save::save;
 use driftd::baseline::windows::Slots;
@@ -22,6 +23,7 @@ fn request(file: PathBuf) -> Request {
         time_column: None,
         time_unit: TimeUnit::Ms,
         window_ms: None,
+        time_zone: Tz::UTC,
         features: Vec::new(),
         exclude: Vec::new(),
         kinds: [].into(),
@@ -31,14 +33,7 @@ fn request(file: PathBuf) -> Request {
     }
 }
 
-const DAY: Spec = Spec {
-    size_ms: 86_400_000,
-    every_ms: 86_400_000,
-    out_of_orderness_ms: 0,
-    allowed_lateness_ms: 0,
-    idle_after_ms: 0,
-    max_future_ms: 0,
-};
+const DAY: Spec = Spec::tumbling(86_400_000, Tz::UTC);
 
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
