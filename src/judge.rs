@@ -34,6 +34,7 @@ use crate::store::ripe::{self, Claimed, LONGEST_SILENCE, Ripeness};
 use crate::store::windows::{self, DeltaRow, Next, ScoreRow, Window};
 use crate::store::{self, time_partitions};
 use crate::telemetry::metrics;
+use crate::window::Spec;
 
 /// How long to wait when nothing is ripe.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -234,10 +235,11 @@ async fn put_up_with(pool: &PgPool, error: Error, pause: Duration) -> Result<Str
 impl Line {
     fn ripeness(&self) -> Ripeness {
         let spec = &self.input.window;
-        let close_ms = spec.size_ms + spec.allowed_lateness_ms;
+        let close_ms = spec.allowed_lateness_ms;
         Ripeness {
             monitor_id: self.monitor_id,
             topic: self.input.topic.clone(),
+            longest_ms: spec.longest_ms(),
             reach_ms: close_ms + spec.out_of_orderness_ms,
             close_ms,
             due_ms: close_ms + spec.idle_after_ms,
@@ -318,10 +320,12 @@ fn next_window(
 ) -> Result<Next, Error> {
     let (spec, policy) = (&line.input.window, line.input.judging.alert);
     let start_ms = claimed.window_start.timestamp_millis();
-    let start = DateTime::from_timestamp_millis(start_ms + spec.every_ms);
+    let next_ms = spec.after(start_ms, 1);
+    let end = DateTime::from_timestamp_millis(spec.end(next_ms));
     let unknown_ms = state.unknown_start_ms(spec, start_ms, policy);
     Ok(Next {
-        start: start.unwrap_or(claimed.window_start),
+        start: DateTime::from_timestamp_millis(next_ms).unwrap_or(claimed.window_start),
+        end: end.unwrap_or(claimed.window_start),
         silence: match window.rows {
             0 => claimed.silence.saturating_add(1),
             _ => 0,
@@ -353,7 +357,8 @@ async fn past_answers(
     if back == 0 {
         return Ok(Vec::new());
     }
-    let from = claimed.window_start.timestamp_millis() - back * line.input.window.every_ms;
+    let spec = line.input.window;
+    let from = spec.after(claimed.window_start.timestamp_millis(), -back);
     let from = DateTime::from_timestamp_millis(from).unwrap_or_default();
     windows::answers_before(connection, claimed, &judge.baseline_id, from).await
 }
@@ -385,7 +390,7 @@ async fn merge_and_judge(
         .filter_map(|delta| delta.delta.clone())
         .collect();
     let sample_rows = line.input.sample_rows;
-    let every_ms = line.input.window.every_ms;
+    let spec = line.input.window;
     let mut next = state.clone();
     let work = tokio::task::spawn_blocking(move || {
         let layout = &judge.reference.layout;
@@ -393,7 +398,7 @@ async fn merge_and_judge(
         for delta in &bytes {
             window.merge(&encoding::decode(delta, layout)?);
         }
-        let past = consecutive(&past, &judge, start_ms, every_ms)?;
+        let past = consecutive(&past, &judge, start_ms, &spec)?;
         let mut drift = next.drift.clone();
         let mut judged = judge.judge(&mut window, past, start_ms, incomplete, &mut drift);
         // What is known of drift depends on the log alone.
@@ -450,14 +455,14 @@ fn consecutive(
     past: &[Vec<u8>],
     judge: &Judge,
     start_ms: i64,
-    every_ms: i64,
+    spec: &Spec,
 ) -> Result<Vec<Answers>, encoding::Error> {
     let Training::Learned(rule) = &judge.training else {
         return Ok(Vec::new());
     };
     let mut all: Vec<Answers> = Vec::new();
     let fill = |all: &mut Vec<Answers>, to: i64| {
-        while let Some(next) = all.last().map(|last| last.start_ms + every_ms)
+        while let Some(next) = all.last().map(|last| spec.after(last.start_ms, 1))
             && next < to
         {
             all.push(Answers::empty(rule.asking(), next));

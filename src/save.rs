@@ -394,6 +394,7 @@ fn encode(unsaved: Unsaved) -> Result<Checkpoint, encoding::Error> {
             monitor_id,
             version: delta.version.to_string(),
             window_start: DateTime::from_timestamp_millis(delta.start_ms).unwrap_or_default(),
+            window_end: DateTime::from_timestamp_millis(delta.end_ms).unwrap_or_default(),
             baseline_id: delta.plan.baseline_id.clone(),
             first_offset: delta.offsets.start,
             next_offset: delta.offsets.end,

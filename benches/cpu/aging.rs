@@ -199,6 +199,7 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         monitor_id,
         version: "1".into(),
         window_start: start,
+        window_end: start_of(window + 1),
         baseline_id: None,
         first_offset,
         next_offset,
@@ -297,6 +298,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
     windows::save(&mut transaction, &judged, &scores, Some(&[1; 1000])).await?;
     let next = Next {
         start: start_of(window + 1),
+        end: start_of(window + 2),
         silence: 0,
         unknown_start: None,
         state: json!({}),

@@ -109,6 +109,7 @@ fn request(files: Vec<PathBuf>) -> Request {
         time_column: None,
         time_unit: TimeUnit::Ms,
         window_ms: None,
+        time_zone: chrono_tz::Tz::UTC,
         features: Vec::new(),
         exclude: Vec::new(),
         kinds: [].into(),

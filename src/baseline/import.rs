@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
+use chrono_tz::Tz;
 
 use super::kinds::{self, Column, Overrides};
 use super::read::{self, Files};
@@ -36,6 +37,8 @@ pub struct Request {
     pub time_unit: TimeUnit,
     /// A window size in milliseconds that slots have to add up to.
     pub window_ms: Option<i64>,
+    /// Windows of whole days that slots have to add up to are days of this time zone.
+    pub time_zone: Tz,
     /// Columns that become features; empty: all.
     pub features: Vec<String>,
     /// Columns that do not.
@@ -175,7 +178,7 @@ pub fn profile(request: &Request, mut progress: impl FnMut(u64)) -> Result<Profi
     survey.check_named_kinds(&columns, &request.kinds)?;
     let layout = survey.layout(&columns);
     let slots = survey.time_range.map(|range| {
-        let slot_ms = windows::slot_for(range, request.window_ms);
+        let slot_ms = windows::slot_for(range, request.window_ms, request.time_zone);
         Counter::new(&layout, survey.asking(&layout), slot_ms)
     });
     let mut count = Count::new(&layout, request, time_index, slots);

@@ -69,7 +69,7 @@ pub fn judge(
         window_rows = windows.iter().map(|window| window.rows).collect();
         let calendar = Calendar {
             every_ms,
-            time_zone: chrono_tz::Tz::UTC,
+            time_zone: input.window.time_zone,
         };
         let limits = limits(&layout, input);
         learned = match Rule::learn(asking.clone(), calendar, &windows, alpha, limits) {

@@ -26,6 +26,7 @@ fn csv(content: &str) -> Csv {
             time_column: None,
             time_unit: TimeUnit::Ms,
             window_ms: None,
+            time_zone: chrono_tz::Tz::UTC,
             features: Vec::new(),
             exclude: Vec::new(),
             kinds: Default::default(),

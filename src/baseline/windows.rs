@@ -5,19 +5,23 @@
 //! import.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::UInt32Type;
+use chrono::DateTime;
+use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Cell};
 use crate::decide::rule::question::Scores;
 use crate::decide::rule::{Answers, Asking, Tally};
 use crate::profile::{Bins, Layout, Levels, norm};
-use crate::window::Spec;
+use crate::window::{Held, Spec};
 
 const MINUTE_MS: i64 = 60_000;
-/// Lengths of slots: each divides an hour, and so every day of every time zone in use.
+const DAY_MS: i64 = 86_400_000;
+/// Lengths of slots: each divides an hour. Days of every time zone in use begin at a quarter of one.
 const SLOTS_MS: [i64; 4] = [MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, 60 * MINUTE_MS];
 /// Slots are as short as this number of them allows.
 const MOST_SLOTS: i64 = 3_000;
@@ -69,20 +73,52 @@ pub enum Error {
         /// From one window to the next.
         every: String,
     },
+    /// Days that begin inside of a slot.
+    #[error(
+        "the training data are kept in slots of {slot}, and days in {time_zone} begin inside of them; \
+         import them again with --time-zone {time_zone}"
+    )]
+    BetweenSlots {
+        /// Length of a slot.
+        slot: String,
+        /// The time zone of the windows.
+        time_zone: Tz,
+    },
 }
 
-/// The length of slots for training data of this range, and for windows of this size where it is named.
-pub fn slot_for(range: (i64, i64), window_ms: Option<i64>) -> i64 {
+fn text(ms: i64) -> String {
+    humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string()
+}
+
+/// The length of slots for training data of this range, for windows of this size where it is named, and for
+/// the days of a time zone.
+pub fn slot_for(range: (i64, i64), window_ms: Option<i64>, time_zone: Tz) -> i64 {
     let fits = |slot: &&i64| (range.1 - range.0) / **slot <= MOST_SLOTS;
     let longest = SLOTS_MS[SLOTS_MS.len() - 1];
     let slot = SLOTS_MS.iter().find(fits).copied().unwrap_or(longest);
-    match window_ms {
-        Some(window) if window % slot != 0 => {
-            let divides = SLOTS_MS.iter().rev().find(|slot| window % **slot == 0);
-            divides.copied().unwrap_or(window)
-        }
-        _ => slot,
+    let window = window_ms.unwrap_or(DAY_MS);
+    let follows_days = window % DAY_MS == 0;
+    let divides = |slot: &&i64| {
+        window % **slot == 0 && (!follows_days || days_begin_with(range, **slot, time_zone))
+    };
+    if divides(&&slot) {
+        return slot;
     }
+    let shorter = SLOTS_MS.iter().rev().find(divides).copied();
+    shorter.unwrap_or(if window % slot == 0 { slot } else { window })
+}
+
+/// Whether days of this range begin where slots do, whatever clocks change in it.
+fn days_begin_with(range: (i64, i64), slot_ms: i64, time_zone: Tz) -> bool {
+    let days = Spec::tumbling(DAY_MS, time_zone);
+    let mut day = days.next_start(range.0);
+    while day % slot_ms == 0 {
+        if day > range.1 || DateTime::from_timestamp_millis(day).is_none() {
+            return true;
+        }
+        day = days.after(day, 7); // no change of clocks is undone within a week
+    }
+    false
 }
 
 impl Slots {
@@ -120,13 +156,9 @@ impl Slots {
     /// nine of ten others.
     ///
     /// # Errors
-    /// The windows are no multiple of the slots.
+    /// Slots do not add up to the windows.
     pub fn windows(&self, spec: &Spec) -> Result<Vec<Answers>, Error> {
         if spec.every_ms % self.slot_ms != 0 || spec.size_ms % self.slot_ms != 0 {
-            let text = |ms: i64| {
-                humantime::format_duration(std::time::Duration::from_millis(ms.unsigned_abs()))
-                    .to_string()
-            };
             return Err(Error::NotAMultiple {
                 slot: text(self.slot_ms),
                 size: text(spec.size_ms),
@@ -134,8 +166,18 @@ impl Slots {
             });
         }
         let mut windows: BTreeMap<i64, (Answers, i64, i64)> = BTreeMap::new();
+        let mut held = Held::default();
         for slot in &self.slots {
-            for start in spec.starts_of(slot.start_ms) {
+            if !held.times.contains(&slot.start_ms) {
+                held = spec.held(slot.start_ms);
+            }
+            if held.times.end < slot.start_ms + self.slot_ms {
+                return Err(Error::BetweenSlots {
+                    slot: text(self.slot_ms),
+                    time_zone: spec.time_zone,
+                });
+            }
+            for (start, _) in held.windows.iter().copied() {
                 let empty = || {
                     (
                         Answers::empty(&self.asking, start),
@@ -186,10 +228,10 @@ impl Slots {
     fn without_holes(&self, spec: &Spec, windows: Vec<(i64, Answers)>) -> Vec<Answers> {
         let mut all: Vec<Answers> = Vec::new();
         for (start, window) in windows {
-            while let Some(last) = all.last().map(|last| last.start_ms)
-                && last + spec.every_ms < start
+            while let Some(next) = all.last().map(|last| spec.after(last.start_ms, 1))
+                && next < start
             {
-                all.push(Answers::empty(&self.asking, last + spec.every_ms));
+                all.push(Answers::empty(&self.asking, next));
             }
             all.push(window);
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use chrono_tz::Tz;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -44,6 +45,9 @@ enum Command {
         /// Windows for which it says what can be promised and found.
         #[arg(long, value_name = "DURATION", value_parser = window, default_value = "1d")]
         window: Duration,
+        /// Time zone of their days, as the monitor has it.
+        #[arg(long, value_name = "NAME", value_parser = time_zone, default_value = "UTC")]
+        time_zone: Tz,
     },
 }
 
@@ -70,6 +74,9 @@ pub struct Import {
     /// makes sure that they add up to windows of this one.
     #[arg(long, value_name = "DURATION", value_parser = window)]
     window: Option<Duration>,
+    /// Time zone of monitors: makes sure that slots add up to its days, wherever they begin.
+    #[arg(long, value_name = "NAME", value_parser = time_zone, requires = "time")]
+    time_zone: Option<Tz>,
     /// Columns that become features; all but the time column if not said.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     features: Vec<String>,
@@ -92,6 +99,11 @@ fn window(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration such as 15m, 6h or 1d".into())
 }
 
+fn time_zone(text: &str) -> Result<Tz, String> {
+    text.parse()
+        .map_err(|_| crate::settings::expected_zone(text))
+}
+
 fn kind(text: &str) -> Result<(String, Kind), String> {
     let expected =
         || "expected COLUMN=numeric, categorical, boolean, timestamp or embedding".to_owned();
@@ -109,7 +121,11 @@ pub async fn run(args: Args, pool: &PgPool, limits: &Limits) -> anyhow::Result<(
     let text = match args.command {
         Command::Import(import) => run_import(*import, pool, args.output, limits).await?,
         Command::List { model } => list(pool, model.as_deref(), args.output).await?,
-        Command::Show { baseline, window } => show(pool, &baseline, window, args.output).await?,
+        Command::Show {
+            baseline,
+            window,
+            time_zone,
+        } => show(pool, &baseline, (window, time_zone), args.output).await?,
     };
     write(&text)
 }
@@ -130,6 +146,7 @@ async fn run_import(
             .window
             .map(|window| i64::try_from(window.as_millis()).context("--window is too long"))
             .transpose()?,
+        time_zone: import.time_zone.unwrap_or(Tz::UTC),
         features: import.features,
         exclude: import.exclude,
         kinds: import.kinds.into_iter().collect(),
@@ -147,8 +164,8 @@ async fn run_import(
     bar.finish_and_clear();
     let window_ms = request.window_ms.unwrap_or(training::USUAL_WINDOW_MS);
     let described = {
-        let made = made.clone();
-        tokio::task::spawn_blocking(move || describe(&made, window_ms)).await?
+        let (made, zone) = (made.clone(), request.time_zone);
+        tokio::task::spawn_blocking(move || describe(&made, window_ms, zone)).await?
     };
     let saved = save(pool, made).await?;
     Ok(match output {
@@ -177,10 +194,10 @@ async fn run_import(
 }
 
 /// What the training windows say; that nothing can be said is no reason not to keep the baseline.
-fn describe(made: &Imported, window_ms: i64) -> Option<Value> {
+fn describe(made: &Imported, window_ms: i64, time_zone: Tz) -> Option<Value> {
     let slots = made.slots.as_ref()?;
     let (layout, rows) = (&made.baseline.layout, made.baseline.profile.rows);
-    training::describe(slots, layout, rows, window_ms).ok()
+    training::describe(slots, layout, rows, window_ms, time_zone).ok()
 }
 
 fn without_time() -> String {
@@ -242,7 +259,7 @@ pub(super) async fn find(pool: &PgPool, prefix: &str) -> anyhow::Result<Stored> 
 async fn show(
     pool: &PgPool,
     prefix: &str,
-    window: Duration,
+    (window, time_zone): (Duration, Tz),
     output: Output,
 ) -> anyhow::Result<String> {
     let one = find(pool, prefix).await?;
@@ -262,7 +279,7 @@ async fn show(
         };
         let baseline = Baseline::of_stored(one)?;
         let (layout, rows) = (&baseline.layout, baseline.profile.rows);
-        training::describe(&Slots::decode(&slots)?, layout, rows, window_ms)
+        training::describe(&Slots::decode(&slots)?, layout, rows, window_ms, time_zone)
     });
     value["training"] = work.await??;
     if output == Output::Json {

@@ -1,6 +1,7 @@
 //! What `driftd baseline` says of the training windows: what can be promised and found from them, and
 //! what was learned of each feature.
 
+use chrono_tz::Tz;
 use serde_json::{Value, json};
 
 use crate::baseline::windows::Slots;
@@ -21,25 +22,19 @@ pub(super) fn describe(
     layout: &Layout,
     rows: u64,
     window_ms: i64,
+    time_zone: Tz,
 ) -> anyhow::Result<Value> {
-    let spec = Spec {
-        size_ms: window_ms,
-        every_ms: window_ms,
-        out_of_orderness_ms: 0,
-        allowed_lateness_ms: 0,
-        idle_after_ms: 0,
-        max_future_ms: 0,
-    };
-    let windows = slots.windows(&spec)?;
+    let windows = slots.windows(&Spec::tumbling(window_ms, time_zone))?;
     let hazard = (window_ms as f64 / MONTH_MS).min(0.5);
     let calendar = Calendar {
         every_ms: window_ms,
-        time_zone: chrono_tz::Tz::UTC,
+        time_zone,
     };
     let limits = vec![rule::usual_limits(); layout.features.len() + 2];
     let per_window: Vec<u64> = windows.iter().map(|window| window.rows).collect();
     let mut described = json!({
         "window_ms": window_ms,
+        "time_zone": time_zone.name(),
         "slot_ms": slots.slot_ms,
         "windows": windows.len(),
         "rows_per_window": least_median_most(per_window),
@@ -94,6 +89,10 @@ fn least_median_most(mut rows: Vec<u64>) -> Value {
 pub(super) fn as_text(described: &Value) -> String {
     let size = described["window_ms"].as_i64().unwrap_or_default();
     let size = super::baseline::duration(size);
+    let size = match described["time_zone"].as_str() {
+        None | Some("UTC") => size,
+        Some(zone) => format!("{size} in {zone}"),
+    };
     let windows = &described["windows"];
     if described["decides"] == json!("tests") {
         return format!(

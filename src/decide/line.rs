@@ -168,6 +168,7 @@ mod tests {
     const SPEC: Spec = Spec {
         size_ms: 10,
         every_ms: 10,
+        time_zone: chrono_tz::Tz::UTC,
         out_of_orderness_ms: 0,
         allowed_lateness_ms: 0,
         idle_after_ms: 0,

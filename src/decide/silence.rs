@@ -92,8 +92,8 @@ impl Silence {
     /// while the line is not silent.
     pub fn lasts_from(&self, spec: &Spec, after_start_ms: i64, span_ms: i64) -> Option<i64> {
         let heard = self.heard_ms.or(self.since_ms)?;
-        let reached = heard.checked_add(span_ms)?.checked_sub(spec.size_ms)?;
-        let start = spec.next_start(reached).max(after_start_ms + spec.every_ms);
+        let start = spec.first_ending(heard.checked_add(span_ms)?);
+        let start = start.max(spec.after(after_start_ms, 1));
         self.is_silent().then_some(start)
     }
 }
@@ -107,6 +107,7 @@ mod tests {
     const SPEC: Spec = Spec {
         size_ms: 10,
         every_ms: 10,
+        time_zone: chrono_tz::Tz::UTC,
         out_of_orderness_ms: 0,
         allowed_lateness_ms: 0,
         idle_after_ms: 0,

@@ -56,13 +56,16 @@ pub fn drifted(judge: &Judge, rows: u64, judged: &mut Judged) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use chrono_tz::Tz;
+
     use super::*;
     use crate::compare::adjust::Adjustment;
     use crate::compare::window::Reference;
-    use crate::decide::rule::usual_limits;
+    use crate::decide::rule::{self, Answers, Asking, Calendar, Rule, Subject, usual_limits};
     use crate::decide::verdict::{State, Verdict};
     use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit};
     use crate::profile::{Layout, Profile};
+    use crate::window::Spec;
 
     /// A baseline of windows with 90 to 110 rows each, and no features.
     fn judge(windows: u64, decides: bool) -> Judge {
@@ -140,5 +143,80 @@ mod tests {
         assert_eq!(judged.verdict, Verdict::Stable);
         assert_eq!(judged.scores.len(), 1, "the same score, marked");
         assert!(judged.scores[0].drifted && judged.scores[0].decides);
+    }
+
+    /// Daily windows of a steady stream, 100 rows an hour and up to 24 more a day.
+    fn days(from: &str, count: i64, asking: &Asking) -> Vec<Answers> {
+        let from: chrono::DateTime<chrono::Utc> = from.parse().unwrap();
+        let spec = Spec::tumbling(86_400_000, Tz::Europe__Berlin);
+        let day = |number: i64| {
+            let start_ms = spec.after(spec.next_start(from.timestamp_millis()), number);
+            let hours = (spec.end(start_ms) - start_ms) / 3_600_000;
+            Answers {
+                rows: (hours * 100 + number * 7 % 25).unsigned_abs(),
+                ..Answers::empty(asking, start_ms)
+            }
+        };
+        (0..count).map(day).collect()
+    }
+
+    #[test]
+    fn days_of_23_and_25_hours_are_no_matter_of_volume() {
+        let asking = Asking {
+            features: Vec::new(),
+            pairs: Vec::new(),
+        };
+        let calendar = Calendar {
+            every_ms: 86_400_000,
+            time_zone: Tz::Europe__Berlin,
+        };
+        let limits = vec![usual_limits(); 2];
+        // The training data hold no change of clocks.
+        let training = days("2026-01-01T12:00:00Z", 80, &asking);
+        assert!(
+            training
+                .iter()
+                .all(|day| (2_400..2_425).contains(&day.rows))
+        );
+        let rule = Rule::learn(asking.clone(), calendar, &training, 1.0 / 30.0, limits).unwrap();
+        for (from, short_or_long) in [
+            ("2026-03-23T12:00:00Z", 2_300..2_325),
+            ("2026-10-19T12:00:00Z", 2_500..2_525),
+        ] {
+            let days = days(from, 12, &asking);
+            assert!(days.iter().any(|day| short_or_long.contains(&day.rows)));
+            let mut state = rule::State::default();
+            for until in 1..=days.len() {
+                let findings = rule.judge(&days[..until], true, &mut state);
+                let rows = findings
+                    .iter()
+                    .find(|one| one.subject == Subject::Rows)
+                    .unwrap();
+                assert!(!rows.drifted, "{from} {until}: {rows:?}");
+            }
+        }
+        // Where the tests decide, the same.
+        let mut judge = judge(0, true);
+        let per_window = training.iter().map(|day| day.rows).collect();
+        let (layout, profile) = (
+            Layout {
+                features: Vec::new(),
+            },
+            judge.reference.profile.clone(),
+        );
+        let tests = vec![Test::RowVolume];
+        judge.reference = Reference::new(
+            Layout {
+                features: Vec::new(),
+            },
+            &layout,
+            &profile,
+            tests,
+            per_window,
+        );
+        for rows in [2_300, 2_500] {
+            let mut judged = Judged::unsaid(Verdict::TooFewRows);
+            assert_eq!(drifted(&judge, rows, &mut judged), Some(false), "{rows}");
+        }
     }
 }

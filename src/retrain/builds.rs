@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::Deserialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use crate::monitor::{Input, Monitor, TimeUnit};
 use crate::settings::{Kafka, Limits};
 use crate::store::builds::{self, Build};
 use crate::store::{self, baselines};
+use crate::window::Spec;
 
 /// How often somebody may have asked.
 const TICK: Duration = Duration::from_secs(1);
@@ -225,10 +227,10 @@ async fn build(pool: &PgPool, options: &Arc<Options>, wanted: &Build) -> Result<
     let (options, wanted) = (Arc::clone(options), wanted.clone());
     let work = tokio::task::spawn_blocking(move || {
         let input = input_of(&options.monitors, &wanted.model, source.topic.as_deref());
-        let window_ms = input.map(|input| input.window.size_ms);
+        let window = input.map(|input| input.window);
         match source.files.is_empty() {
             true => of_topic(&options, &wanted, &source, parent.as_ref()),
-            false => of_files(&options, &wanted, &source, parent.as_ref(), window_ms),
+            false => of_files(&options, &wanted, &source, parent.as_ref(), window),
         }
     });
     let imported = work.await??;
@@ -264,6 +266,7 @@ fn request(
         time_column: None,
         time_unit: TimeUnit::Ms,
         window_ms: None,
+        time_zone: Tz::UTC,
         features: features().map(|one| one.name.clone()).collect(),
         exclude: Vec::new(),
         kinds: features().map(|one| (one.name.clone(), one.kind)).collect(),
@@ -278,13 +281,16 @@ fn of_files(
     wanted: &Build,
     source: &Source,
     parent: Option<&Baseline>,
-    window_ms: Option<i64>,
+    window: Option<Spec>,
 ) -> Result<Imported, Error> {
     let directory = options.directory.as_deref().ok_or(Error::NoDirectory)?;
     let files = source.files.iter().map(|file| inside(directory, file));
     let time_column = source.time_column.clone();
     let request = Request {
-        window_ms: window_ms.filter(|_| time_column.is_some()),
+        window_ms: window
+            .filter(|_| time_column.is_some())
+            .map(|window| window.size_ms),
+        time_zone: window.map_or(Tz::UTC, |window| window.time_zone),
         time_column,
         time_unit: source.time_unit.unwrap_or(TimeUnit::Ms),
         ..request(options, wanted, parent, files.collect::<Result<_, _>>()?)
@@ -354,6 +360,7 @@ fn of_topic(
     let request = Request {
         time_column: Some(TIME.to_owned()),
         window_ms: Some(input.window.size_ms),
+        time_zone: input.window.time_zone,
         ..request(options, wanted, parent, vec![path])
     };
     let mut imported = import::import(&request, |_| {})?;

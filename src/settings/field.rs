@@ -3,8 +3,10 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use chrono_tz::Tz;
+
 use super::file::{Node, Origin, Value};
-use super::problem::{Problem, nearest};
+use super::problem::{Problem, expected_zone, nearest};
 use super::read::{Notes, Section};
 
 /// A value that is being read.
@@ -176,6 +178,16 @@ impl<'a> Field<'a> {
     }
 
     /// A table, to be read key by key.
+    /// The name of a time zone.
+    pub(super) fn time_zone(&self) -> Option<Tz> {
+        let text = self.text("expected a time zone such as \"Europe/Berlin\"")?;
+        let zone = text.parse().ok();
+        if zone.is_none() {
+            self.wrong(expected_zone(text));
+        }
+        zone
+    }
+
     pub(super) fn section(&self) -> Option<Section<'a>> {
         match &self.node.value {
             Value::Table(table) => {

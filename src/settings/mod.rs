@@ -29,6 +29,7 @@ use crate::monitor::{Judging, Monitor};
 use crate::retrain::handover::Handover;
 
 pub use layers::Override;
+pub(crate) use problem::expected_zone;
 pub use problem::{Error, Problem};
 
 /// `config/default.toml`: every key with its default, explained.

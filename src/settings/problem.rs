@@ -99,6 +99,15 @@ pub(super) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
+/// What would be right in place of a text that is no time zone.
+pub(crate) fn expected_zone(text: &str) -> String {
+    let names = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+    match nearest(text, names) {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => "expected a name of the IANA database such as \"Europe/Berlin\"".into(),
+    }
+}
+
 /// Levenshtein distance, one row at a time.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();

@@ -88,6 +88,7 @@ fn the_least_is_filled_with_defaults() {
         (input.window.size_ms, input.window.every_ms),
         (86_400_000, 86_400_000)
     );
+    assert_eq!(input.window.time_zone, chrono_tz::UTC);
     assert_eq!(input.judging.questions, crate::decide::rule::usual_limits());
     assert_eq!(input.judging.tests.len(), 11);
     assert_eq!(input.on_gap, OnGap::Stop);
@@ -261,6 +262,12 @@ fn what_is_wrong_in_a_monitor_is_said() {
         "retraining.time_zone = 'Europe/Berln'",
         &["did you mean \"Europe/Berlin\"?"],
     );
+    refused(
+        "time_zone = 'Europe/Berln'",
+        &["monitors.m.time_zone", "did you mean \"Europe/Berlin\"?"],
+    );
+    refused("time_zone = 'CEST+1:00'", &["IANA"]);
+    refused("time_zone = 2", &["expected a time zone such as"]);
     refused("retraining.parameters = 3", &["expected a table"]);
     refused("lateness = { allowed = '-1h' }", &["lateness.allowed"]);
     refused(
@@ -318,6 +325,27 @@ fn layers_win_in_their_order() {
     assert_eq!(
         settings.monitors[0].input.as_ref().unwrap().window.size_ms,
         2 * 86_400_000
+    );
+}
+
+#[test]
+fn a_time_zone_of_its_own_wins_over_the_default_one() {
+    let other = MONITOR.replace("'m'", "'n'");
+    let defaults = "[defaults]\ntime_zone = 'Europe/Berlin'\n";
+    let of = format!("{MONITOR}{other}time_zone = 'Asia/Kolkata'\n{defaults}");
+    let settings = with(&of).unwrap();
+    let zones = settings.monitors.iter().map(|monitor| {
+        let input = monitor.input.as_ref().unwrap();
+        input.window.time_zone
+    });
+    let expected = [chrono_tz::Europe::Berlin, chrono_tz::Asia::Kolkata];
+    assert_eq!(zones.collect::<Vec<_>>(), expected);
+    // Where there are no rows there are no windows; the schedule has a time zone of its own.
+    let periodic = "[[monitors]]\nname = 'p'\nmodel = 'x'\nretraining.schedule = '0 3 * * *'\n";
+    let told_of = told(with(&format!("{periodic}time_zone = 'Europe/Berlin'\n")));
+    assert!(
+        told_of.iter().any(|one| one.contains("topic")),
+        "{told_of:?}"
     );
 }
 

@@ -81,6 +81,8 @@ pub struct Delta {
     pub version: String,
     /// Window start.
     pub window_start: DateTime<Utc>,
+    /// Window end.
+    pub window_end: DateTime<Utc>,
     /// What its rows will be compared with.
     pub baseline_id: Option<String>,
     /// Offset of its first row.
@@ -299,19 +301,26 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
     let deltas = &checkpoint.deltas;
     let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
     let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
-    let counted = |delta: &Delta| (delta.rows > 0).then_some(delta.window_start);
-    let starts: Vec<Option<DateTime<Utc>>> = deltas.iter().map(counted).collect();
+    let counted = |delta: &Delta, at: DateTime<Utc>| (delta.rows > 0).then_some(at);
+    let starts = deltas
+        .iter()
+        .map(|delta| counted(delta, delta.window_start));
+    let starts: Vec<Option<DateTime<Utc>>> = starts.collect();
+    let ends = deltas.iter().map(|delta| counted(delta, delta.window_end));
+    let ends: Vec<Option<DateTime<Utc>>> = ends.collect();
     let keep_up: Vec<bool> = deltas.iter().map(|delta| delta.keeps_up).collect();
     sqlx::query!(
         r#"-- advance lines of windows
         with lines as (
-            select m, v, min(s) as first, max(s) as last, bool_or(k) as keeps_up
-            from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bool[]) as u (m, v, s, k)
+            select m, v, min(s) as first, min(e) as first_end, max(s) as last,
+                bool_or(k) as keeps_up
+            from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bool[],
+                $5::timestamptz[]) as u (m, v, s, k, e)
             group by m, v
         )
         insert into driftd.window_cursors as c
-            (monitor_id, version, next_start, last_start, keeps_up)
-        select m, v, first, last, keeps_up from lines
+            (monitor_id, version, next_start, next_end, last_start, keeps_up)
+        select m, v, first, first_end, last, keeps_up from lines
         where not exists (select from driftd.window_cursors c
             where c.monitor_id = m and c.version = v and c.segment = 'all'
                 and (c.keeps_up or not lines.keeps_up)
@@ -322,6 +331,8 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
             set keeps_up = c.keeps_up or excluded.keeps_up,
                 next_start = case when c.judged = 0
                     then least(c.next_start, excluded.next_start) else c.next_start end,
+                next_end = case when c.judged = 0
+                    then least(c.next_end, excluded.next_end) else c.next_end end,
                 last_start = case when c.judged = 0 or excluded.last_start >= c.next_start
                     then greatest(c.last_start, excluded.last_start) else c.last_start end
             where excluded.last_start is not null
@@ -332,6 +343,7 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
         &versions,
         &starts as &[Option<DateTime<Utc>>],
         &keep_up,
+        &ends as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await

@@ -97,7 +97,7 @@ pub async fn open_windows(
 }
 
 /// What a gap may have taken from windows of a monitor it may have taken from those of its next
-/// revision too, which begin earlier by as much as they are long.
+/// revision too, which begin earlier by as much as the longest of them is long.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -105,7 +105,7 @@ pub async fn hand_on(
     executor: impl PgExecutor<'_>,
     before: i64,
     next: i64,
-    size_ms: i64,
+    longest_ms: i64,
 ) -> Result<()> {
     sqlx::query!(
         r#"-- gaps of a monitor reach into its next revision
@@ -118,7 +118,7 @@ pub async fn hand_on(
             and (w.until_start is null or m.starts_at is null or w.until_start > m.starts_at)"#,
         before,
         next,
-        size_ms,
+        longest_ms,
     )
     .execute(executor)
     .await

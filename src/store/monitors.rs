@@ -100,11 +100,10 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
         }
         before => {
             let window = monitor.input.as_ref().map(|input| &input.window);
-            let every_ms = window.map(|window| window.every_ms);
             let earlier = before.as_ref().map(|before| before.monitor_id);
             let starts_at = before
                 .as_ref()
-                .and_then(|before| first_start(before, every_ms));
+                .and_then(|before| first_start(before, window));
             let new = New {
                 revision: before.map_or(1, |before| before.revision + 1),
                 definition: json(&definition)?,
@@ -115,7 +114,7 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
             let registered = insert(&mut *connection, monitor, new).await?;
             if let (Some(earlier), Some(window)) = (earlier, window) {
                 let next = registered.monitor_id;
-                gaps::hand_on(&mut *connection, earlier, next, window.size_ms).await?;
+                gaps::hand_on(&mut *connection, earlier, next, window.longest_ms()).await?;
             }
             Ok(registered)
         }
@@ -123,16 +122,12 @@ pub async fn register(connection: &mut PgConnection, monitor: &Monitor) -> Resul
 }
 
 /// The first window of the new revision that holds no row already stored for the one before.
-fn first_start(before: &Newest, every_ms: Option<i64>) -> Option<DateTime<Utc>> {
+fn first_start(before: &Newest, window: Option<&window::Spec>) -> Option<DateTime<Utc>> {
     let Some(greatest) = before.greatest_event_time else {
         return before.starts_at; // it never saw a row: whatever held for it holds on
     };
-    let every = every_ms.filter(|every| *every > 0)?;
-    let start = greatest
-        .timestamp_millis()
-        .div_euclid(every)
-        .saturating_add(1);
-    DateTime::from_timestamp_millis(start.saturating_mul(every))
+    let behind = greatest.timestamp_millis().saturating_add(1);
+    DateTime::from_timestamp_millis(window?.next_start(behind))
 }
 
 async fn lock(executor: impl PgExecutor<'_>, name: &str) -> Result<()> {
@@ -232,7 +227,8 @@ mod tests {
     }
 
     fn start(seen: &str, every_ms: i64) -> String {
-        first_start(&before(Some(seen)), Some(every_ms))
+        let window = window::Spec::tumbling(every_ms, chrono_tz::Tz::UTC);
+        first_start(&before(Some(seen)), Some(&window))
             .unwrap()
             .to_rfc3339()
     }
@@ -261,7 +257,10 @@ mod tests {
     #[test]
     fn a_revision_that_saw_no_row_hands_its_start_on() {
         assert_eq!(
-            first_start(&before(None), Some(60_000)),
+            first_start(
+                &before(None),
+                Some(&window::Spec::tumbling(60_000, chrono_tz::Tz::UTC))
+            ),
             DateTime::from_timestamp_millis(5)
         );
         assert_eq!(

@@ -2,6 +2,7 @@
 //! partition went with an earlier topic of that name.
 
 use chrono::{DateTime, Utc};
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
 use super::gaps::{self, Gap};
@@ -88,10 +89,7 @@ pub async fn readers(
     let rows = sqlx::query!(
         r#"-- who reads a partition
         select distinct on (m.monitor) m.monitor, m.monitor_id, w.max_event_time as "max?",
-            (m.settings #>> '{input,window,size_ms}')::bigint as "size_ms!",
-            (m.settings #>> '{input,window,every_ms}')::bigint as "every_ms!",
-            (m.settings #>> '{input,window,out_of_orderness_ms}')::bigint as "out_of_orderness_ms!",
-            (m.settings #>> '{input,window,allowed_lateness_ms}')::bigint as "allowed_lateness_ms!"
+            m.settings #> '{input,window}' as "window!: Json<Spec>"
         from driftd.monitors m
             left join driftd.watermarks w on w.monitor_id = m.monitor_id and w.topic = m.topic
                 and w.partition = $2
@@ -104,14 +102,6 @@ pub async fn readers(
     .await
     .map_err(Error::doing("read who reads a partition"))?;
     let reader = rows.into_iter().map(|row| {
-        let spec = Spec {
-            size_ms: row.size_ms,
-            every_ms: row.every_ms,
-            out_of_orderness_ms: row.out_of_orderness_ms,
-            allowed_lateness_ms: row.allowed_lateness_ms,
-            idle_after_ms: 0,
-            max_future_ms: 0,
-        };
         let progress = Progress {
             max_event_ms: row.max.map(|max| max.timestamp_millis()),
         };
@@ -119,7 +109,7 @@ pub async fn readers(
             monitor_id: row.monitor_id,
             monitor: row.monitor,
             first_open: progress
-                .first_open(&spec)
+                .first_open(&row.window)
                 .and_then(DateTime::from_timestamp_millis),
         }
     });

@@ -13,13 +13,15 @@ pub struct Ripeness {
     pub monitor_id: i64,
     /// Its topic.
     pub topic: String,
-    /// From a window's start to the event time that every partition must have seen: size, allowed
-    /// lateness and out-of-orderness, in milliseconds.
+    /// The length of its longest windows, in milliseconds.
+    pub longest_ms: i64,
+    /// From a window's end to the event time that every partition must have seen: allowed lateness
+    /// and out-of-orderness, in milliseconds.
     pub reach_ms: i64,
-    /// From a window's start to the moment when no row is expected any more: size and allowed
-    /// lateness, in milliseconds.
+    /// From a window's end to the moment when no row is expected any more: allowed lateness, in
+    /// milliseconds.
     pub close_ms: i64,
-    /// From a window's start to the moment when the clock alone judges it: `close_ms` and the time
+    /// From a window's end to the moment when the clock alone judges it: `close_ms` and the time
     /// after which a partition is idle, in milliseconds.
     pub due_ms: i64,
     /// From a window's start to the next one's, in milliseconds.
@@ -100,6 +102,7 @@ async fn lock(
 ) -> Result<Option<Claimed>> {
     let monitors: Vec<i64> = ripeness.iter().map(|one| one.monitor_id).collect();
     let topics: Vec<String> = ripeness.iter().map(|one| one.topic.clone()).collect();
+    let longest: Vec<i64> = ripeness.iter().map(|one| one.longest_ms).collect();
     let reach: Vec<i64> = ripeness.iter().map(|one| one.reach_ms).collect();
     let close: Vec<i64> = ripeness.iter().map(|one| one.close_ms).collect();
     let due: Vec<i64> = ripeness.iter().map(|one| one.due_ms).collect();
@@ -115,8 +118,8 @@ async fn lock(
             c.state
         from driftd.window_cursors c
             join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $8::bigint[],
-                    $9::bigint[])
-                as m (monitor_id, topic, reach, close, due, every) using (monitor_id)
+                    $9::bigint[], $10::bigint[])
+                as m (monitor_id, topic, reach, close, due, every, longest) using (monitor_id)
             join driftd.topics t using (topic)
             cross join lateral (select case when c.silence < $6 then c.next_start
                 when c.next_start > c.last_start then c.unknown_start
@@ -125,9 +128,11 @@ async fn lock(
                     where d.monitor_id = c.monitor_id and d.version = c.version
                         and d.segment = c.segment and d.window_start >= c.next_start
                         and d.rows > 0)) end) as s (start)
-            cross join lateral (select s.start + m.reach * interval '1 millisecond',
-                s.start + m.close * interval '1 millisecond',
-                s.start + m.due * interval '1 millisecond') as w (reached, closed, due)
+            cross join lateral (select case when s.start = c.next_start then c.next_end
+                else s.start + m.longest * interval '1 millisecond' end) as e ("end")
+            cross join lateral (select e."end" + m.reach * interval '1 millisecond',
+                e."end" + m.close * interval '1 millisecond',
+                e."end" + m.due * interval '1 millisecond') as w (reached, closed, due)
         where ($7::text is null or c.version = $7) and (
             (s.start <= c.last_start
                 and t.partitions = (select count(*)
@@ -146,7 +151,7 @@ async fn lock(
                         and p.idle_since is not null and p.idle_confirmed_at >= w.due)
                 and not exists (select from driftd.window_cursors o
                     where o.monitor_id = c.monitor_id and o.last_start
-                        >= c.last_start + 2 * m.every * interval '1 millisecond')))
+                        > c.last_start + 1.5 * m.every * interval '1 millisecond')))
         order by s.start, c.monitor_id, c.version
         limit 1 for update of c skip locked"#,
         &monitors,
@@ -158,6 +163,7 @@ async fn lock(
         version,
         &due,
         &every,
+        &longest,
     )
     .fetch_optional(connection)
     .await

@@ -391,8 +391,10 @@ pub async fn count_stepped_over(connection: &mut PgConnection, claimed: &Claimed
 /// Where a line of windows goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Next {
-    /// The next window.
+    /// Start of the next window.
     pub start: DateTime<Utc>,
+    /// Its end.
+    pub end: DateTime<Utc>,
     /// Empty windows judged since the last one with rows.
     pub silence: i32,
     /// The window at which an open drift episode becomes unknown, where its line is silent.
@@ -409,7 +411,8 @@ pub async fn advance(connection: &mut PgConnection, claimed: &Claimed, next: &Ne
     sqlx::query!(
         r#"-- move a line of windows on
         update driftd.window_cursors
-        set next_start = $3, judged = judged + 1, silence = $4, state = $5, unknown_start = $6
+        set next_start = $3, next_end = $7, judged = judged + 1, silence = $4, state = $5,
+            unknown_start = $6
         where monitor_id = $1 and version = $2 and segment = 'all'"#,
         claimed.monitor_id,
         claimed.version,
@@ -417,6 +420,7 @@ pub async fn advance(connection: &mut PgConnection, claimed: &Claimed, next: &Ne
         next.silence,
         next.state,
         next.unknown_start,
+        next.end,
     )
     .execute(connection)
     .await

@@ -56,6 +56,7 @@ fn monitor(every_ms: i64, out_of_orderness_ms: i64, allowed_lateness_ms: i64) ->
         spec: Spec {
             size_ms: SIZE_MS,
             every_ms,
+            time_zone: chrono_tz::Tz::UTC,
             out_of_orderness_ms,
             allowed_lateness_ms,
             idle_after_ms: 0,

@@ -9,7 +9,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::UInt32Type;
 use arrow::error::ArrowError;
 
-use super::{Progress, Spec};
+use super::{Held, Progress, Spec};
 use crate::batch::{NO_TIME, Rows};
 use crate::profile::sample::{Provenance, RowHash};
 use crate::profile::{Layout, Profile};
@@ -84,6 +84,8 @@ pub struct Delta {
     pub version: Arc<str>,
     /// Window start in milliseconds.
     pub start_ms: i64,
+    /// Its end, exclusive.
+    pub end_ms: i64,
     /// When the clock judges it, if nothing else does.
     pub due_ms: i64,
     /// How its rows are profiled.
@@ -132,10 +134,12 @@ impl Late {
         let nothing = Layout {
             features: Vec::new(),
         };
+        let end_ms = monitor.spec.end(*start_ms);
         Delta {
             version: Arc::clone(version),
             start_ms: *start_ms,
-            due_ms: monitor.spec.due(*start_ms),
+            end_ms,
+            due_ms: monitor.spec.due(end_ms),
             plan: self.plan,
             late: self.rows,
             offsets: self.offsets,
@@ -200,15 +204,19 @@ impl OpenWindows {
         let versions = self.versions_of(monitor, rows);
         let mut assigned = Assigned::default();
         let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
+        let mut held = Held::default();
         for (row, ms) in (0u32..).zip(event_ms.iter().copied()) {
             if ms == NO_TIME {
                 continue;
             }
             let version = versions.of(row as usize);
             assigned.other += u64::from(**version == *OTHER_VERSION);
-            for start in monitor.spec.starts_of(ms) {
+            if !held.times.contains(&ms) {
+                held = monitor.spec.held(ms);
+            }
+            for (start, end) in held.windows.iter().copied() {
                 let early = monitor.starts_at_ms.is_some_and(|first| start < first);
-                if early || self.progress.is_late(&monitor.spec, start) {
+                if early || self.progress.is_late(&monitor.spec, end) {
                     assigned.late += 1;
                     let offset = rows.batch.origins[row as usize].offset;
                     self.count_late(monitor, version, start, offset);
@@ -326,10 +334,12 @@ impl OpenWindows {
             let mut empty = Profile::empty(&open.plan.layout, monitor.sample_rows);
             std::mem::swap(&mut empty.sample, &mut open.profile.sample);
             let profile = std::mem::replace(&mut open.profile, empty);
+            let end_ms = monitor.spec.end(key.1);
             deltas.push(Delta {
                 version: Arc::clone(&key.0),
                 start_ms: key.1,
-                due_ms: monitor.spec.due(key.1),
+                end_ms,
+                due_ms: monitor.spec.due(end_ms),
                 plan: Arc::clone(&open.plan),
                 late: late.map_or(0, |late| late.rows),
                 offsets: std::mem::replace(&mut open.offsets, NOWHERE),
@@ -344,7 +354,8 @@ impl OpenWindows {
         let Self {
             windows, progress, ..
         } = self;
-        windows.retain(|(_, start), _| !progress.is_late(&monitor.spec, *start));
+        let spec = &monitor.spec;
+        windows.retain(|(_, start), _| !progress.is_late(spec, spec.end(*start)));
         let measured = windows.iter_mut();
         self.bytes = measured
             .map(|((version, _), open)| open.measure(version))

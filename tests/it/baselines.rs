@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use driftd::baseline::import::{Imported, Request, import};
 use driftd::baseline::save::save;
 use driftd::baseline::windows::Slots;
@@ -22,6 +24,7 @@ fn request(file: PathBuf) -> Request {
         time_column: None,
         time_unit: TimeUnit::Ms,
         window_ms: None,
+        time_zone: Tz::UTC,
         features: Vec::new(),
         exclude: Vec::new(),
         kinds: [].into(),
@@ -31,14 +34,7 @@ fn request(file: PathBuf) -> Request {
     }
 }
 
-const DAY: Spec = Spec {
-    size_ms: 86_400_000,
-    every_ms: 86_400_000,
-    out_of_orderness_ms: 0,
-    allowed_lateness_ms: 0,
-    idle_after_ms: 0,
-    max_future_ms: 0,
-};
+const DAY: Spec = Spec::tumbling(86_400_000, Tz::UTC);
 
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
@@ -119,6 +115,65 @@ fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
         panic!("labels")
     };
     assert_eq!(code.counts, [100; 4]);
+}
+
+/// A row an hour, from so many hours after the epoch on.
+fn hourly(first: i64, hours: i64) -> String {
+    let mut text = String::from("at,x\n");
+    for hour in first..first + hours {
+        text += &format!("{},{}\n", hour * 3_600_000, hour % 7);
+    }
+    text
+}
+
+#[test]
+fn training_windows_are_days_of_the_time_zone() {
+    let dir = tempfile::tempdir().unwrap();
+    let first: DateTime<Utc> = "2026-03-09T23:00:00Z".parse().unwrap();
+    let hours = hourly(first.timestamp() / 3_600, 40 * 24 - 1);
+    let mut wanted = request(write(dir.path(), "training.csv", &hours));
+    wanted.time_column = Some("at".into());
+    wanted.time_zone = Tz::Europe__Berlin;
+    let slots = read(&wanted).slots.unwrap();
+    let windows = slots
+        .windows(&Spec::tumbling(86_400_000, wanted.time_zone))
+        .unwrap();
+    let rows: Vec<u64> = windows.iter().map(|window| window.rows).collect();
+    let mut expected = vec![24; 40];
+    expected[19] = 23; // 29 March
+    assert_eq!(rows, expected);
+    assert_eq!(windows[0].start_ms, first.timestamp_millis());
+    let last: DateTime<Utc> = "2026-04-17T22:00:00Z".parse().unwrap();
+    assert_eq!(windows[39].start_ms, last.timestamp_millis());
+}
+
+#[test]
+fn slots_add_up_to_the_days_of_the_time_zone_that_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wanted = request(write(dir.path(), "training.csv", &hourly(490_000, 40 * 24)));
+    wanted.time_column = Some("at".into());
+    let zone = Tz::Asia__Kathmandu; // UTC+5:45
+    let days = Spec::tumbling(86_400_000, zone);
+    let slots = read(&wanted).slots.unwrap();
+    assert_eq!(slots.slot_ms, 3_600_000);
+    let refused = slots.windows(&days).unwrap_err().to_string();
+    assert!(
+        refused.contains("slots of 1h") && refused.contains("--time-zone Asia/Kathmandu"),
+        "{refused}"
+    );
+    wanted.time_zone = zone;
+    let slots = read(&wanted).slots.unwrap();
+    assert_eq!(slots.slot_ms, 900_000);
+    assert!(
+        slots
+            .windows(&days)
+            .unwrap()
+            .iter()
+            .all(|window| window.rows == 24)
+    );
+    // Shorter windows are counted in UTC.
+    wanted.window_ms = Some(6 * 3_600_000);
+    assert_eq!(read(&wanted).slots.unwrap().slot_ms, 3_600_000);
 }
 
 #[tokio::test]

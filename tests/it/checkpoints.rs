@@ -21,6 +21,7 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         monitor_id,
         version: "1".into(),
         window_start: DateTime::UNIX_EPOCH,
+        window_end: DateTime::UNIX_EPOCH + chrono::TimeDelta::days(1),
         baseline_id: None,
         first_offset: from.max(0),
         next_offset: to,

@@ -11,8 +11,8 @@ values ('flight-delay', 1, 'flight-delay', 'flights', '{}', 'x',
 insert into driftd.topics (topic, partitions) values ('flights', 2);
 insert into driftd.watermarks (monitor_id, topic, partition, max_event_time)
 values (1, 'flights', 0, now());
-insert into driftd.window_cursors (monitor_id, version, next_start, last_start)
-values (1, '1', now(), now());
+insert into driftd.window_cursors (monitor_id, version, next_start, next_end, last_start)
+values (1, '1', now(), now() + interval '1 day', now());
 insert into driftd.windows
     (monitor_id, version, window_start, window_end, baseline_id, rows, late, verdict, decided_by,
      training_windows, features, drifted_features, drifted_share, offsets)

@@ -34,6 +34,7 @@
 //! - `judging`: which windows are judged, by whom, and what a gap makes of them
 //! - `rule`: a drift found, named and over, with the daemon dying on the way
 //! - `silence`: windows that only the clock closes, and what follows from them
+//! - `time_zones`: days on which clocks change
 //! - `reset`: a person lets reading go on elsewhere
 //! - `verify`: every invariant, damaged and found
 //! - `check`: files against files, without any server
@@ -86,6 +87,7 @@ mod silence;
 mod soak;
 mod store;
 mod structure;
+mod time_zones;
 mod trainer;
 mod triggers;
 mod upkeep;

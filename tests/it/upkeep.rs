@@ -54,13 +54,13 @@ const SEEN: &str = "select jsonb_build_object(
     'windows', (select jsonb_agg(to_jsonb(w) - '{by_clock,mode,calibrated,decided_by,training_windows,answers,threshold_origin,threshold_slow,sentence,p_limit,p_limit_origin,question,stretch_windows,stretch_start,drifted_since,expected_value,found_value,training_effect}'::text[] order by window_start) from driftd.windows w),
     'deltas', (select jsonb_agg(to_jsonb(d) - 'saved_at') from driftd.profile_deltas d
         where d.rows > 0),
-    'health', (select jsonb_agg(to_jsonb(m) - '{windows_incomplete,last_by_clock,silent_since}'::text[])
+    'health', (select jsonb_agg(to_jsonb(m) - '{windows_incomplete,last_by_clock,silent_since,time_zone}'::text[])
         from driftd.monitor_health m))::text";
 
 const OLD_ROWS: &str = "
     insert into driftd.models (model) values ('m');
     insert into driftd.monitors (monitor, revision, model, topic, definition, definition_digest, settings)
-        values ('m', 1, 'm', 't', '{}', 'x', '{}');
+        values ('m', 1, 'm', 't', '{}', 'x', '{\"input\": {\"window\": {\"size_ms\": 86400000}}}');
     insert into driftd.window_cursors (monitor_id, version, next_start, last_start, judged)
         values (1, '1', '2013-05-01', '2013-05-01', 2);
     insert into driftd.checkpoints (topic, partition, epoch, first_offset, next_offset, messages,
@@ -167,6 +167,7 @@ impl<'a> Log<'a> {
             monitor_id: self.monitor_id,
             version: version.into(),
             window_start: day(window),
+            window_end: day(window + 1),
             baseline_id: None,
             first_offset: first,
             next_offset: next,
@@ -265,6 +266,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, next: i64, window: i64) -> store:
     windows::count_stepped_over(&mut transaction, &claimed).await?;
     let next = windows::Next {
         start: day(window + 1),
+        end: day(window + 2),
         silence: 0,
         unknown_start: None,
         state: json!({}),

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use chrono_tz::Tz;
 use serde::Serialize;
 
 use super::{Output, Usage};
@@ -303,6 +304,7 @@ fn imported(args: &Args, max_levels: usize, max_label_bytes: usize) -> anyhow::R
         time_column: None,
         time_unit: TimeUnit::Ms,
         window_ms: None,
+        time_zone: Tz::UTC,
         features: args.features.clone(),
         exclude: args.exclude.clone(),
         kinds: named.clone(),

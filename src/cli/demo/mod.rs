@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
+use chrono_tz::Tz;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +167,7 @@ async fn import_baseline(file: PathBuf) -> anyhow::Result<Imported> {
         time_column: Some("event_time".into()),
         time_unit: TimeUnit::Ms,
         window_ms: Some(DAY_MS),
+        time_zone: Tz::UTC,
         features: Vec::new(),
         exclude: Vec::new(),
         kinds: Default::default(),

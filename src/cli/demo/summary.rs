@@ -65,14 +65,7 @@ pub(super) fn baseline_days(made: &Imported) -> anyhow::Result<BaselineDays> {
     })
 }
 
-const ONE_DAY: Spec = Spec {
-    size_ms: DAY_MS,
-    every_ms: DAY_MS,
-    out_of_orderness_ms: 0,
-    allowed_lateness_ms: 0,
-    idle_after_ms: 0,
-    max_future_ms: 0,
-};
+const ONE_DAY: Spec = Spec::tumbling(DAY_MS, Tz::UTC);
 
 /// A job in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -43,3 +43,38 @@ pub(super) const VALUES: [usize; 3] = [7, 24, 168];
 
 /// What people call the seasons, in the same order.
 pub const NAMES: [&str; 3] = ["day of the week", "hour of the day", "hour of the week"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::Spec;
+
+    #[test]
+    fn seasons_follow_the_clock_of_the_zone() {
+        let at = |text: &str| -> i64 {
+            text.parse::<DateTime<chrono::Utc>>()
+                .unwrap()
+                .timestamp_millis()
+        };
+        let days = Calendar {
+            every_ms: DAY_MS,
+            time_zone: Tz::Europe__Berlin,
+        };
+        let spec = Spec::tumbling(DAY_MS, days.time_zone);
+        // Sundays on which clocks change, 29 March and 25 October, and the days around them.
+        for saturday in ["2026-03-27T23:00:00Z", "2026-10-23T22:00:00Z"] {
+            let starts = (0..3).map(|days| spec.after(at(saturday), days));
+            let values: Vec<_> = starts.map(|start| days.values(start)).collect();
+            assert_eq!(values, [[5], [6], [0]]);
+        }
+        let hours = Calendar {
+            every_ms: DAY_MS / 24,
+            ..days
+        };
+        // 01:00, then 03:00; in autumn 02:00 twice.
+        assert_eq!(hours.values(at("2026-03-29T00:00:00Z")), [6, 1, 145]);
+        assert_eq!(hours.values(at("2026-03-29T01:00:00Z")), [6, 3, 147]);
+        assert_eq!(hours.values(at("2026-10-25T00:00:00Z")), [6, 2, 146]);
+        assert_eq!(hours.values(at("2026-10-25T01:00:00Z")), [6, 2, 146]);
+    }
+}

@@ -10,12 +10,13 @@ use super::{policies, retraining, rows, section};
 
 /// Keys that say something about rows: a monitor without any of them and without a topic is
 /// periodic only.
-const OF_ROWS: [&str; 19] = [
+const OF_ROWS: [&str; 20] = [
     "topic",
     "version",
     "timestamp",
     "features",
     "window",
+    "time_zone",
     "lateness",
     "mode",
     "false_alarms",

@@ -5,7 +5,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveTime};
-use chrono_tz::Tz;
 use croner::Cron;
 
 use crate::monitor::retraining::{
@@ -16,7 +15,6 @@ use crate::retrain::search::Search;
 use crate::settings::Queue;
 use crate::settings::field::Field;
 use crate::settings::file::{Node, Value};
-use crate::settings::problem::nearest;
 use crate::settings::read::Section;
 
 use super::{DAY_MS, MINUTE_MS, YEAR_MS, duration, section};
@@ -28,7 +26,7 @@ const PLACES: [&str; 6] = ["model", "version", "monitor", "from", "to", "date"];
 pub(super) fn retraining(s: &Section<'_>) -> Option<Retraining> {
     let drift = on_drift(s);
     let schedule = schedule(s);
-    let time_zone = s.must("time_zone", "expected a time zone", time_zone);
+    let time_zone = s.must("time_zone", "expected a time zone", Field::time_zone);
     let max_age = optional(s, "max_age", |f| duration(f, MINUTE_MS..=100 * YEAR_MS));
     let new_rows = optional(s, "new_rows", |f| f.integer(1..=1_000_000_000_000_000));
     let cooldown = s.must("cooldown", "expected a duration", |f| {
@@ -321,19 +319,6 @@ fn cron(field: &Field<'_>) -> Option<String> {
             None
         }
     }
-}
-
-fn time_zone(field: &Field<'_>) -> Option<Tz> {
-    let text = field.text("expected a time zone such as \"Europe/Berlin\"")?;
-    let zone = text.parse().ok();
-    if zone.is_none() {
-        let names = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        match nearest(text, names) {
-            Some(meant) => field.wrong(format!("did you mean {meant:?}?")),
-            None => field.wrong("expected a name of the IANA database such as \"Europe/Berlin\""),
-        }
-    }
-    zone
 }
 
 fn parameters(field: &Field<'_>) -> Option<serde_json::Value> {

@@ -1,5 +1,7 @@
 //! Where a row's version, time and features stand, and which windows it belongs to.
 
+use chrono_tz::Tz;
+
 use crate::ingest::path::FieldPath;
 use crate::monitor::{Feature, Features, TimeUnit, Timestamp, VersionSource};
 use crate::settings::field::{Field, in_words};
@@ -128,9 +130,10 @@ fn feature(field: &Field<'_>) -> Option<Feature> {
     })
 }
 
-/// `window` and `lateness`.
+/// `window`, `time_zone` and `lateness`.
 pub(super) fn window(section: &Section<'_>) -> Option<Spec> {
     let size_and_every = section.must("window", "expected a duration", size_and_every);
+    let time_zone = section.must("time_zone", "expected a time zone", Field::time_zone);
     let lateness = section.must("lateness", "expected a table", |f| {
         super::section(f, lateness)
     });
@@ -138,6 +141,7 @@ pub(super) fn window(section: &Section<'_>) -> Option<Spec> {
     Some(Spec {
         size_ms,
         every_ms,
+        time_zone: time_zone?,
         ..lateness?
     })
 }
@@ -183,12 +187,11 @@ fn lateness(section: &Section<'_>) -> Option<Spec> {
     let idle_after = time("idle_after", SECOND_MS, 30 * DAY_MS);
     let max_future = time("max_future", 0, 100 * YEAR_MS);
     Some(Spec {
-        size_ms: 0,
-        every_ms: 0,
         out_of_orderness_ms: out_of_orderness?,
         allowed_lateness_ms: allowed?,
         idle_after_ms: idle_after?,
         max_future_ms: max_future?,
+        ..Spec::tumbling(0, Tz::UTC)
     })
 }
 

@@ -144,6 +144,7 @@ pub(super) async fn verdicts(executor: impl PgExecutor<'_>, limit: i64) -> Resul
 /// Where windows are left out, a thousand without rows have to come before; what comes behind has rows,
 /// or ends a drift episode as unknown. Where a line has lost
 /// windows to retention, which drops whole months, only what is missing within a month is known.
+/// Days of a time zone may be longer or shorter than 24 hours, by less than half of that.
 pub(super) async fn in_order(executor: impl PgExecutor<'_>, limit: i64) -> Result<Vec<Found>> {
     let longest = f64::from(LONGEST_SILENCE);
     sqlx::query_as!(
@@ -153,16 +154,20 @@ pub(super) async fn in_order(executor: impl PgExecutor<'_>, limit: i64) -> Resul
             select w.monitor_id, w.version, w.segment, w.window_start, w.rows,
                 lag(w.window_start) over line as window_before,
                 c.judged = count(*) over (partition by w.monitor_id, w.version, w.segment) as is_whole,
-                (m.settings #>> '{input,window,every_ms}')::float8 * interval '1 millisecond' as every
+                (m.settings #>> '{input,window,every_ms}')::float8 * interval '1 millisecond' as every,
+                case when m.settings #> '{input,window}' ? 'time_zone'
+                    and (m.settings #>> '{input,window,every_ms}')::bigint % 86400000 = 0
+                    then interval '12 hours' else interval '0' end as slack
             from driftd.windows w join driftd.monitors m using (monitor_id)
                 left join driftd.window_cursors c using (monitor_id, version, segment)
             window line as (partition by w.monitor_id, w.version, w.segment order by w.window_start)
         )
         select to_jsonb(f) as "row!", count(*) over () as "total!" from (
             select monitor_id, version, segment, window_before, window_start, every from lines l
-            where window_start <> window_before + every
+            where window_start not between window_before + every - slack
+                    and window_before + every + slack
                 and (is_whole or date_trunc('month', window_start) = date_trunc('month', window_before))
-                and (window_start < window_before + every
+                and (window_start < window_before + every - slack
                     or (l.rows = 0 and not exists (select from driftd.alert_events v
                         join driftd.alert_episodes e using (episode_id)
                         where v.kind = 'unknown' and v.window_start = l.window_start
@@ -171,7 +176,7 @@ pub(super) async fn in_order(executor: impl PgExecutor<'_>, limit: i64) -> Resul
                         where w.monitor_id = l.monitor_id and w.version = l.version
                             and w.segment = l.segment and w.rows > 0
                             and w.window_start <= l.window_before
-                            and w.window_start > l.window_before - $2 * every))
+                            and w.window_start > l.window_before - $2 * every + slack))
             order by monitor_id, version, segment, window_start) f
         limit $1"#,
         limit,
@@ -198,9 +203,13 @@ pub(super) async fn cursors(executor: impl PgExecutor<'_>, limit: i64) -> Result
                 c.next_start, c.last_start
             from lines l left join driftd.window_cursors c using (monitor_id, version, segment)
                 left join driftd.monitors m using (monitor_id)
+                cross join lateral (select l.last_window
+                    + (m.settings #>> '{input,window,every_ms}')::float8 * interval '1 millisecond',
+                    case when m.settings #> '{input,window}' ? 'time_zone'
+                        and (m.settings #>> '{input,window,every_ms}')::bigint % 86400000 = 0
+                        then interval '12 hours' else interval '0' end) as n (expected, slack)
             where c.judged is null or c.judged < l.windows or c.last_start < l.last_with_rows
-                or c.next_start <> l.last_window
-                    + (m.settings #>> '{input,window,every_ms}')::float8 * interval '1 millisecond'
+                or c.next_start not between n.expected - n.slack and n.expected + n.slack
             order by l.monitor_id, l.version, l.segment) f
         limit $1"#,
         executor,

@@ -152,6 +152,7 @@ impl Lines {
             monitor_id: self.monitor_id,
             version: version.to_owned(),
             window_start: day(at),
+            window_end: day(at + 1),
             baseline_id: None,
             first_offset,
             next_offset,
@@ -198,9 +199,10 @@ impl Lines {
         vec![Ripeness {
             monitor_id: self.monitor_id,
             topic: TOPIC.to_owned(),
-            reach_ms: DAY_MS,
-            close_ms: DAY_MS,
-            due_ms: DAY_MS + IDLE_AFTER_MS,
+            longest_ms: DAY_MS,
+            reach_ms: 0,
+            close_ms: 0,
+            due_ms: IDLE_AFTER_MS,
             every_ms: DAY_MS,
         }]
     }
@@ -272,6 +274,7 @@ pub(crate) async fn say(connection: &mut PgConnection, claimed: &Claimed) -> i64
     windows::save(connection, &window, &[], None).await.unwrap();
     let next = Next {
         start: end,
+        end: day(number_of(end) + 1),
         silence: if rows > 0 { 0 } else { claimed.silence + 1 },
         unknown_start: None,
         state: claimed.state.clone(),

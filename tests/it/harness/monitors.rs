@@ -47,6 +47,7 @@ pub(crate) fn streaming(name: &str) -> Monitor {
         window: Spec {
             size_ms: day,
             every_ms: day,
+            time_zone: chrono_tz::Tz::UTC,
             out_of_orderness_ms: 0,
             allowed_lateness_ms: 0,
             idle_after_ms: 60_000,
