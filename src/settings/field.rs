@@ -177,7 +177,6 @@ impl<'a> Field<'a> {
         found
     }
 
-    /// A table, to be read key by key.
     /// The name of a time zone.
     pub(super) fn time_zone(&self) -> Option<Tz> {
         let text = self.text("expected a time zone such as \"Europe/Berlin\"")?;
@@ -188,6 +187,7 @@ impl<'a> Field<'a> {
         zone
     }
 
+    /// A table, to be read key by key.
     pub(super) fn section(&self) -> Option<Section<'a>> {
         match &self.node.value {
             Value::Table(table) => {
