@@ -23,7 +23,7 @@ use crate::decide::episode::Change;
 use crate::decide::line::{self, Kind, Step};
 use crate::decide::rule::Answers;
 use crate::decide::silence::{self, Seen};
-use crate::decide::verdict::{self, Judge, Judged, Scored, Training, Verdict};
+use crate::decide::verdict::{self, Coverage, Judge, Judged, Scored, Training, Verdict};
 use crate::decide::volume;
 use crate::failpoint::{Failpoint, reached};
 use crate::monitor::retraining::Severity;
@@ -381,9 +381,13 @@ async fn merge_and_judge(
         rows: rows.unsigned_abs(),
         expects_rows: silence::expects_rows(judge.as_deref(), start_ms),
     };
-    let (incomplete, by_clock) = (claimed.incomplete, claimed.by_clock);
+    let by_clock = claimed.by_clock;
+    let coverage = Coverage {
+        incomplete: claimed.incomplete,
+        shared: claimed.shared,
+    };
     let Some(judge) = judge else {
-        return Ok(without_baseline(incomplete, seen, policy, state));
+        return Ok(without_baseline(coverage.incomplete, seen, policy, state));
     };
     let bytes: Vec<Vec<u8>> = deltas
         .iter()
@@ -400,16 +404,16 @@ async fn merge_and_judge(
         }
         let past = consecutive(&past, &judge, start_ms, &spec)?;
         let mut drift = next.drift.clone();
-        let mut judged = judge.judge(&mut window, past, start_ms, incomplete, &mut drift);
+        let mut judged = judge.judge(&mut window, past, start_ms, coverage, &mut drift);
         // What is known of drift depends on the log alone.
         match by_clock {
             true => (judged.change, judged.answers) = (Change::None, None),
             false => next.drift = drift,
         }
         let volume_drifted = volume::drifted(&judge, seen.rows, &mut judged);
-        let step = match incomplete {
+        let step = match coverage.incomplete {
             true => Step::NONE,
-            false => next.step(seen, volume_drifted, policy),
+            false => next.step(seen, volume_drifted.filter(|_| !coverage.shared), policy),
         };
         let outcome = Outcome {
             answers: judged.answers.as_ref().map(Answers::encode).transpose()?,

@@ -263,6 +263,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         is_first: false,
         silence: 0,
         incomplete: false,
+        shared: false,
         by_clock: false,
         state: json!({}),
     };

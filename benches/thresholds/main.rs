@@ -20,7 +20,7 @@ mod columns;
 use columns::{COLUMNS, NUMERIC, Scenario, World};
 use driftd::batch::{Batch, Builder, Cell, Shape};
 use driftd::compare::window::Reference;
-use driftd::decide::verdict::{Judge, Judged, State, Training};
+use driftd::decide::verdict::{Coverage, Judge, Judged, State, Training};
 use driftd::monitor::{Judging, Kind};
 use driftd::profile::sample::{Provenance, RowHash};
 use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
@@ -105,7 +105,13 @@ fn run(world: &World, judges: &[Judge], rows: usize, scenario: Scenario, windows
         let judge = &judges[at % judges.len()];
         let mut window = profile(&judge.reference.layout, &columns, SAMPLE_ROWS, seed);
         let begun = cpu_seconds();
-        let judged = judge.judge(&mut window, Vec::new(), 0, false, &mut State::default());
+        let judged = judge.judge(
+            &mut window,
+            Vec::new(),
+            0,
+            Coverage::default(),
+            &mut State::default(),
+        );
         seconds += cpu_seconds() - begun;
         rates.add(&judged, scenario);
     }

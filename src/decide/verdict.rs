@@ -258,28 +258,37 @@ pub const JOINT: &str = "(joint)";
 /// Stands where a test of the number of rows has no feature's name.
 pub const ROWS: &str = "(rows)";
 
+/// Which rows of its time a window holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coverage {
+    /// A gap in the log touches it.
+    pub incomplete: bool,
+    /// Rows of its time went to other model versions, or came before its line began.
+    pub shared: bool,
+}
+
 impl Judge {
     /// Judges a window that begins at this time, and moves the state on. `past` are the windows before
     /// it, in order and without holes, as many as [`Judge::memory`] asks for. One that a gap touches is
-    /// compared all the same, but neither alert nor state learn of it.
+    /// compared all the same, but neither alert nor state learn of it. The number of rows of a shared one says nothing.
     pub fn judge(
         &self,
         window: &mut Profile,
         past: Vec<Answers>,
         start_ms: i64,
-        is_incomplete: bool,
+        coverage: Coverage,
         state: &mut State,
     ) -> Judged {
         if state.baseline_id != self.baseline_id {
             state.baseline_id.clone_from(&self.baseline_id);
             state.rule = rule::State::default();
         }
-        if is_incomplete {
+        if coverage.incomplete {
             let mut unchanged = state.clone();
-            let judged = self.judge_whole(window, past, start_ms, &mut unchanged);
+            let judged = self.judge_whole(window, past, start_ms, coverage, &mut unchanged);
             return judged.incomplete();
         }
-        self.judge_whole(window, past, start_ms, state)
+        self.judge_whole(window, past, start_ms, coverage, state)
     }
 
     /// How many windows before the judged one are looked at.
@@ -295,12 +304,16 @@ impl Judge {
         window: &mut Profile,
         past: Vec<Answers>,
         start_ms: i64,
+        coverage: Coverage,
         state: &mut State,
     ) -> Judged {
         let enough = window.rows >= self.judging.min_rows;
         let layout = &self.reference.layout;
         let asking = self.training.asking();
-        let answers = asking.map(|asking| asking.ask(layout, window, start_ms));
+        let answers = asking.map(|asking| Answers {
+            shared: coverage.shared,
+            ..asking.ask(layout, window, start_ms)
+        });
         let findings = match (&self.training, &answers) {
             (Training::Learned(rule), Some(answers)) => {
                 let mut windows = past;

@@ -62,7 +62,7 @@ mod tests {
     use crate::compare::adjust::Adjustment;
     use crate::compare::window::Reference;
     use crate::decide::rule::{self, Answers, Asking, Calendar, Rule, Subject, usual_limits};
-    use crate::decide::verdict::{State, Verdict};
+    use crate::decide::verdict::{Coverage, State, Verdict};
     use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit};
     use crate::profile::{Layout, Profile};
     use crate::window::Spec;
@@ -138,7 +138,13 @@ mod tests {
         let judge = judge(99, true);
         let mut window = Profile::empty(&judge.reference.layout, 0);
         window.rows = 1_000;
-        let mut judged = judge.judge(&mut window, Vec::new(), 0, false, &mut State::default());
+        let mut judged = judge.judge(
+            &mut window,
+            Vec::new(),
+            0,
+            Coverage::default(),
+            &mut State::default(),
+        );
         assert_eq!(drifted(&judge, 1_000, &mut judged), Some(true));
         assert_eq!(judged.verdict, Verdict::Stable);
         assert_eq!(judged.scores.len(), 1, "the same score, marked");
@@ -217,6 +223,29 @@ mod tests {
         for rows in [2_300, 2_500] {
             let mut judged = Judged::unsaid(Verdict::TooFewRows);
             assert_eq!(drifted(&judge, rows, &mut judged), Some(false), "{rows}");
+        }
+    }
+
+    /// However few rows it holds.
+    #[test]
+    fn a_window_that_versions_share_says_nothing() {
+        let asking = Asking {
+            features: Vec::new(),
+            pairs: Vec::new(),
+        };
+        let calendar = Calendar {
+            every_ms: 86_400_000,
+            time_zone: Tz::UTC,
+        };
+        let training = days("2026-01-01T12:00:00Z", 80, &asking);
+        let limits = vec![usual_limits(); 2];
+        let rule = Rule::learn(asking.clone(), calendar, &training, 1.0 / 30.0, limits).unwrap();
+        let mut seen = days("2026-06-01T12:00:00Z", 3, &asking);
+        for shared in [true, false] {
+            (seen[2].rows, seen[2].shared) = (10, shared);
+            let findings = rule.judge(&seen, true, &mut rule::State::default());
+            let drifted = findings.iter().any(|one| one.drifted);
+            assert_eq!(drifted, !shared, "{findings:?}");
         }
     }
 }

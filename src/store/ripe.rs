@@ -46,6 +46,9 @@ pub struct Claimed {
     pub silence: i32,
     /// A gap in the log touches it: rows may be missing.
     pub incomplete: bool,
+    /// Its line began in it, or other versions of the monitor have rows in it: how many rows it holds says
+    /// nothing.
+    pub shared: bool,
     /// No later row is there: only the clock says that it is over.
     pub by_clock: bool,
     /// What `decide` carries from window to window.
@@ -115,6 +118,15 @@ async fn lock(
             exists (select from driftd.gap_windows g
                 where g.monitor_id = c.monitor_id and g.from_start <= s.start
                     and (g.until_start is null or s.start < g.until_start)) as "incomplete!",
+            (c.judged = 0 or exists (select from driftd.window_cursors o
+                where o.monitor_id = c.monitor_id and o.version <> c.version
+                    and (exists (select from driftd.profile_deltas d
+                            where d.monitor_id = o.monitor_id and d.version = o.version
+                                and d.segment = o.segment and d.window_start = s.start and d.rows > 0)
+                        or exists (select from driftd.windows w
+                            where w.monitor_id = o.monitor_id and w.version = o.version
+                                and w.segment = o.segment and w.window_start = s.start
+                                and w.rows > 0)))) as "shared!",
             c.state
         from driftd.window_cursors c
             join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $8::bigint[],

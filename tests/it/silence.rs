@@ -160,6 +160,38 @@ async fn a_version_that_is_out_of_service_is_not_waited_for() {
     assert_eq!(of("3"), [2, 3, 4], "missing in one window only");
 }
 
+/// How many rows a version has says nothing where it took over, or handed over, within a window.
+#[tokio::test]
+async fn a_window_that_versions_share_is_known() {
+    let mut lines = Lines::of(1).await;
+    let rows = [("1", 1), ("1", 2), ("1", 3), ("2", 3), ("2", 4), ("2", 5)];
+    let both = Stretch {
+        rows: rows.to_vec(),
+        ..live(&[])
+    };
+    lines.read(0, &both).await;
+    lines.read(0, &Stretch::idle(due(5))).await;
+    let mut judged = Vec::new();
+    loop {
+        let mut transaction = lines.db.pool.begin().await.unwrap();
+        let Some(claimed) = lines.claim(&mut transaction).await else {
+            break;
+        };
+        let start = claimed.window_start.timestamp_millis();
+        judged.push((claimed.version.clone(), start / 86_400_000, claimed.shared));
+        say(&mut transaction, &claimed).await;
+        transaction.commit().await.unwrap();
+    }
+    let of = |version: &str| {
+        let own = judged.iter().filter(|(of, ..)| of == version);
+        own.map(|(_, day, shared)| (*day, *shared))
+            .take(3)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("1"), [(1, true), (2, false), (3, true)], "{judged:?}");
+    assert_eq!(of("2"), [(3, true), (4, false), (5, false)], "{judged:?}");
+}
+
 #[tokio::test]
 async fn rows_of_a_window_that_the_clock_has_judged_are_counted_apart() {
     let mut lines = quiet_since_day_2(due(4)).await;

@@ -219,6 +219,7 @@ fn claimed(monitor_id: i64, next: i64, window: i64) -> Claimed {
         is_first: false,
         silence: 0,
         incomplete: false,
+        shared: false,
         by_clock: false,
         state: json!({}),
     }

@@ -21,7 +21,7 @@ use crate::baseline::kinds::Overrides;
 use crate::baseline::read::Files;
 use crate::compare::window::Reference;
 use crate::compare::{Scope, Test};
-use crate::decide::verdict::{self, Judge, Judged, State, Training};
+use crate::decide::verdict::{self, Coverage, Judge, Judged, State, Training};
 use crate::monitor::{Judging, Kind, Limit, TimeUnit};
 use crate::profile::{Layout, Profile};
 use crate::settings::Defaults;
@@ -202,7 +202,7 @@ fn check(args: Args, defaults: Defaults, stored: Option<Baseline>) -> anyhow::Re
         &mut window,
         Vec::new(),
         NO_TIME,
-        false,
+        Coverage::default(),
         &mut State::default(),
     );
     let rows = window.rows.min(judge.reference.profile.rows);

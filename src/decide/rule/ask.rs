@@ -73,6 +73,7 @@ impl Asking {
             features,
             pairs: Vec::new(),
             pair_rows: 0,
+            shared: false,
         };
         answers.pairs = vec![0.0; self.pairs.len()];
         if let Ok(Some(sample)) = profile.sample.settle() {

@@ -154,6 +154,7 @@ fn stream(inputs: &Value) -> Stream {
                 .collect(),
         },
         pair_rows: rows[t],
+        shared: false,
     };
     Stream {
         asking: Asking {

@@ -385,6 +385,8 @@ pub struct Answers {
     pub pairs: Vec<f64>,
     /// Rows that these sums are over: those of the sample.
     pub pair_rows: u64,
+    /// Rows of this time went elsewhere: their number is no answer.
+    pub shared: bool,
 }
 
 impl Answers {
@@ -396,6 +398,7 @@ impl Answers {
             features: asking.features.iter().map(Tally::empty).collect(),
             pairs: vec![0.0; asking.pairs.len()],
             pair_rows: 0,
+            shared: false,
         }
     }
 

@@ -288,7 +288,10 @@ impl Questions {
     /// The answer of a window, and how many rows it is of.
     fn answer(&self, asking: &Asking, asked: &Asked, window: &Answers) -> (Vec<f64>, f64) {
         match asked.question {
-            Question::Rows => return (vec![(window.rows as f64).ln_1p()], window.rows as f64),
+            Question::Rows => {
+                let counted = if window.shared { 0 } else { window.rows };
+                return (vec![(window.rows as f64).ln_1p()], counted as f64);
+            }
             Question::Pairs => {
                 let rows = window.pair_rows as f64;
                 let mean = |sum: &f64| sum / rows.max(1.0);
