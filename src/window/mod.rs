@@ -346,7 +346,10 @@ mod tests {
             1 => (2..40i64).prop_map(|days| days * DAY_MS),
             2 => (1..48i64).prop_map(|halves| halves * 1_800_000),
         ];
-        let zone = prop::sample::select(&days::tests::ZONES[..]);
+        let zone = prop_oneof![
+            prop::sample::select(&days::tests::ZONES[..]),
+            prop::sample::select(&chrono_tz::TZ_VARIANTS[..]),
+        ];
         let lateness = (0..200_000_000i64, 0..200_000_000i64, 0..5_000_000i64);
         (every, 1..5i64, zone, lateness).prop_map(|(every, times, zone, (ooo, allowed, idle))| {
             Spec {
