@@ -306,15 +306,11 @@ fn version_lines(tree: &mut Tree, depth: usize, one: &Lineage) {
     if let Some(uri) = &one.artifact_uri {
         tree.line(depth + 1, &format!("artifact {uri}"));
     }
-    if let Some(digest) = &one.training_data_digest {
-        tree.line(
-            depth + 1,
-            &format!(
-                "training data sha256 {}{}",
-                short(digest),
-                data(&one.training_data)
-            ),
-        );
+    let digest = one.training_data_digest.as_deref().map(short);
+    let told = data(&one.training_data);
+    if digest.is_some() || !told.is_empty() {
+        let digest = digest.map_or(String::new(), |digest| format!(" sha256 {digest}"));
+        tree.line(depth + 1, &format!("training data{digest}{told}"));
     }
     if let Some(id) = &one.baseline_id {
         let rows = one

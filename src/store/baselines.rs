@@ -88,7 +88,8 @@ pub async fn insert(executor: impl PgExecutor<'_>, baseline: &Stored) -> Result<
 }
 
 /// Names the baseline that rows of a model version are compared with. Answers the one that was
-/// named before, if it is another one; then nothing is changed: a baseline is immutable.
+/// named before, if it is another one; then nothing is changed: a baseline is immutable. The digest is
+/// that of the data which the version was trained on, where the baseline is of the same.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -97,7 +98,7 @@ pub async fn assign(
     model: &str,
     version: &str,
     baseline_id: &str,
-    training_data_digest: &str,
+    training_data_digest: Option<&str>,
 ) -> Result<Option<String>> {
     let kept = sqlx::query_scalar!(
         r#"-- name a version's baseline

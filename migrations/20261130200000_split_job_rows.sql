@@ -1,0 +1,210 @@
+-- The rows of a job are split into those to train on and those of the new version's baseline.
+
+-- ---------------------------------------------------------------------------------------------
+-- Which rows of the suggested data are the baseline's
+
+-- A message is the baseline's if a hash of the job's key and of the message's place in the log falls under
+-- the share; docs/retraining.md says which hash. So whoever knows the job can tell, and the baseline covers
+-- the same time as the training data.
+create function driftd.key_split() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    new.training_data := jsonb_set(new.training_data, '{split,key}',
+        to_jsonb(format('%s/%s', new.model, new.job_id)));
+    return new;
+end $$;
+-- A trial has its parent's: what it measures itself on is not held out from the last training either.
+create trigger key_split before insert on driftd.retraining_jobs
+    for each row when (new.parent_job_id is null and new.training_data ? 'split')
+    execute function driftd.key_split();
+
+-- As before, with "split": {"baseline_share"}, to which the job adds its "key".
+create or replace function driftd.suggested_data(
+    model text, monitor text, version text, window_start timestamptz, window_end timestamptz,
+    episode_id bigint, data jsonb, at timestamptz
+) returns jsonb
+    language plpgsql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+#variable_conflict use_column
+declare
+    how text := coalesce(data ->> 'select', 'last');
+    span interval := make_interval(secs => (data ->> 'span_seconds')::double precision);
+    the_monitor text := suggested_data.monitor;
+    the_topic text;
+    from_time timestamptz := window_start;
+    to_time timestamptz := window_end;
+    share double precision := coalesce((data ->> 'baseline_share')::double precision, 0.2);
+    read jsonb;
+    filled record;
+begin
+    -- A trigger that no monitor fired is about the model: its newest monitor that reads something.
+    select m.monitor, m.topic into the_monitor, the_topic from driftd.monitors m
+    where m.model = suggested_data.model and m.topic is not null
+      and (suggested_data.monitor is null or m.monitor = suggested_data.monitor)
+    order by m.monitor_id desc limit 1;
+    if the_topic is not null and to_time is null then
+        select w.window_start, w.window_end into from_time, to_time
+        from driftd.windows w join driftd.monitors m using (monitor_id)
+        where m.monitor = the_monitor and w.rows > 0
+        order by w.window_start desc limit 1;
+    end if;
+    if how = 'since_drift' then
+        from_time := least(from_time, (select e.first_window from driftd.alert_episodes e
+            where e.episode_id = suggested_data.episode_id
+               or (suggested_data.episode_id is null and e.monitor = the_monitor
+                   and e.kind = 'drift' and e.state in ('pending', 'firing'))
+            order by e.episode_id desc limit 1));
+    elsif span is not null then
+        from_time := to_time - span;
+    end if;
+    if to_time is not null then
+        select jsonb_build_object('rows', coalesce(sum(h.rows), 0), 'offsets', coalesce(jsonb_agg(
+                jsonb_strip_nulls(jsonb_build_object('partition', h.partition,
+                    'first_offset', h.first_offset, 'next_offset', h.next_offset,
+                    'generation', nullif(h.generation, 1)))
+                order by h.partition, h.generation) filter (where h.partition is not null), '[]'))
+        into read
+        from (
+            select (o ->> 'partition')::int as partition,
+                coalesce((o ->> 'generation')::bigint, 1) as generation,
+                min((o ->> 'first_offset')::bigint) as first_offset,
+                max((o ->> 'next_offset')::bigint) as next_offset, null::bigint as rows
+            from driftd.windows w join driftd.monitors m using (monitor_id)
+                cross join lateral jsonb_array_elements(w.offsets) o
+            where m.monitor = the_monitor and w.window_start >= from_time and w.window_end <= to_time
+              and (suggested_data.version is null or how <> 'last' or w.version = suggested_data.version)
+            group by 1, 2
+            union all
+            select null, null, null, null, sum(w.rows)
+            from driftd.windows w join driftd.monitors m using (monitor_id)
+            where m.monitor = the_monitor and w.window_start >= from_time and w.window_end <= to_time
+              and (suggested_data.version is null or how <> 'last' or w.version = suggested_data.version)
+        ) h;
+        if share > 0 and read -> 'offsets' <> '[]' then
+            read := read || jsonb_build_object('split', jsonb_build_object('baseline_share', share));
+        end if;
+    end if;
+    select data ->> 'table' as table_name, data ->> 'path' as path into filled;
+    return jsonb_strip_nulls(jsonb_build_object('topic', the_topic, 'from', from_time, 'to', to_time,
+            'select', case when to_time is not null then how end,
+            'table', driftd.fill(filled.table_name, suggested_data.model, suggested_data.version,
+                the_monitor, from_time, to_time, at),
+            'path', driftd.fill(filled.path, suggested_data.model, suggested_data.version,
+                the_monitor, from_time, to_time, at)))
+        || coalesce(read, '{}');
+end $$;
+
+-- ---------------------------------------------------------------------------------------------
+-- The baseline of a version that a job has made
+
+-- As before; a baseline of rows that were held out has another digest than the training data.
+create or replace function driftd.check_baseline(job driftd.retraining_jobs, result jsonb) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    mine driftd.baselines;
+    wrong text;
+    digest text := result #>> '{training_data,sha256}';
+    -- Made by driftd of rows that were held out of the training data.
+    held_out boolean := exists (select from driftd.baseline_builds b where b.job_id = job.job_id
+        and b.baseline_id = result ->> 'baseline_id' and jsonb_typeof(b.source -> 'split') = 'object');
+begin
+    if result ->> 'baseline_id' is null then
+        return;
+    end if;
+    select * into mine from driftd.baselines b where b.baseline_id = result ->> 'baseline_id';
+    if mine.baseline_id is null then
+        perform driftd.bad_result(format('there is no baseline %s', result ->> 'baseline_id'),
+            'import it first: driftd baseline import, or driftd.request_baseline');
+    elsif (mine.model, mine.version) is distinct from (job.model, result ->> 'version') then
+        perform driftd.bad_result(format('baseline %s is of version %s of model %s, not of version %s of model %s',
+            left(mine.baseline_id, 12), mine.version, mine.model, result ->> 'version', job.model));
+    elsif digest <> mine.training_data_digest and not held_out then
+        perform driftd.bad_result(format('the training data has digest %s, baseline %s was made from %s', digest,
+            left(mine.baseline_id, 12), mine.training_data_digest),
+            'a baseline describes the data that its version was trained on');
+    end if;
+    select string_agg(format('%s (%s)', p.name, p.kind), ', ' order by p.name) into wrong
+    from (select f ->> 'name' as name, f ->> 'kind' as kind
+          from driftd.baselines b cross join jsonb_array_elements(b.features) f
+          where b.baseline_id = job.baseline_id) p
+    where not exists (select from jsonb_array_elements(mine.features) f
+        where f ->> 'name' = p.name and f ->> 'kind' = p.kind);
+    if wrong is not null then
+        perform driftd.bad_result(format('baseline %s lacks features of the version that job %s retrains: %s',
+            left(mine.baseline_id, 12), job.job_id, wrong),
+            'a version with fewer features is another model; further ones may be added');
+    end if;
+end $$;
+
+-- As before; the source says which rows of the offset ranges are the baseline's. A trainer that has split its
+-- rows in another way gives "split": null: then all of them are.
+create or replace function driftd.request_baseline(
+    job_id bigint, attempt int, lease_token uuid, version text, source jsonb default '{}'
+) returns bigint
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    job driftd.retraining_jobs := driftd.leased_job(
+        request_baseline.job_id, request_baseline.attempt, request_baseline.lease_token);
+    the_source jsonb := request_baseline.source;
+    build bigint;
+begin
+    if job.state <> 'running' then
+        raise exception 'job % is %, not running', job.job_id, job.state using errcode = 'RD003';
+    elsif coalesce(request_baseline.version, '') = '' then
+        perform driftd.bad_result('a baseline belongs to a version; none is named');
+    elsif jsonb_typeof(the_source) is distinct from 'object' then
+        perform driftd.bad_result('the source of a baseline is a JSON object',
+            '{"files": [...]} or {"topic": ..., "offsets": [...]}');
+    elsif exists (select from driftd.model_versions v where v.model = job.model
+            and v.version = request_baseline.version
+            and (v.job_id is not null or v.created_at < job.created_at)) then
+        perform driftd.bad_result(format('version %s of model %s exists already', request_baseline.version,
+            job.model), 'every job makes a version of its own');
+    end if;
+    if not the_source ? 'files' then
+        the_source := jsonb_strip_nulls(jsonb_build_object('topic', job.training_data -> 'topic',
+            'offsets', job.training_data -> 'offsets', 'from', job.training_data -> 'from',
+            'to', job.training_data -> 'to', 'split', job.training_data -> 'split')) || the_source;
+        if jsonb_typeof(the_source -> 'offsets') is distinct from 'array' or the_source -> 'offsets' = '[]' then
+            perform driftd.bad_result(format('job %s suggests no offset ranges, and the source has none', job.job_id),
+                'name {"files": [...]} or {"topic": ..., "offsets": [{"partition", "first_offset", "next_offset"}]}');
+        end if;
+    end if;
+    insert into driftd.baseline_builds as b (job_id, attempt, model, version, source)
+    values (job.job_id, job.attempt, job.model, request_baseline.version, the_source)
+    on conflict (job_id, attempt, version) do update set
+        -- What failed may be asked for anew, with a source that is right.
+        state = case when b.state = 'failed' then 'wanted' else b.state end,
+        source = case when b.state = 'failed' then excluded.source else b.source end,
+        error = null, taken_at = case when b.state = 'failed' then null else b.taken_at end
+    returning b.build_id into build;
+    perform pg_notify('driftd_builds', build::text);
+    return build;
+end $$;
+
+-- As before; "baseline_share" says that rows and sha256 are those of the share that was held out.
+create or replace function driftd.baseline_build(job_id bigint, attempt int, lease_token uuid, build_id bigint)
+    returns jsonb
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    job driftd.retraining_jobs := driftd.leased_job(
+        baseline_build.job_id, baseline_build.attempt, baseline_build.lease_token);
+    answer jsonb;
+begin
+    select jsonb_strip_nulls(jsonb_build_object('state', b.state, 'baseline_id', b.baseline_id,
+        'sha256', l.training_data_digest, 'rows', l.rows, 'error', b.error,
+        'baseline_share', b.source #> '{split,baseline_share}')) into answer
+    from driftd.baseline_builds b left join driftd.baselines l using (baseline_id)
+    where b.build_id = baseline_build.build_id and b.job_id = job.job_id;
+    if answer is null then
+        raise exception 'job % has asked for no baseline %', job.job_id, baseline_build.build_id
+            using errcode = 'RD002';
+    end if;
+    return answer;
+end $$;
+
+-- Functions are everybody's unless told otherwise.
+revoke execute on all functions in schema driftd from public;
+select driftd.grant_roles();
