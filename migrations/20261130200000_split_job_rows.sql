@@ -136,12 +136,30 @@ begin
     end if;
 end $$;
 
+-- When the drift began that is the cause of a job: where the rule saw it begin, else in the first window of its
+-- episode. Of several the last one, after which none of the windows is as before; one that begins after the
+-- job's data has no part in them. Null: no drift is the cause.
+create function driftd.onset_of(job driftd.retraining_jobs) returns timestamptz
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    select max(o.onset) from (
+        select least(e.first_window, min(s.drifted_since)) as onset
+        from driftd.retraining_triggers t
+        join driftd.alert_episodes e using (episode_id)
+        left join driftd.drift_scores s on (s.monitor_id, s.version, s.segment, s.window_start)
+            = (e.monitor_id, e.version, e.segment, e.first_window) and s.drifted and s.decides
+        where t.job_id = job.job_id and t.kind = 'episode' and e.kind = 'drift'
+        group by e.episode_id) o
+    where o.onset < (job.training_data ->> 'to')::timestamptz
+$$;
+
 -- As before; the source says which rows of the offset ranges are the baseline's. A trainer that has split its
--- rows in another way gives "split": null: then all of them are.
+-- rows in another way gives "split": null: then all of them are. Rows from before the drift are of a world
+-- that has passed, and a baseline of both would be like no window to come: it begins at the onset, unless
+-- the trainer names another "from".
 create or replace function driftd.request_baseline(
     job_id bigint, attempt int, lease_token uuid, version text, source jsonb default '{}'
 ) returns bigint
-    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 #variable_conflict use_column
 declare
     job driftd.retraining_jobs := driftd.leased_job(
@@ -164,7 +182,8 @@ begin
     end if;
     if not the_source ? 'files' then
         the_source := jsonb_strip_nulls(jsonb_build_object('topic', job.training_data -> 'topic',
-            'offsets', job.training_data -> 'offsets', 'from', job.training_data -> 'from',
+            'offsets', job.training_data -> 'offsets',
+            'from', greatest((job.training_data ->> 'from')::timestamptz, driftd.onset_of(job)),
             'to', job.training_data -> 'to', 'split', job.training_data -> 'split')) || the_source;
         if jsonb_typeof(the_source -> 'offsets') is distinct from 'array' or the_source -> 'offsets' = '[]' then
             perform driftd.bad_result(format('job %s suggests no offset ranges, and the source has none', job.job_id),
