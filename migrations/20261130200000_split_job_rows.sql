@@ -224,6 +224,135 @@ begin
     return answer;
 end $$;
 
+-- ---------------------------------------------------------------------------------------------
+-- Too few windows for the rule: those of the stream are added until it has enough
+
+alter table driftd.baselines add column extends_baseline_id text references driftd.baselines;
+comment on column driftd.baselines.extends_baseline_id is
+    'The baseline that this one is with further windows: profile and bins are the same. Null: it was made from training data.';
+
+-- What those windows answered; a baseline has all of the one that it extends.
+create table driftd.baseline_added_windows (
+    baseline_id text not null references driftd.baselines,
+    monitor_id bigint not null references driftd.monitors, -- windows of its size, and of its features
+    window_start timestamptz not null,
+    rows bigint not null,
+    answers bytea not null,                     -- as in driftd.windows
+    primary key (baseline_id, monitor_id, window_start)
+);
+comment on table driftd.baseline_added_windows is
+    'Windows of the stream that count as training windows of a baseline: of a version in service whose own data held too few.';
+
+-- The baselines that a baseline extends, and itself.
+create function driftd.extended_baselines(baseline_id text) returns setof text
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    with recursive chain as (
+        select b.baseline_id, b.extends_baseline_id from driftd.baselines b
+        where b.baseline_id = extended_baselines.baseline_id
+        union all
+        select b.baseline_id, b.extends_baseline_id
+        from chain c join driftd.baselines b on b.baseline_id = c.extends_baseline_id)
+    select c.baseline_id from chain c
+$$;
+
+-- Gives a version that a job has made, and that is in service, a new baseline with `missing` windows of the
+-- monitor more, as soon as there are so many: its first ones that were judged since it was promoted and
+-- found stable by the tests. Left out are drifted windows, those of an alert about drift until its
+-- last drifted window, and those that a gap touches or the clock has closed. Answers the new baseline; null:
+-- nothing is to be done. It is done once per monitor, whoever asks how often.
+create function driftd.extend_baseline(monitor_id bigint, version text, missing int) returns text
+    language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+#variable_conflict use_column
+declare
+    chosen driftd.model_versions;
+    starts timestamptz[];
+    extended text;
+begin
+    select v.* into chosen from driftd.model_versions v join driftd.monitors m using (model)
+    where m.monitor_id = extend_baseline.monitor_id and v.version = extend_baseline.version
+      and v.stage = 'promoted' and v.job_id is not null;
+    if chosen.baseline_id is null then
+        return null;
+    end if;
+    select array_agg(q.window_start order by q.window_start) into starts from (
+        select w.window_start from driftd.windows w
+        where w.monitor_id = extend_baseline.monitor_id and w.version = chosen.version and w.segment = 'all'
+          and w.baseline_id in (select driftd.extended_baselines(chosen.baseline_id))
+          and w.verdict = 'stable' and w.decided_by = 'tests' and w.answers is not null
+          and w.judged_at >= chosen.stage_at
+          and not exists (select from driftd.alert_episodes e
+              where (e.monitor_id, e.version, e.segment) = (w.monitor_id, w.version, w.segment)
+                and e.kind = 'drift' and w.window_start >= e.first_window
+                and (e.state in ('pending', 'firing') or w.window_start <= e.last_window))
+        order by w.window_start limit missing) q;
+    if coalesce(cardinality(starts), 0) < missing then
+        return null;
+    end if;
+    -- As whoever names a version's baseline locks it.
+    perform from driftd.model_versions v
+    where (v.model, v.version, v.baseline_id) = (chosen.model, chosen.version, chosen.baseline_id) for update;
+    if not found or exists (select from driftd.baseline_added_windows a
+            where a.baseline_id = chosen.baseline_id and a.monitor_id = extend_baseline.monitor_id) then
+        return null;
+    end if;
+    select encode(sha256(convert_to(concat_ws(' ', chosen.baseline_id, m.monitor, m.revision), 'UTF8')
+            || string_agg(convert_to(w.window_start::text, 'UTF8') || w.answers, '' order by w.window_start)), 'hex')
+    into extended
+    from driftd.windows w join driftd.monitors m using (monitor_id)
+    where w.monitor_id = extend_baseline.monitor_id and w.version = chosen.version and w.segment = 'all'
+      and w.window_start = any (starts)
+    group by m.monitor, m.revision;
+    insert into driftd.baselines (baseline_id, extends_baseline_id, model, version, training_data_digest,
+        training_data_files, rows, time_column, time_from, time_to, features, profile)
+    select extended, b.baseline_id, b.model, b.version, b.training_data_digest, b.training_data_files, b.rows,
+        b.time_column, b.time_from, b.time_to, b.features, b.profile
+    from driftd.baselines b where b.baseline_id = chosen.baseline_id;
+    insert into driftd.baseline_windows (baseline_id, slot_ms, slots)
+    select extended, s.slot_ms, s.slots from driftd.baseline_windows s where s.baseline_id = chosen.baseline_id;
+    insert into driftd.baseline_added_windows (baseline_id, monitor_id, window_start, rows, answers)
+    select extended, a.monitor_id, a.window_start, a.rows, a.answers
+    from driftd.baseline_added_windows a where a.baseline_id = chosen.baseline_id
+    union all
+    select extended, w.monitor_id, w.window_start, w.rows, w.answers from driftd.windows w
+    where w.monitor_id = extend_baseline.monitor_id and w.version = chosen.version and w.segment = 'all'
+      and w.window_start = any (starts);
+    update driftd.model_versions v set baseline_id = extended
+    where (v.model, v.version) = (chosen.model, chosen.version);
+    return extended;
+end $$;
+
+-- As before, with what was added to the baseline.
+create or replace view driftd.model_lineage as
+select v.model, v.version, v.stage, v.parent_version, v.created_at, v.artifact_uri,
+       v.metrics, v.parameters, v.code, v.training_data_digest, v.training_data,
+       v.baseline_id, b.rows as baseline_rows, b.training_data_digest as baseline_digest,
+       b.time_from as baseline_from, b.time_to as baseline_to,
+       v.job_id, j.reasons, j.worker, j.attempt, j.training_data as suggested_data,
+       j.baseline_id as parent_baseline_id, p.training_data_digest as parent_digest,
+       (select array_agg(t.episode_id order by t.episode_id) from driftd.retraining_triggers t
+        where t.job_id = v.job_id and t.kind = 'episode') as episodes,
+       (select jsonb_agg(jsonb_build_object('episode_id', e.episode_id, 'monitor', e.monitor,
+            'version', e.version, 'severity', e.severity, 'first_window', e.first_window,
+            'fired_window', e.fired_window, 'last_window', e.last_window,
+            'drifted_windows', e.drifted_windows, 'features', e.top_features) order by e.episode_id)
+        from driftd.retraining_triggers t join driftd.alert_episodes e using (episode_id)
+        where t.job_id = v.job_id and t.kind = 'episode') as drift,
+       b.extends_baseline_id,
+       (select jsonb_agg(to_jsonb(a) order by a.monitor, a.revision) from (
+            select m.monitor, m.revision, count(*) as windows, sum(w.rows) as rows,
+                   min(w.window_start) as first_window, max(w.window_start) as last_window
+            from driftd.baseline_added_windows w join driftd.monitors m using (monitor_id)
+            where w.baseline_id = v.baseline_id group by m.monitor, m.revision) a) as added_windows
+from driftd.model_versions v
+left join driftd.baselines b using (baseline_id)
+left join driftd.retraining_jobs j on j.job_id = v.job_id
+left join driftd.baselines p on p.baseline_id = j.baseline_id;
+
+comment on column driftd.model_lineage.extends_baseline_id is
+    'The baseline that the version had before windows of the stream were added; null: none were.';
+comment on column driftd.model_lineage.added_windows is
+    'How many windows of which monitor were added to its baseline, and which time they are from; null: none.';
+
 -- Functions are everybody's unless told otherwise.
 revoke execute on all functions in schema driftd from public;
 select driftd.grant_roles();

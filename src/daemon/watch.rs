@@ -283,7 +283,7 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
     for (known, input) in inputs(known) {
         let mut judges = HashMap::new();
         for baseline in &known.baselines {
-            let judge = match judge_of(&known.monitor, input, baseline, pool).await {
+            let judge = match judge_of(known, input, baseline, pool).await {
                 Ok(judge) => Arc::new(judge),
                 Err(error) if is_transient(&error) => return Err(error),
                 // A baseline that cannot be used is its version's problem alone.
@@ -298,7 +298,10 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
                 }
             };
             judges.insert(Line::version_key(&baseline.version), Arc::clone(&judge));
-            judges.insert(baseline.id.clone(), judge);
+            // Rows that wait may have been read by the bins of a baseline that this one extends: the same.
+            for id in baselines::chain(pool, &baseline.id).await? {
+                judges.insert(id, Arc::clone(&judge));
+            }
         }
         lines.push(Line {
             monitor_id: known.registered.monitor_id,
@@ -311,19 +314,21 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
 }
 
 async fn judge_of(
-    monitor: &Monitor,
+    known: &Known,
     input: &Input,
     baseline: &Arc<Baseline>,
     pool: &PgPool,
 ) -> anyhow::Result<Judge> {
     let stored = baselines::windows(pool, &baseline.id).await?;
-    let (name, input, baseline) = (monitor.name.clone(), input.clone(), Arc::clone(baseline));
+    let added = baselines::added(pool, &baseline.id, known.registered.monitor_id).await?;
+    let (input, baseline) = (input.clone(), Arc::clone(baseline));
+    let name = known.monitor.name.clone();
     // Sorting a large baseline and learning from its windows take a while.
     tokio::task::spawn_blocking(move || {
         let layout = plan::select(&name, &input.features, &baseline)?;
         let training = match stored {
             Some(bytes) => Some(baseline::judge::Windows::read(
-                &bytes, &baseline, &layout, &input,
+                &bytes, &added, &baseline, &layout, &input,
             )?),
             None => None,
         };

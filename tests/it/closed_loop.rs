@@ -231,3 +231,111 @@ async fn a_drift_becomes_a_version_whose_rows_are_stable() {
         "{trace}"
     );
 }
+
+/// The windows of a version whose own data hold three: the tests judge them, and its quiet ones are added
+/// to its baseline until the rule can.
+#[tokio::test]
+async fn a_version_with_too_few_windows_learns_from_those_after_its_promotion() {
+    let topic = mock_topic();
+    let knobs = Knobs::mock(&topic);
+    let stage = stage(&knobs).await;
+    let span = 5 * WINDOW_MS / 60_000;
+    stage.rewrite(
+        "cooldown = \"0s\"",
+        &format!("cooldown = \"0s\"\nmin_windows = 3\ndata = {{ select = \"sliding\", span = \"{span}m\" }}"),
+    );
+    let mut dice = Dice::new(11);
+    let mut log = Vec::new();
+    for number in 0..8 {
+        let mean = if number < 4 { 40.0 } else { 46.0 };
+        log.extend(window(&mut dice, number, "1", mean));
+    }
+    produce(&knobs.brokers, &topic, &log);
+    let mut daemon = Daemon::start(&stage.config);
+    let jobs = "select count(*) from driftd.retraining_jobs";
+    until("the third drifted window has enqueued a job", async || {
+        stage.count(jobs).await == 1
+    })
+    .await;
+    work(&stage).await;
+    let first = check_first_baseline(&stage).await;
+    taken_up(&stage, 2).await;
+
+    let mut later = Vec::new();
+    for number in 8..28 {
+        let mean = if number == 12 { 52.0 } else { 46.0 };
+        later.extend(window(&mut dice, number, "2", mean));
+    }
+    produce(&knobs.brokers, &topic, &later);
+    let extended = "select count(*) from driftd.baselines where extends_baseline_id is not null";
+    until("windows are added to the baseline", async || {
+        stage.count(extended).await == 1
+    })
+    .await;
+    check_extended(&stage, &first).await;
+    taken_up(&stage, 3).await;
+
+    let last: Vec<Record> = (28..32)
+        .flat_map(|number| window(&mut dice, number, "2", 46.0))
+        .collect();
+    produce(&knobs.brokers, &topic, &last);
+    check_judged_by_the_rule(&stage).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    let trace = String::from_utf8(on(&stage, &["models", "trace", "2"]).stdout).unwrap();
+    assert!(
+        trace.contains("17 windows of monitor loop were added"),
+        "{trace}"
+    );
+}
+
+/// Reading has begun anew so often.
+async fn taken_up(stage: &Stage, epoch: i64) {
+    until("reading has begun anew", async || {
+        stage
+            .count("select min(epoch) from driftd.partition_progress")
+            .await
+            >= epoch
+    })
+    .await;
+}
+
+/// Of the three windows since the onset, though the model was trained on five.
+async fn check_first_baseline(stage: &Stage) -> String {
+    let sql = "select baseline_id, baseline_rows, (metrics ->> 'rows')::bigint as trained,
+            (extract(epoch from baseline_from) * 1000)::bigint
+        from driftd.model_lineage where version = '2'";
+    let (id, rows, trained, from): (String, i64, i64, i64) =
+        sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
+    assert!(from >= START_MS + 4 * WINDOW_MS, "{from}");
+    assert!((90..=210).contains(&rows), "{rows}");
+    assert!((870..=1050).contains(&trained), "{trained}");
+    id
+}
+
+async fn check_extended(stage: &Stage, first: &str) {
+    let sql = "select extends_baseline_id, added_windows #>> '{0,monitor}',
+            (added_windows #>> '{0,windows}')::bigint, added_windows #>> '{0,first_window}',
+            added_windows #>> '{0,last_window}', jsonb_array_length(added_windows)
+        from driftd.model_lineage where version = '2'";
+    let said: (String, String, i64, String, String, i32) =
+        sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
+    let at = |number: i64| {
+        let ms = START_MS + number * WINDOW_MS;
+        let at = chrono::DateTime::from_timestamp_millis(ms).unwrap();
+        at.format("%Y-%m-%dT%H:%M:%S+00:00").to_string()
+    };
+    let monitor = "loop".to_owned();
+    assert_eq!(said, (first.to_owned(), monitor, 17, at(8), at(25), 1));
+    let sql = "select count(*) from driftd.baseline_added_windows a join driftd.windows w
+            using (monitor_id, window_start) where w.version = '2' and w.verdict <> 'stable'";
+    assert_eq!(stage.count(sql).await, 0, "none that drifted");
+}
+
+async fn check_judged_by_the_rule(stage: &Stage) {
+    let sql = "select count(*) from driftd.windows w join driftd.model_versions v using (version, baseline_id)
+        where v.version = '2' and decided_by = 'rule' and training_windows = 20 and verdict = 'stable'";
+    until("the rule judges", async || stage.count(sql).await >= 3).await;
+    let sql =
+        "select count(*) from driftd.windows where decided_by = 'rule' and verdict <> 'stable'";
+    assert_eq!(stage.count(sql).await, 0);
+}
