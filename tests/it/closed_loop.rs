@@ -339,3 +339,85 @@ async fn check_judged_by_the_rule(stage: &Stage) {
         "select count(*) from driftd.windows where decided_by = 'rule' and verdict <> 'stable'";
     assert_eq!(stage.count(sql).await, 0);
 }
+
+/// Retention took the data before the job was worked on: a trainer hears which offset is gone and which is
+/// still there, and the version in service is watched on. So it is beside a version whose baseline is damaged.
+#[tokio::test]
+async fn data_that_is_gone_and_a_damaged_baseline_stop_their_own_version_alone() {
+    let topic = mock_topic();
+    let knobs = Knobs::mock(&topic);
+    let stage = stage(&knobs).await;
+    let damaged = "with baseline as (insert into driftd.baselines (baseline_id, model, version,
+                training_data_digest, training_data_files, rows, features, profile)
+            values ('damaged', 'credit', '0', 'd', '{}', 1, '[]', '\\x01') returning model, version, baseline_id)
+        insert into driftd.model_versions (model, version, baseline_id) select * from baseline";
+    sqlx::query(damaged).execute(&stage.db.pool).await.unwrap();
+    let mut dice = Dice::new(2027);
+    let mut log = Vec::new();
+    for (number, mean) in [(0, 40.0), (1, 46.0), (2, 46.0)] {
+        log.extend(window(&mut dice, number, "1", mean));
+    }
+    produce(&knobs.brokers, &topic, &log);
+    let mut daemon = Daemon::start(&stage.config);
+    let jobs = "select count(*) from driftd.retraining_jobs";
+    until("the drift has enqueued a job", async || {
+        stage.count(jobs).await == 1
+    })
+    .await;
+
+    // The mock broker keeps 5 MiB of a partition; driftd reads them before they go.
+    let junk = || Record {
+        partition: 0,
+        record_ms: START_MS,
+        payload: Some("x".repeat(900_000)),
+    };
+    for number in 1..=6 {
+        produce(&knobs.brokers, &topic, &[junk()]);
+        stage.saved(log.len() + number).await;
+    }
+    let gone = format!("partition 0 of topic {topic} no longer holds offset ");
+    for (attempt, fetch) in [(1, false), (2, true)] {
+        work_in_vain(&stage, fetch).await;
+        let sql = "select state::text, attempt, error from driftd.retraining_jobs";
+        let (state, tried, error): (String, i32, String) =
+            sqlx::query_as(sql).fetch_one(&stage.db.pool).await.unwrap();
+        assert_eq!((state.as_str(), tried), ("failed", attempt), "{error}");
+        assert!(error.contains(&gone), "{error}");
+        assert!(
+            error.contains(": the first that is still there is "),
+            "{error}"
+        );
+        sqlx::query("select driftd.retry_job(1)")
+            .execute(&stage.db.pool)
+            .await
+            .unwrap();
+    }
+
+    // The rows of both versions go on, each with what is known of it.
+    let mut later = window(&mut dice, 3, "1", 40.0);
+    later.extend(window(&mut dice, 3, "0", 40.0));
+    later.extend(window(&mut dice, 4, "1", 40.0));
+    produce(&knobs.brokers, &topic, &later);
+    let judged = "select count(*) from driftd.windows
+        where window_start = to_timestamp(1364774400 + 3 * 600)
+            and (version, verdict::text) in (('1', 'stable'), ('(other)', 'no_baseline'))";
+    until("both are judged", async || stage.count(judged).await == 2).await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.contains("the baseline cannot be used"), "{log}");
+}
+
+/// A worker whose command needs a baseline, and with `fetch` the data too.
+async fn work_in_vain(stage: &Stage, fetch: bool) {
+    let config = stage.config.to_str().unwrap().to_owned();
+    let worker = tokio::task::spawn_blocking(move || {
+        let script = r#"echo '{"version": "2", "baseline": true}' > "$DRIFTD_RESULT_FILE""#;
+        let mut command = Command::new(BINARY);
+        command.args(["worker", "--once", "--model", "credit", "--config", &config]);
+        command.args(fetch.then_some("--fetch"));
+        command.args(["--", "sh", "-c", script]).output().unwrap()
+    });
+    let worked = worker.await.unwrap();
+    let said = String::from_utf8_lossy(&worked.stderr);
+    assert!(worked.status.success(), "{said}");
+}

@@ -66,9 +66,10 @@ pub(super) async fn fetched(
             Ok(Some(digest))
         }
         Ok(Err(error)) => {
+            let retry = !matches!(error, ranges::Error::Gone { .. }); // it does not come back
             let error = anyhow::Error::from(error);
             let error = format!("the suggested data cannot be fetched: {error:#}");
-            Err(Outcome::failed(error, true))
+            Err(Outcome::failed(error, retry))
         }
         Err(panic) => {
             let error = format!("fetching the suggested data: {panic}");
