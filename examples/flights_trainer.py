@@ -2,7 +2,8 @@
 """The command of `driftd demo --train`, with scikit-learn: will a flight arrive 15 minutes late or more?
 
 Run by `driftd worker --fetch`: the job is in DRIFTD_JOB_FILE, the suggested part of the topic in
-DRIFTD_DATA_FILE, one message a line; the result goes to DRIFTD_RESULT_FILE. What it prints is kept with
+DRIFTD_DATA_FILE, one message a line, without those of the new version's baseline; the result goes to
+DRIFTD_RESULT_FILE. What it prints is kept with
 the job (`driftd jobs logs`).
 """
 

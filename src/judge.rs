@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alert::{self, Alert};
 use crate::api::Readiness;
+use crate::baseline::extend;
 use crate::clock::Clock;
 use crate::compare::Test;
 use crate::decide::episode::Change;
 use crate::decide::line::{self, Kind, Step};
-use crate::decide::rule::Answers;
+use crate::decide::rule::{Answers, MIN_WINDOWS};
 use crate::decide::silence::{self, Seen};
 use crate::decide::verdict::{self, Coverage, Judge, Judged, Scored, Training, Verdict};
 use crate::decide::volume;
@@ -301,6 +302,9 @@ async fn save(
     let volume = volume_detail(window, judged);
     let (monitor, step) = (&line.monitor, outcome.step);
     alert::follow(connection, monitor, window, step, &volume, &mut state).await?;
+    if judged.is_training() {
+        extend::extend(connection, &monitor.name, window, MIN_WINDOWS).await?;
+    }
     windows::count_stepped_over(connection, claimed).await?;
     let next = next_window(line, claimed, window, &state)?;
     windows::advance(connection, claimed, &next).await?;

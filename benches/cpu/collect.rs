@@ -122,6 +122,7 @@ async fn whole(
     let imported = Imported {
         baseline: baseline.clone(),
         slots: None,
+        is_held_out: false,
     };
     driftd::baseline::save::save(&pool, imported).await?;
     let mut connection = pool.acquire().await?;

@@ -120,6 +120,8 @@ pub struct Imported {
     pub baseline: Baseline,
     /// Its rows by time, where the files have a time column.
     pub slots: Option<Slots>,
+    /// Its rows were held out: its digest is not that of the version's training data.
+    pub is_held_out: bool,
 }
 
 /// Training files, profiled on bins of their own.
@@ -157,6 +159,7 @@ pub fn import(request: &Request, progress: impl FnMut(u64)) -> Result<Imported, 
     Ok(Imported {
         baseline,
         slots: made.slots,
+        is_held_out: false,
     })
 }
 

@@ -19,12 +19,14 @@ pub struct Windows {
 
 impl Windows {
     /// From the stored rows of a baseline by time: windows of the monitor's size, of the features that it
-    /// watches.
+    /// watches; and those of its stream that were `added`. Windows between that were left out are not
+    /// filled in: as windows without rows they would say that none come.
     ///
     /// # Errors
     /// The bytes are damaged, or the windows are no multiple of the slots.
     pub fn read(
         bytes: &[u8],
+        added: &[Vec<u8>],
         baseline: &Baseline,
         layout: &Layout,
         input: &Input,
@@ -38,13 +40,28 @@ impl Windows {
             .filter_map(|feature| place(&feature.name))
             .collect();
         let windows = slots.windows(&input.window)?;
-        Ok(Self {
-            asking: slots.asking.select(&places),
-            windows: windows
-                .iter()
-                .map(|one| one.select(&slots.asking, &places))
-                .collect(),
-        })
+        let selected = windows.iter().map(|one| one.select(&slots.asking, &places));
+        let mut windows: Vec<Answers> = selected.collect();
+        let asking = slots.asking.select(&places);
+        for bytes in added {
+            windows.push(read_added(bytes, &asking)?);
+        }
+        windows.sort_by_key(|window| window.start_ms);
+        Ok(Self { asking, windows })
+    }
+}
+
+fn read_added(bytes: &[u8], asking: &Asking) -> Result<Answers, Error> {
+    let damaged = |why: String| Error::Damaged(format!("a window that was added: {why}"));
+    let answers = Answers::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+    let empty = Answers::empty(asking, answers.start_ms);
+    let shape = |answers: &Answers| -> (Vec<usize>, usize) {
+        let groups = answers.features.iter().map(|tally| tally.groups.len());
+        (groups.collect(), answers.pairs.len())
+    };
+    match shape(&answers) == shape(&empty) {
+        true => Ok(answers),
+        false => Err(damaged("it is of other features".into())),
     }
 }
 

@@ -6,13 +6,14 @@
 //! - `import`: two passes over the files make a baseline; `survey` is the first of them
 //! - `windows`: the rows by time, from which training windows of any size come
 //! - `judge`: with a monitor's settings, what judges its windows
-//! - `save`: keeping one in Postgres
+//! - `save`: keeping one in Postgres; `extend`: adding windows of the stream to it
 //! - `current`: files as one window of a baseline, for `driftd check`
 //!
 //! A baseline is immutable and named by the digest of its content.
 
 mod columns;
 pub mod current;
+pub mod extend;
 pub mod import;
 pub mod judge;
 pub mod kinds;

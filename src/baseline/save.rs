@@ -69,11 +69,13 @@ pub struct Saved {
 /// # Errors
 /// The version has another baseline already, or Postgres cannot be asked.
 pub async fn save(pool: &PgPool, imported: Imported) -> Result<Saved, Error> {
+    let is_held_out = imported.is_held_out;
     // Packing a large baseline takes a while.
     let pack = move || {
         let Imported {
             mut baseline,
             slots,
+            ..
         } = imported;
         let stored = stored(&mut baseline)?;
         let slots = slots.map(|slots| Ok::<_, Error>((slots.slot_ms, slots.encode()?)));
@@ -85,7 +87,9 @@ pub async fn save(pool: &PgPool, imported: Imported) -> Result<Saved, Error> {
     let new = baselines::insert(&mut *transaction, &stored).await?;
     let digest = &stored.training_data_digest;
     let (model, version) = (&baseline.model, &baseline.version);
-    let other = baselines::assign(&mut transaction, model, version, &baseline.id, digest).await?;
+    let trained_on = Some(digest.as_str()).filter(|_| !is_held_out);
+    let assign = baselines::assign(&mut transaction, model, version, &baseline.id, trained_on);
+    let other = assign.await?;
     if let Some(other) = other {
         return Err(Error::HasAnother {
             made: made_differently(pool, &other, digest).await?,

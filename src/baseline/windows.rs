@@ -43,6 +43,14 @@ pub struct Slots {
     levels: Vec<Vec<Occurrence>>,
 }
 
+/// When rows came that are in no slot, because a baseline is of a share of them: the number of rows in a
+/// window is theirs too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    unit_ms: i64,
+    rows: BTreeMap<i64, u64>,
+}
+
 /// Where a level occurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Occurrence {
@@ -121,7 +129,45 @@ fn days_begin_with(range: (i64, i64), slot_ms: i64, time_zone: Tz) -> bool {
     false
 }
 
+impl Volume {
+    /// Of no rows, for slots that add up to windows of this size: see [`slot_for`].
+    pub fn of(window_ms: i64) -> Self {
+        let is_whole = window_ms % MINUTE_MS == 0;
+        Self {
+            unit_ms: if is_whole { MINUTE_MS } else { window_ms },
+            rows: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a row.
+    pub fn add(&mut self, ms: i64) {
+        let start = ms.div_euclid(self.unit_ms) * self.unit_ms;
+        *self.rows.entry(start).or_default() += 1;
+    }
+
+    /// All of them.
+    pub fn rows(&self) -> u64 {
+        self.rows.values().sum()
+    }
+}
+
 impl Slots {
+    /// Counts further rows, by their number alone.
+    pub fn count(&mut self, others: &Volume) {
+        for (ms, rows) in &others.rows {
+            let start = ms.div_euclid(self.slot_ms) * self.slot_ms;
+            let place = self
+                .slots
+                .binary_search_by_key(&start, |slot| slot.start_ms);
+            let place = place.unwrap_or_else(|place| {
+                let empty = Answers::empty(&self.asking, start);
+                self.slots.insert(place, empty);
+                place
+            });
+            self.slots[place].rows += rows;
+        }
+    }
+
     /// Bytes to store.
     ///
     /// # Errors

@@ -270,6 +270,11 @@ async fn show(
         "training_data_files": one.training_data_files, "created_at": one.created_at,
         "stored_bytes": one.profile.len(), "features": one.features,
     });
+    let mut extends = baselines::chain(pool, &one.baseline_id).await?;
+    extends.retain(|id| *id != one.baseline_id);
+    if !extends.is_empty() {
+        value["extends"] = json!(extends);
+    }
     let slots = baselines::windows(pool, &one.baseline_id).await?;
     let window_ms = i64::try_from(window.as_millis()).context("--window is too long")?;
     // Learning takes a while.
@@ -306,7 +311,11 @@ fn as_text(value: &Value) -> String {
         "training_data_files",
         "created_at",
         "stored_bytes",
+        "extends",
     ] {
+        if value.get(key).is_none() {
+            continue; // it extends none
+        }
         let shown = value[key]
             .as_str()
             .map_or_else(|| value[key].to_string(), str::to_owned);

@@ -306,15 +306,11 @@ fn version_lines(tree: &mut Tree, depth: usize, one: &Lineage) {
     if let Some(uri) = &one.artifact_uri {
         tree.line(depth + 1, &format!("artifact {uri}"));
     }
-    if let Some(digest) = &one.training_data_digest {
-        tree.line(
-            depth + 1,
-            &format!(
-                "training data sha256 {}{}",
-                short(digest),
-                data(&one.training_data)
-            ),
-        );
+    let digest = one.training_data_digest.as_deref().map(short);
+    let told = data(&one.training_data);
+    if digest.is_some() || !told.is_empty() {
+        let digest = digest.map_or(String::new(), |digest| format!(" sha256 {digest}"));
+        tree.line(depth + 1, &format!("training data{digest}{told}"));
     }
     if let Some(id) = &one.baseline_id {
         let rows = one
@@ -322,6 +318,19 @@ fn version_lines(tree: &mut Tree, depth: usize, one: &Lineage) {
             .map_or(String::new(), |rows| format!(", {rows} rows"));
         let range = range(one.baseline_from, one.baseline_to);
         tree.line(depth + 1, &format!("baseline {}{rows}{range}", short(id)));
+        let added = one.added_windows.iter().filter_map(Value::as_array);
+        for of in added.flatten() {
+            let monitor = of["monitor"].as_str().unwrap_or_default();
+            let (first, last) = (moment(&of["first_window"]), moment(&of["last_window"]));
+            let text = format!(
+                "{} windows of monitor {monitor} were added, from {first} to {last}",
+                of["windows"]
+            );
+            tree.line(depth + 2, &text);
+        }
+        if let Some(id) = &one.extends_baseline_id {
+            tree.line(depth + 2, &format!("it extends baseline {}", short(id)));
+        }
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Args {
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     grace: Duration,
     /// Read the offset ranges that a job suggests from Kafka first, and give them to the command as the
-    /// file DRIFTD_DATA_FILE, one message a line. Needs the settings of Kafka.
+    /// file DRIFTD_DATA_FILE, one message a line, without those that are the new version's baseline. Needs
+    /// the settings of Kafka.
     #[arg(long)]
     fetch: bool,
     /// End when there is nothing to do.

@@ -25,11 +25,16 @@ use crate::ingest::plan::{self, TopicPlan, Watched};
 use crate::judge::{self, Line};
 use crate::monitor::{Input, Monitor, VersionSource};
 use crate::settings::Settings;
+use crate::store::baselines::Stored;
 use crate::store::monitors::Registered;
 use crate::store::{self, baselines, monitors};
 
 /// How often baselines may have changed.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// What is said of a baseline that cannot be used: it is its version's problem alone.
+const UNUSABLE: &str =
+    "the baseline cannot be used: windows of its version get the verdict no_baseline";
 
 /// What collect and judge begin with.
 pub(super) struct Watching {
@@ -212,14 +217,11 @@ async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Know
         transaction.commit().await.map_err(store::Error::from)?;
         if !by_model.contains_key(&monitor.model) {
             let stored = baselines::of_model(pool, &monitor.model).await?;
-            let read = stored
-                .into_iter()
-                .map(|one| Ok(Arc::new(Baseline::of_stored(one)?)));
-            let read = read.collect::<Result<Vec<_>, crate::profile::encoding::Error>>()?;
-            by_model.insert(monitor.model.clone(), read);
+            by_model.insert(monitor.model.clone(), readable(stored));
         }
-        let baselines = by_model[&monitor.model].clone();
-        if monitor.input.is_some() {
+        let mut baselines = by_model[&monitor.model].clone();
+        if let Some(input) = &monitor.input {
+            baselines = fitting(monitor, input, baselines)?;
             warn_without_baseline(monitor, &baselines);
         }
         known.push(Known {
@@ -229,6 +231,46 @@ async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Know
         });
     }
     Ok(known)
+}
+
+/// The baselines that can be read: one that is damaged is its version's problem alone.
+fn readable(stored: Vec<Stored>) -> Vec<Arc<Baseline>> {
+    let read = |one: Stored| {
+        let (id, model, version) = (
+            one.baseline_id.clone(),
+            one.model.clone(),
+            one.version.clone(),
+        );
+        let read = Baseline::of_stored(one);
+        let told = read.inspect_err(|error| {
+            tracing::error!(model.id = %model, model.version = %version, baseline = %id, %error, "{UNUSABLE}");
+        });
+        told.ok().map(Arc::new)
+    };
+    stored.into_iter().filter_map(read).collect()
+}
+
+/// The baselines that hold what a monitor watches. Where none does, it is the monitor that is wrong.
+fn fitting(
+    monitor: &Monitor,
+    input: &Input,
+    baselines: Vec<Arc<Baseline>>,
+) -> Result<Vec<Arc<Baseline>>, plan::Error> {
+    let mut fitting = Vec::new();
+    let mut wrong = None;
+    for baseline in baselines {
+        match plan::select(&monitor.name, &input.features, &baseline) {
+            Ok(_) => fitting.push(baseline),
+            Err(error) => {
+                tracing::error!(model.version = %baseline.version, baseline = %baseline.id, %error, "{UNUSABLE}");
+                wrong = Some(error);
+            }
+        }
+    }
+    match wrong {
+        Some(error) if fitting.is_empty() => Err(error),
+        _ => Ok(fitting),
+    }
 }
 
 fn warn_without_baseline(monitor: &Monitor, baselines: &[Arc<Baseline>]) {
@@ -283,22 +325,22 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
     for (known, input) in inputs(known) {
         let mut judges = HashMap::new();
         for baseline in &known.baselines {
-            let judge = match judge_of(&known.monitor, input, baseline, pool).await {
+            let judge = match judge_of(known, input, baseline, pool).await {
                 Ok(judge) => Arc::new(judge),
                 Err(error) if is_transient(&error) => return Err(error),
-                // A baseline that cannot be used is its version's problem alone.
                 Err(error) => {
                     tracing::error!(
                         monitor = %known.monitor.name, model.version = %baseline.version,
-                        baseline = %baseline.id, error = format!("{error:#}"),
-                        "the baseline cannot be used: windows of its version get the verdict \
-                         no_baseline"
+                        baseline = %baseline.id, error = format!("{error:#}"), "{UNUSABLE}"
                     );
                     continue;
                 }
             };
             judges.insert(Line::version_key(&baseline.version), Arc::clone(&judge));
-            judges.insert(baseline.id.clone(), judge);
+            // Rows that wait may have been read by the bins of a baseline that this one extends: the same.
+            for id in baselines::chain(pool, &baseline.id).await? {
+                judges.insert(id, Arc::clone(&judge));
+            }
         }
         lines.push(Line {
             monitor_id: known.registered.monitor_id,
@@ -311,19 +353,21 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
 }
 
 async fn judge_of(
-    monitor: &Monitor,
+    known: &Known,
     input: &Input,
     baseline: &Arc<Baseline>,
     pool: &PgPool,
 ) -> anyhow::Result<Judge> {
     let stored = baselines::windows(pool, &baseline.id).await?;
-    let (name, input, baseline) = (monitor.name.clone(), input.clone(), Arc::clone(baseline));
+    let added = baselines::added(pool, &baseline.id, known.registered.monitor_id).await?;
+    let (input, baseline) = (input.clone(), Arc::clone(baseline));
+    let name = known.monitor.name.clone();
     // Sorting a large baseline and learning from its windows take a while.
     tokio::task::spawn_blocking(move || {
         let layout = plan::select(&name, &input.features, &baseline)?;
         let training = match stored {
             Some(bytes) => Some(baseline::judge::Windows::read(
-                &bytes, &baseline, &layout, &input,
+                &bytes, &added, &baseline, &layout, &input,
             )?),
             None => None,
         };

@@ -219,6 +219,13 @@ impl Judged {
         named.filter_map(of).collect()
     }
 
+    /// Whether it may count as a training window of a baseline that holds too few: the tests found it
+    /// stable. One that is drifted would teach the rule that drift is normal.
+    pub fn is_training(&self) -> bool {
+        let is_quiet = self.verdict == Verdict::Stable && self.decided_by == DecidedBy::Tests;
+        is_quiet && self.answers.is_some()
+    }
+
     /// A window of which nothing can be said.
     pub fn unsaid(verdict: Verdict) -> Self {
         Self {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
@@ -42,23 +42,34 @@ pub enum Error {
         /// Why.
         source: KafkaError,
     },
-    /// The log does not hold it any more, or not yet.
+    /// The log does not hold it any more.
     #[error(
-        "partition {partition} of topic {topic} holds the offsets from {low} to before {high}, not \
-         those from {first} to before {next}"
+        "partition {partition} of topic {topic} no longer holds offset {first}, which was asked for: \
+         the first that is still there is {low}"
     )]
-    NotThere {
+    Gone {
         /// The topic.
         topic: String,
         /// The partition.
         partition: i32,
-        /// What is wanted.
+        /// The first offset that is wanted.
         first: i64,
-        /// Behind it.
-        next: i64,
-        /// What there is.
+        /// The first that is there.
         low: i64,
-        /// Behind it.
+    },
+    /// The log does not hold it yet.
+    #[error(
+        "partition {partition} of topic {topic} ends before offset {high}; those before {next} were \
+         asked for"
+    )]
+    Beyond {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Behind what is wanted.
+        next: i64,
+        /// Behind what there is.
         high: i64,
     },
     /// Nothing came.
@@ -115,7 +126,16 @@ pub fn read(
                 }
                 continue;
             }
-            Some(Err(error)) => tracing::debug!(%topic, %error, "reading a part of a log"),
+            Some(Err(error)) => {
+                tracing::debug!(%topic, %error, "reading a part of a log");
+                // Retention may have overtaken the reader.
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                    let pending = |range: &&Range| wanted.contains_key(&range.partition);
+                    for range in ranges.iter().filter(pending) {
+                        check(&client, topic, range)?;
+                    }
+                }
+            }
             None if heard.elapsed() > PATIENCE => {
                 return Err(Error::Silent {
                     topic: topic.to_owned(),
@@ -146,15 +166,22 @@ fn check(client: &BaseConsumer<Context>, topic: &str, range: &Range) -> Result<(
         topic: topic.to_owned(),
         source,
     })?;
-    if log.low <= range.first && range.next <= log.high {
-        return Ok(());
+    let (topic, partition) = (topic.to_owned(), range.partition);
+    if range.first < log.low {
+        return Err(Error::Gone {
+            topic,
+            partition,
+            first: range.first,
+            low: log.low,
+        });
     }
-    Err(Error::NotThere {
-        topic: topic.to_owned(),
-        partition: range.partition,
-        first: range.first,
-        next: range.next,
-        low: log.low,
-        high: log.high,
-    })
+    if log.high < range.next {
+        return Err(Error::Beyond {
+            topic,
+            partition,
+            next: range.next,
+            high: log.high,
+        });
+    }
+    Ok(())
 }

@@ -172,6 +172,8 @@ pub struct SuggestedData {
     pub table: Option<String>,
     /// A path, with the same.
     pub path: Option<String>,
+    /// The share of it that is not trained on but becomes the new version's baseline.
+    pub baseline_share: f64,
 }
 
 impl Default for SuggestedData {
@@ -181,6 +183,7 @@ impl Default for SuggestedData {
             span: None,
             table: None,
             path: None,
+            baseline_share: 0.2,
         }
     }
 }

@@ -12,16 +12,20 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use rdkafka::Message;
 use serde::Deserialize;
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::baseline::import::{self, Imported, Request};
 use crate::baseline::save::{self, save};
+use crate::baseline::windows::Volume;
 use crate::baseline::{Baseline, SAMPLE_ROWS};
 use crate::ingest::ranges::{self, Range};
 use crate::ingest::training::{Columns, TIME};
 use crate::monitor::{Input, Monitor, TimeUnit};
+use crate::retrain::split::Split;
 use crate::settings::{Kafka, Limits};
 use crate::store::builds::{self, Build};
 use crate::store::{self, baselines};
@@ -71,6 +75,10 @@ enum Error {
     Ranges(#[from] ranges::Error),
     #[error("no row of the offset ranges holds an event time from {from} to before {to}")]
     NoRows { from: String, to: String },
+    #[error(
+        "none of the {rows} rows falls into the baseline's share of {share}: ask for more data, or for a larger share (data.baseline_share)"
+    )]
+    NoShare { rows: u64, share: f64 },
     #[error("cannot write the rows of the topic")]
     Io(#[from] std::io::Error),
     #[error(transparent)]
@@ -98,6 +106,30 @@ struct Source {
     offsets: Vec<Range>,
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
+    split: Option<Split>,
+}
+
+impl Source {
+    /// Whether a message is the baseline's.
+    fn has_for_baseline(&self, topic: &str, (partition, offset): (i32, i64)) -> bool {
+        let split = self.split.as_ref();
+        split.is_none_or(|split| split.is_baseline(topic, partition, offset))
+    }
+
+    /// Why there are none for the baseline, of so many that are not.
+    fn without_rows(&self, others: u64) -> Error {
+        if let (Some(split), 1..) = (&self.split, others) {
+            return Error::NoShare {
+                rows: others,
+                share: split.baseline_share,
+            };
+        }
+        let text = |at: Option<DateTime<Utc>>| at.map_or("any".into(), |at| at.to_rfc3339());
+        Error::NoRows {
+            from: text(self.from),
+            to: text(self.to),
+        }
+    }
 }
 
 /// Builds what is asked for, one at a time, until `stop`. While Postgres cannot be reached it waits and
@@ -336,26 +368,28 @@ fn of_topic(
         source.from.map(|at| at.timestamp_millis()),
         source.to.map(|at| at.timestamp_millis()),
     );
-    let ranges = &source.offsets;
     let directory = tempfile::tempdir()?;
     let path = directory.path().join(format!("{topic}.ndjson"));
     let mut file = BufWriter::new(File::create(&path)?);
     let mut rows = 0_u64;
-    ranges::read(&options.kafka, topic, ranges, |message| {
+    let mut others = Volume::of(input.window.size_ms);
+    ranges::read(&options.kafka, topic, &source.offsets, |message| {
+        let place = (message.partition(), message.offset());
+        let is_ours = source.has_for_baseline(topic, place);
         for row in columns.rows(message, times) {
-            serde_json::to_writer(&mut file, &row)?;
-            file.write_all(b"\n")?;
-            rows += 1;
+            if is_ours {
+                serde_json::to_writer(&mut file, &row)?;
+                file.write_all(b"\n")?;
+                rows += 1;
+            } else {
+                others.add(row.get(TIME).and_then(Value::as_i64).unwrap_or_default());
+            }
         }
         Ok(())
     })?;
     file.flush()?;
     if rows == 0 {
-        let text = |at: Option<DateTime<Utc>>| at.map_or("any".into(), |at| at.to_rfc3339());
-        return Err(Error::NoRows {
-            from: text(source.from),
-            to: text(source.to),
-        });
+        return Err(source.without_rows(others.rows()));
     }
     let request = Request {
         time_column: Some(TIME.to_owned()),
@@ -364,6 +398,11 @@ fn of_topic(
         ..request(options, wanted, parent, vec![path])
     };
     let mut imported = import::import(&request, |_| {})?;
+    // A window of the stream holds all rows, not a share of them.
+    if let Some(slots) = &mut imported.slots {
+        slots.count(&others);
+    }
+    imported.is_held_out = source.split.is_some();
     // The file is gone after this: what it was made from is told instead.
     let named = |range: &Range| {
         format!(
@@ -371,7 +410,7 @@ fn of_topic(
             range.partition, range.first, range.next
         )
     };
-    imported.baseline.origin.files = ranges.iter().map(named).collect();
+    imported.baseline.origin.files = source.offsets.iter().map(named).collect();
     Ok(imported)
 }
 

@@ -37,6 +37,9 @@ pub mod schedule;
 /// Hyperparameters of the next trial, the best trial, and those that may stop early.
 pub mod search;
 
+/// Which messages of a job's data are the new version's baseline.
+pub mod split;
+
 /// What asks for retraining.
 pub mod trigger;
 

@@ -88,7 +88,8 @@ pub async fn insert(executor: impl PgExecutor<'_>, baseline: &Stored) -> Result<
 }
 
 /// Names the baseline that rows of a model version are compared with. Answers the one that was
-/// named before, if it is another one; then nothing is changed: a baseline is immutable.
+/// named before, if it is another one; then nothing is changed: a baseline is immutable. The digest is
+/// that of the data which the version was trained on, where the baseline is of the same.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -97,7 +98,7 @@ pub async fn assign(
     model: &str,
     version: &str,
     baseline_id: &str,
-    training_data_digest: &str,
+    training_data_digest: Option<&str>,
 ) -> Result<Option<String>> {
     let kept = sqlx::query_scalar!(
         r#"-- name a version's baseline
@@ -178,6 +179,65 @@ pub async fn windows(executor: impl PgExecutor<'_>, baseline_id: &str) -> Result
     .fetch_optional(executor)
     .await
     .map_err(Error::doing("read the rows of a baseline by time"))
+}
+
+/// Gives a version the baseline that it has with so many windows of a monitor more, if it is due: see
+/// `driftd.extend_baseline`. Answers its id.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn extend(
+    executor: impl PgExecutor<'_>,
+    monitor_id: i64,
+    version: &str,
+    missing: i32,
+) -> Result<Option<String>> {
+    sqlx::query_scalar!(
+        r#"-- extend a baseline
+        select driftd.extend_baseline($1, $2, $3)"#,
+        monitor_id,
+        version,
+        missing,
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(Error::doing("extend a baseline"))
+}
+
+/// What was added to a baseline: what windows of a monitor answered, in order.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn added(
+    executor: impl PgExecutor<'_>,
+    baseline_id: &str,
+    monitor_id: i64,
+) -> Result<Vec<Vec<u8>>> {
+    sqlx::query_scalar!(
+        r#"-- read what was added to a baseline
+        select answers from driftd.baseline_added_windows
+        where baseline_id = $1 and monitor_id = $2 order by window_start"#,
+        baseline_id,
+        monitor_id,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read what was added to a baseline"))
+}
+
+/// The baseline's own id, and those of the baselines that it extends: with the same profile and bins.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn chain(executor: impl PgExecutor<'_>, baseline_id: &str) -> Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"-- the baselines that a baseline extends
+        select driftd.extended_baselines($1) as "baseline_id!""#,
+        baseline_id,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read which baselines a baseline extends"))
 }
 
 /// The baselines of a model's versions.

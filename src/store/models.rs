@@ -96,6 +96,8 @@ pub struct Lineage {
     pub parent_baseline_id: Option<String>,
     pub parent_digest: Option<String>,
     pub drift: Option<Value>,
+    pub extends_baseline_id: Option<String>,
+    pub added_windows: Option<Value>,
 }
 
 /// Makes a model known; known already is fine.
@@ -293,7 +295,7 @@ pub async fn lineage(
             training_data as "training_data!", baseline_id, baseline_rows as "baseline_rows?",
             baseline_from, baseline_to, job_id, reasons as "reasons?", worker, attempt as "attempt?",
             suggested_data as "suggested_data?", parent_baseline_id, parent_digest as "parent_digest?",
-            drift
+            drift, extends_baseline_id, added_windows
         from driftd.model_lineage where model = $1 and version = $2"#,
         model,
         version,

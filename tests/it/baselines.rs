@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use driftd::baseline::import::{Imported, Request, import};
 use driftd::baseline::save::save;
-use driftd::baseline::windows::Slots;
+use driftd::baseline::windows::{Slots, Volume};
 use driftd::baseline::{Baseline, SAMPLE_ROWS};
 use driftd::monitor::{Kind, TimeUnit};
 use driftd::profile::{Bins, Values};
@@ -70,6 +70,34 @@ fn days() -> String {
     text
 }
 
+/// A baseline of a share of the rows: its windows hold as many rows as those of the stream, and the share
+/// decides over the features.
+#[test]
+fn rows_that_are_not_the_baselines_count_in_its_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "training.csv", &days());
+    let mut wanted = request(file);
+    wanted.time_column = Some("at".into());
+    wanted.window_ms = Some(86_400_000);
+    let mut slots = read(&wanted).slots.unwrap();
+    let before = slots.windows(&DAY).unwrap();
+    let mut others = Volume::of(86_400_000);
+    for day in 0..41 {
+        for row in 0..30 {
+            others.add(day * 86_400_000 + row * 120_000);
+        }
+    }
+    slots.count(&others);
+    assert_eq!(others.rows(), 41 * 30);
+    let counted = slots.windows(&DAY).unwrap();
+    assert_eq!(counted.len(), 41, "the last day has rows of others alone");
+    for (counted, before) in counted.iter().zip(&before) {
+        assert_eq!(counted.rows, before.rows + 30);
+        assert_eq!(counted.features, before.features);
+    }
+    assert_eq!((counted[40].rows, counted[40].features[0].rows()), (30, 0));
+}
+
 #[test]
 fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
     let dir = tempfile::tempdir().unwrap();
@@ -78,7 +106,9 @@ fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
     wanted.time_column = Some("at".into());
     wanted.window_ms = Some(86_400_000);
     wanted.kinds.insert("code".into(), Kind::Categorical);
-    let Imported { baseline, slots } = read(&wanted);
+    let Imported {
+        baseline, slots, ..
+    } = read(&wanted);
     let kinds: Vec<(&str, Kind)> = baseline
         .layout
         .features

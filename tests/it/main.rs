@@ -63,6 +63,7 @@ mod docs;
 mod embedded;
 mod embeddings;
 mod end_to_end;
+mod extend;
 mod gaps;
 mod handover;
 mod harness;

@@ -168,6 +168,21 @@ async fn a_result_that_cannot_be_right_is_refused_with_the_reason() {
     jobs::complete(&db.pool, &lease, &right).await.unwrap();
 }
 
+/// A baseline of rows that were held out has another digest than the training data.
+#[tokio::test]
+async fn a_version_and_a_baseline_that_was_held_out_name_their_own_data() {
+    let (db, lease) = scene().await;
+    let sql = "insert into driftd.baseline_builds (job_id, attempt, model, version, source, state, baseline_id)
+        values ($1, 1, 'm', '2', '{\"split\": {\"key\": \"m/1\", \"baseline_share\": 0.2}}', 'ready', 'same')";
+    let made = sqlx::query(sql).bind(lease.job_id).execute(&db.pool).await;
+    made.unwrap();
+    let result = json!({"version": "2", "baseline_id": "same", "training_data": {"sha256": OLD, "rows": 80}});
+    jobs::complete(&db.pool, &lease, &result).await.unwrap();
+    let sql = "select training_data_digest, baseline_digest from driftd.model_lineage where version = '2'";
+    let digests: (String, String) = sqlx::query_as(sql).fetch_one(&db.pool).await.unwrap();
+    assert_eq!(digests, (OLD.to_owned(), NEW.to_owned()));
+}
+
 #[tokio::test]
 async fn a_version_that_another_job_made_is_refused() {
     let (db, lease) = scene().await;

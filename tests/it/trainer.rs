@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use driftd::monitor::Monitor;
 use driftd::monitor::retraining::Severity;
+use driftd::retrain::split::Split;
 use driftd::retrain::trials;
 use driftd::retrain::trigger::{Drift, Trigger};
 use driftd::store::jobs::{self, JobState};
@@ -247,6 +248,49 @@ fn python() -> Option<PathBuf> {
             install()?;
             has(&own).then(|| own.clone())
         })
+}
+
+/// What is held out is the same for driftd, in SQL and in Python.
+#[tokio::test]
+async fn every_language_splits_the_rows_alike() {
+    let (key, topic, share) = ("modèle/7", "flights.v2", 0.2);
+    let split: Split =
+        serde_json::from_value(json!({"key": key, "baseline_share": share})).unwrap();
+    let places = || (0..3).flat_map(|partition| (0..200).map(move |offset| (partition, offset)));
+    let found: Vec<bool> = places()
+        .map(|(partition, offset)| split.is_baseline(topic, partition, offset))
+        .collect();
+    assert!(found.contains(&true) && found.contains(&false));
+
+    let db = postgres::fresh().await;
+    let sql = "select ('x' || left(encode(sha256(convert_to(concat_ws(':', $1, $2, p, o), 'UTF8')), 'hex'), 8)
+            )::bit(32)::bigint < $3 * 4294967296
+        from generate_series(0, 2) p, generate_series(0, 199) o order by p, o";
+    let in_sql = sqlx::query_scalar(sql).bind(key).bind(topic).bind(share);
+    let in_sql: Vec<bool> = in_sql.fetch_all(&db.pool).await.unwrap();
+    assert_eq!(in_sql, found);
+
+    let Some(python) = python() else { return };
+    let script = "import sys; sys.path.insert(0, 'examples'); import trainer
+split = {'key': sys.argv[1], 'baseline_share': float(sys.argv[3])}
+print(''.join('01'[trainer.is_baseline(split, sys.argv[2], p, o)] for p in range(3) for o in range(200)))";
+    let mut command = Command::new(python);
+    command
+        .args(["-B", "-c", script, key, topic, &share.to_string()])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let said = command.output().unwrap();
+    let in_python: Vec<bool> = said
+        .stdout
+        .trim_ascii()
+        .iter()
+        .map(|c| *c == b'1')
+        .collect();
+    assert_eq!(
+        in_python,
+        found,
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
 }
 
 #[tokio::test]

@@ -189,12 +189,17 @@ async fn work(
     );
     let directory = tempfile::tempdir()?;
     let fetched = fetch::fetched(pool, options, claimed, directory.path(), stop).await;
-    let outcome = match fetched {
-        Some(outcome) => outcome,
-        None => run_command(pool, options, claimed, directory.path(), stop).await?,
+    let (outcome, digest) = match fetched {
+        Err(outcome) => (outcome, None),
+        Ok(digest) => {
+            let ran = run_command(pool, options, claimed, directory.path(), stop);
+            (ran.await?, digest)
+        }
     };
     let outcome = match outcome {
-        Outcome::Result(result) => settle::settle(pool, options, lease, result, stop).await,
+        Outcome::Result(result) => {
+            settle::settle(pool, options, lease, result, digest.as_deref(), stop).await
+        }
         other => other,
     };
     let told = tell(pool, options, lease, &outcome).await;

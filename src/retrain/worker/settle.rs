@@ -11,12 +11,14 @@ use super::{AGAIN, CANCELLED, Options, Outcome, STOPPED};
 use crate::store::jobs::{self, Heartbeat, Lease};
 use crate::store::{self, Error, SqlState, builds};
 
-/// A result that asks for a baseline gets it first.
+/// A result that asks for a baseline gets it first. `fetched` is the digest of the file that the command was
+/// given.
 pub(super) async fn settle(
     pool: &PgPool,
     options: &Options,
     lease: &Lease,
     mut result: Value,
+    fetched: Option<&str>,
     stop: &CancellationToken,
 ) -> Outcome {
     let wanted = result
@@ -37,19 +39,24 @@ pub(super) async fn settle(
         build_id: None,
     };
     match asked.built(stop).await {
-        Ok(build) => Outcome::Result(with(result, &build)),
+        Ok(build) => Outcome::Result(with(result, &build, fetched)),
         Err(outcome) => outcome,
     }
 }
 
-/// The result with its baseline, and with what is known of its data by that.
-fn with(mut result: Value, build: &Value) -> Value {
+/// The result with its baseline, and with what is known of its data: a baseline that was held out of them
+/// says nothing of them, but what was fetched does.
+fn with(mut result: Value, build: &Value, fetched: Option<&str>) -> Value {
     result["baseline_id"] = build["baseline_id"].clone();
+    let known = match build["baseline_share"].is_null() {
+        true => json!({"sha256": build["sha256"], "rows": build["rows"]}),
+        false => json!({"sha256": fetched}),
+    };
     let data = &mut result["training_data"];
     if (data.is_object() || data.is_null()) && data["sha256"].is_null() {
-        for name in ["sha256", "rows"] {
-            if data[name].is_null() && !build[name].is_null() {
-                data[name] = build[name].clone();
+        for (name, value) in known.as_object().into_iter().flatten() {
+            if data[name].is_null() && !value.is_null() {
+                data[name] = value.clone();
             }
         }
     }

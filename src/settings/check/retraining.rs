@@ -209,6 +209,9 @@ fn data(s: &Section<'_>) -> Option<SuggestedData> {
         optional(s, "span", |f| duration(f, MINUTE_MS..=100 * YEAR_MS));
     let table = optional(s, "table", template);
     let path = optional(s, "path", template);
+    let baseline_share = s.must("baseline_share", "expected a share", |f| {
+        f.number(0.0..=0.9)
+    });
     if select == Some(Select::Sliding) && !s.has("span") {
         s.missing(
             "span",
@@ -221,6 +224,7 @@ fn data(s: &Section<'_>) -> Option<SuggestedData> {
         span: span?,
         table: table?,
         path: path?,
+        baseline_share: baseline_share?,
     })
 }
 
