@@ -3,22 +3,10 @@
 -- ---------------------------------------------------------------------------------------------
 -- Which rows of the suggested data are the baseline's
 
--- A message is the baseline's if a hash of the job's key and of the message's place in the log falls under
--- the share; docs/retraining.md says which hash. So whoever knows the job can tell, and the baseline covers
--- the same time as the training data.
-create function driftd.key_split() returns trigger
-    language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-    new.training_data := jsonb_set(new.training_data, '{split,key}',
-        to_jsonb(format('%s/%s', new.model, new.job_id)));
-    return new;
-end $$;
--- A trial has its parent's: what it measures itself on is not held out from the last training either.
-create trigger key_split before insert on driftd.retraining_jobs
-    for each row when (new.parent_job_id is null and new.training_data ? 'split')
-    execute function driftd.key_split();
-
--- As before, with "split": {"baseline_share"}, to which the job adds its "key".
+-- As before, with "split": {"key", "baseline_share"}. A message is the baseline's if a hash of the key and of the
+-- message's place in the log falls under the share; docs/retraining.md says which hash. So whoever knows the
+-- job can tell, and the baseline covers the same time as the training data. The key follows from the data and
+-- not from the job's number, which depends on what failed before: the same log gives the same split.
 create or replace function driftd.suggested_data(
     model text, monitor text, version text, window_start timestamptz, window_end timestamptz,
     episode_id bigint, data jsonb, at timestamptz
@@ -80,7 +68,8 @@ begin
               and (suggested_data.version is null or how <> 'last' or w.version = suggested_data.version)
         ) h;
         if share > 0 and read -> 'offsets' <> '[]' then
-            read := read || jsonb_build_object('split', jsonb_build_object('baseline_share', share));
+            read := read || jsonb_build_object('split', jsonb_build_object('baseline_share', share,
+                'key', format('%s/%s', suggested_data.model, to_char(to_time, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))));
         end if;
     end if;
     select data ->> 'table' as table_name, data ->> 'path' as path into filled;

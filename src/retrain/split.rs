@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 /// What the first four bytes of a hash are below.
 const RANGE: f64 = 4_294_967_296.0;
 
-/// `{"key": "credit/7", "baseline_share": 0.2}`.
+/// `{"key": "credit/2026-11-30T00:00:00Z", "baseline_share": 0.2}`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {

@@ -147,7 +147,7 @@ async fn enough_new_data_retrains_and_the_job_names_it() {
         "topic": "inputs", "select": "sliding", "rows": 120,
         "from": "2026-01-03T00:00:00+00:00", "to": "2026-01-05T00:00:00+00:00",
         "offsets": [{"partition": 0, "first_offset": 200, "next_offset": 360}],
-        "split": {"key": "rides-model/1", "baseline_share": 0.25},
+        "split": {"key": "rides-model/2026-01-05T00:00:00Z", "baseline_share": 0.25},
         "table": "features.rides-model", "path": "s3://rides/1/2026-01-05/2026-01-03T00:00:00Z",
     });
     assert_eq!(job.training_data, expected);
