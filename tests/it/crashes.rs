@@ -176,8 +176,8 @@ impl<'a> Run<'a> {
                 let log = daemon.log();
                 let point = log
                     .rsplit_once("ended at failpoint ")
-                    .map(|(_, point)| point);
-                return Some(point.unwrap().trim().to_owned());
+                    .and_then(|(_, point)| point.lines().next());
+                return Some(point.unwrap().trim().to_owned()); // others may still write behind it
             }
             if self.produced < self.case.log.len() {
                 self.produce_some();

@@ -84,6 +84,7 @@ def categorical(r, c):
 def column(table, name, kind):
     c = table.column(name).to_pandas().dropna()
     if kind == "categorical":
+        c = c[c.map(lambda x: not isinstance(x, str) or x != "")]  # to driftd an empty text is null
         return [x if isinstance(x, str) else str(int(x)) if not isinstance(x, (bool, np.bool_)) else str(x) for x in c]
     x = c.to_numpy().astype(float)
     return x[np.isfinite(x)]
