@@ -4,7 +4,7 @@
 -- Which rows of the suggested data are the baseline's
 
 -- As before, with "split": {"key", "baseline_share"}. A message is the baseline's if a hash of the key and of the
--- message's place in the log falls under the share; docs/retraining.md says which hash. So whoever knows the
+-- message's place in the log falls under the share; docs/retraining.md says which hash. So everybody who knows the
 -- job can tell, and the baseline covers the same time as the training data. The key follows from the data and
 -- not from the job's number, which depends on what failed before: the same log gives the same split.
 create or replace function driftd.suggested_data(
@@ -248,7 +248,7 @@ $$;
 -- monitor more, as soon as there are so many: its first ones that were judged since it was promoted and
 -- found stable by the tests. Left out are drifted windows, those of an alert about drift until its
 -- last drifted window, and those that a gap touches or the clock has closed. Answers the new baseline; null:
--- nothing is to be done. It is done once per monitor, whoever asks how often.
+-- nothing is to be done. It is done once per monitor, however often and by whichever replica it is asked for.
 create function driftd.extend_baseline(monitor_id bigint, version text, missing int) returns text
     language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 #variable_conflict use_column
@@ -277,7 +277,7 @@ begin
     if coalesce(cardinality(starts), 0) < missing then
         return null;
     end if;
-    -- As whoever names a version's baseline locks it.
+    -- The lock under which a version's baseline is named.
     perform from driftd.model_versions v
     where (v.model, v.version, v.baseline_id) = (chosen.model, chosen.version, chosen.baseline_id) for update;
     if not found or exists (select from driftd.baseline_added_windows a

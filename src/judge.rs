@@ -414,10 +414,10 @@ async fn merge_and_judge(
             true => (judged.change, judged.answers) = (Change::None, None),
             false => next.drift = drift,
         }
-        let volume_drifted = volume::drifted(&judge, seen.rows, &mut judged);
+        let volume_drifted = volume::drifted(&judge, seen.rows, coverage, &mut judged);
         let step = match coverage.incomplete {
             true => Step::NONE,
-            false => next.step(seen, volume_drifted.filter(|_| !coverage.shared), policy),
+            false => next.step(seen, volume_drifted, policy),
         };
         let outcome = Outcome {
             answers: judged.answers.as_ref().map(Answers::encode).transpose()?,

@@ -15,8 +15,11 @@
     reason = "the laws' parameters are constants, and labels are small whole numbers"
 )]
 
+#[path = "../common/clock.rs"]
+mod clock;
 mod columns;
 
+use clock::cpu_seconds;
 use columns::{COLUMNS, NUMERIC, Scenario, World};
 use driftd::batch::{Batch, Builder, Cell, Shape};
 use driftd::compare::window::Reference;
@@ -27,7 +30,6 @@ use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 use driftd::settings::{Defaults, LoadOptions};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rustix::time::{ClockId, clock_gettime};
 use statrs::distribution::{Beta, ContinuousCDF as _};
 
 const REFERENCES: u64 = 10;
@@ -166,12 +168,6 @@ fn upper_limit(count: usize, of: usize) -> f64 {
     }
     let law = Beta::new(count as f64 + 1.0, (of - count) as f64).unwrap();
     law.inverse_cdf(0.975)
-}
-
-/// CPU time of this thread.
-fn cpu_seconds() -> f64 {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 fn name(column: usize) -> String {

@@ -1,17 +1,11 @@
 //! CPU time of learning and judging.
 
 use driftd::decide::rule::State;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::baseline::Baseline;
+use crate::clock::cpu_seconds;
 use crate::measure::PERIOD;
 use crate::stream::{Change, Stream, World};
-
-/// CPU time of this thread in seconds.
-pub(crate) fn cpu_seconds() -> f64 {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
-}
 
 /// Prints the CPU time of judging a window of 30 features, and of learning from windows of 20.
 pub(crate) fn print() -> anyhow::Result<()> {

@@ -20,6 +20,8 @@
 
 mod baseline;
 mod check;
+#[path = "../common/clock.rs"]
+mod clock;
 mod cost;
 mod measure;
 mod report;
@@ -28,6 +30,7 @@ mod stream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use clock::cpu_seconds;
 use measure::{CHANGES, Measured, Plan, applies};
 use report::Report;
 use stream::World;
@@ -107,11 +110,11 @@ fn run(plan: Plan, baselines: usize, seed: u64) -> anyhow::Result<Report> {
     let all: Mutex<Vec<(usize, Measured)>> = Mutex::default();
     let (spent_ms, plan_of) = (AtomicUsize::new(0), &plan);
     let work = || -> anyhow::Result<()> {
-        let start = cost::cpu_seconds();
+        let start = cpu_seconds();
         loop {
             let baseline = next.fetch_add(1, Ordering::Relaxed);
             if baseline >= baselines {
-                let spent = 1e3 * (cost::cpu_seconds() - start);
+                let spent = 1e3 * (cpu_seconds() - start);
                 spent_ms.fetch_add(spent as usize, Ordering::Relaxed);
                 return Ok(());
             }

@@ -21,6 +21,12 @@ pub(crate) struct Mean {
 }
 
 impl Mean {
+    /// Of nothing: no bound holds of it.
+    pub(crate) const UNKNOWN: Self = Self {
+        mean: f64::NAN,
+        error: 0.0,
+    };
+
     /// `None` without values; the error is infinite with one.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() {

@@ -2,16 +2,19 @@
 //! kind volume, never over drift, and is asked of every window: also of those with too few rows for
 //! any other test, and of those without any.
 
-use super::verdict::{Judge, Judged, ROWS, Scored, Training};
+use super::verdict::{Coverage, Judge, Judged, ROWS, Scored, Training};
 use crate::compare::{Reason, Test};
 
 /// Whether the number of rows is beyond what training windows show: by the rule where it decides, else by the
 /// test `row_volume`. The test's score is marked among the window's, and added where the window had too
-/// few rows to be compared. `None`: nothing can be said, because the baseline knows no windows, or the test is
-/// not asked for or informs only.
+/// few rows to be compared. `None`: nothing can be said, because the window is shared, the baseline knows no
+/// windows, or the test is not asked for or informs only.
 ///
 /// This is the one place that knows how volume is judged.
-pub fn drifted(judge: &Judge, rows: u64, judged: &mut Judged) -> Option<bool> {
+pub fn drifted(judge: &Judge, rows: u64, coverage: Coverage, judged: &mut Judged) -> Option<bool> {
+    if coverage.shared {
+        return None;
+    }
     if matches!(judge.training, Training::Learned(_)) {
         return Some(judged.volume);
     }
@@ -62,10 +65,15 @@ mod tests {
     use crate::compare::adjust::Adjustment;
     use crate::compare::window::Reference;
     use crate::decide::rule::{self, Answers, Asking, Calendar, Rule, Subject, usual_limits};
-    use crate::decide::verdict::{Coverage, State, Verdict};
+    use crate::decide::verdict::{State, Verdict};
     use crate::monitor::{AlertPolicy, FalseAlarms, Judging, Limit};
     use crate::profile::{Layout, Profile};
     use crate::window::Spec;
+
+    const ALL: Coverage = Coverage {
+        incomplete: false,
+        shared: false,
+    };
 
     /// A baseline of windows with 90 to 110 rows each, and no features.
     fn judge(windows: u64, decides: bool) -> Judge {
@@ -114,7 +122,11 @@ mod tests {
         let judge = judge(99, true);
         for (rows, over) in [(0, true), (10, true), (100, false), (1_000, true)] {
             let mut judged = Judged::unsaid(Verdict::TooFewRows);
-            assert_eq!(drifted(&judge, rows, &mut judged), Some(over), "{rows}");
+            assert_eq!(
+                drifted(&judge, rows, ALL, &mut judged),
+                Some(over),
+                "{rows}"
+            );
             let [score] = &judged.scores[..] else {
                 panic!("{judged:?}");
             };
@@ -126,11 +138,11 @@ mod tests {
     #[test]
     fn nothing_is_said_without_windows_nor_where_the_test_informs_only() {
         let mut judged = Judged::unsaid(Verdict::TooFewRows);
-        assert_eq!(drifted(&judge(0, true), 0, &mut judged), None);
-        assert_eq!(drifted(&judge(99, false), 0, &mut judged), None);
+        assert_eq!(drifted(&judge(0, true), 0, ALL, &mut judged), None);
+        assert_eq!(drifted(&judge(99, false), 0, ALL, &mut judged), None);
         assert_eq!(judged.scores, []);
         // Too few windows to be surprised by any number.
-        assert_eq!(drifted(&judge(20, true), 0, &mut judged), Some(false));
+        assert_eq!(drifted(&judge(20, true), 0, ALL, &mut judged), Some(false));
     }
 
     #[test]
@@ -138,14 +150,8 @@ mod tests {
         let judge = judge(99, true);
         let mut window = Profile::empty(&judge.reference.layout, 0);
         window.rows = 1_000;
-        let mut judged = judge.judge(
-            &mut window,
-            Vec::new(),
-            0,
-            Coverage::default(),
-            &mut State::default(),
-        );
-        assert_eq!(drifted(&judge, 1_000, &mut judged), Some(true));
+        let mut judged = judge.judge(&mut window, Vec::new(), 0, ALL, &mut State::default());
+        assert_eq!(drifted(&judge, 1_000, ALL, &mut judged), Some(true));
         assert_eq!(judged.verdict, Verdict::Stable);
         assert_eq!(judged.scores.len(), 1, "the same score, marked");
         assert!(judged.scores[0].drifted && judged.scores[0].decides);
@@ -222,7 +228,11 @@ mod tests {
         );
         for rows in [2_300, 2_500] {
             let mut judged = Judged::unsaid(Verdict::TooFewRows);
-            assert_eq!(drifted(&judge, rows, &mut judged), Some(false), "{rows}");
+            assert_eq!(
+                drifted(&judge, rows, ALL, &mut judged),
+                Some(false),
+                "{rows}"
+            );
         }
     }
 
@@ -244,8 +254,17 @@ mod tests {
         for shared in [true, false] {
             (seen[2].rows, seen[2].shared) = (10, shared);
             let findings = rule.judge(&seen, true, &mut rule::State::default());
-            let drifted = findings.iter().any(|one| one.drifted);
-            assert_eq!(drifted, !shared, "{findings:?}");
+            let found = findings.iter().any(|one| one.drifted);
+            assert_eq!(found, !shared, "{findings:?}");
         }
+        // Where the tests decide, no score of it is marked.
+        let shared = Coverage {
+            shared: true,
+            ..ALL
+        };
+        let mut judged = Judged::unsaid(Verdict::TooFewRows);
+        assert_eq!(drifted(&judge(99, true), 10, shared, &mut judged), None);
+        assert_eq!(judged.scores, []);
+        assert_eq!(drifted(&judge(99, true), 10, ALL, &mut judged), Some(true));
     }
 }

@@ -82,7 +82,7 @@ pub(super) async fn fetched(
 /// may hold messages of other times, as the log is not in order: `from` and `to` of the job say which are
 /// meant. A payload with a line break in it is written without.
 fn fetch(kafka: &Kafka, data: &Value, path: &Path) -> Result<Fetched, ranges::Error> {
-    let split = Split::deserialize(&data["split"]).ok();
+    let split = Option::<Split>::deserialize(&data["split"]).map_err(std::io::Error::from)?;
     let ranges: Vec<Range> = data["offsets"]
         .as_array()
         .into_iter()
