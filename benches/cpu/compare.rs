@@ -9,9 +9,9 @@ use driftd::monitor::Kind;
 use driftd::profile::sample::{Provenance, RowHash};
 use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 
-use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::measure::{Cost, Table, bound, repeat, repeat_with};
 
@@ -178,7 +178,7 @@ fn side(numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec<f64>>, Batch) {
 
 /// Numbers column by column (for sorting), and everything as a batch.
 fn side_of(rows: usize, numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec<f64>>, Batch) {
-    let mut random = SmallRng::seed_from_u64(seed);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let columns: Vec<Vec<f64>> = (0..numbers)
         .map(|_| {
             (0..rows)

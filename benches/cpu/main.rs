@@ -1,6 +1,6 @@
 //! What driftd costs, in CPU time per row, each part beside the least that it could cost.
 //!
-//! `cargo bench` runs all of it, `cargo bench -- decode collect` these parts:
+//! `./dev bench` runs all of it, `./dev bench decode collect` these parts:
 //!
 //! - `memory`: what an open window holds, from ten thousand to ten million rows
 //! - `decode`: JSON to columns
@@ -37,9 +37,7 @@ fn main() -> anyhow::Result<()> {
     {
         return collect::produce(rows.parse()?);
     }
-    // cargo itself adds `--bench`.
-    let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    if let Some(unknown) = wanted
+    if let Some(unknown) = arguments
         .iter()
         .find(|name| PARTS.iter().all(|(part, _)| part != *name))
     {
@@ -47,7 +45,7 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("no part is called `{unknown}`; there are: {parts}");
     }
     for (name, run) in PARTS {
-        if wanted.is_empty() || wanted.iter().any(|wanted| *wanted == name) {
+        if arguments.is_empty() || arguments.iter().any(|wanted| *wanted == name) {
             run()?;
         }
     }

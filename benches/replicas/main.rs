@@ -1,7 +1,7 @@
 //! What a group of replicas costs and does: 1, 2 and 4 `driftd run` over the same 16 partitions and
 //! four monitors, each with a database of its own, until every window has its verdict.
 //!
-//! `cargo bench --bench replicas`. The rows come in one burst when the partitions are shared out. CPU
+//! `./dev bench replicas`. The rows come in one burst when the partitions are shared out. CPU
 //! seconds are user and system time of the driftd processes alone, from the burst to the last
 //! verdict; the broker, the producer and Postgres run on the same cores, which is what wall time
 //! shows where there are few of them.
@@ -22,7 +22,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sqlx::PgPool;
 
-const DRIFTD: &str = env!("CARGO_BIN_EXE_driftd");
 const PARTITIONS: i32 = 16;
 const MONITORS: i64 = 4;
 const WINDOWS: i64 = 48;
@@ -34,6 +33,11 @@ const START_MS: i64 = 1_700_000_400_000 - 1_700_000_400_000 % WINDOW_MS;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Of a second, in which the kernel counts CPU time.
 const TICKS: f64 = 100.0;
+
+/// The program, which stands beside this one.
+fn driftd() -> std::io::Result<std::path::PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("driftd"))
+}
 
 fn main() -> anyhow::Result<()> {
     let bin = environment()
@@ -134,7 +138,7 @@ async fn prepare(
         .collect();
     std::fs::write(&training, rows.join("\n"))?;
     let config = config.display().to_string();
-    let mut import = Command::new(DRIFTD);
+    let mut import = Command::new(driftd()?);
     import.args(["baseline", "import", "--model", "bench", "--version", "1"]);
     import.args(["--config", &config, "--from"]).arg(&training);
     import.args(["--exclude", "at"]);
@@ -228,7 +232,7 @@ struct Replica {
 impl Replica {
     fn start(config: &str, log: &Path) -> anyhow::Result<Self> {
         let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let child = Command::new(DRIFTD)
+        let child = Command::new(driftd()?)
             .args(["run", "--config", config, "--log-level", "warn"])
             .args(["--set", &format!("service.listen={listen}")])
             .stdin(Stdio::null())

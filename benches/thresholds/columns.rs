@@ -6,10 +6,10 @@
 //! reference and every window have exactly the same law.
 
 use rand::Rng;
-use rand::rngs::SmallRng;
 use rand_distr::{
     Distribution, Gamma, LogNormal, Normal, Pareto, Poisson, StandardNormal, StudentT, Zipf,
 };
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Draws per table.
 const TABLE: usize = 1 << 20;
@@ -89,9 +89,9 @@ pub(crate) struct World {
 
 impl World {
     /// Draws all tables.
-    pub(crate) fn new(random: &mut SmallRng) -> Self {
+    pub(crate) fn new(random: &mut Xoshiro256PlusPlus) -> Self {
         let mut tables = Vec::new();
-        let mut add = |draw: &mut dyn FnMut(&mut SmallRng) -> f64| {
+        let mut add = |draw: &mut dyn FnMut(&mut Xoshiro256PlusPlus) -> f64| {
             let mut table: Vec<f64> = (0..TABLE).map(|_| draw(random)).collect();
             table.sort_by(f64::total_cmp); // so that ranks are places
             tables.push(table);
@@ -144,9 +144,9 @@ impl World {
         &self,
         rows: usize,
         scenario: Scenario,
-        random: &mut SmallRng,
+        random: &mut Xoshiro256PlusPlus,
     ) -> Vec<Vec<f64>> {
-        let draw = |table: &Vec<f64>, random: &mut SmallRng| -> Vec<f64> {
+        let draw = |table: &Vec<f64>, random: &mut Xoshiro256PlusPlus| -> Vec<f64> {
             (0..rows)
                 .map(|_| table[random.random_range(0..TABLE)])
                 .collect()
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// Two normal columns take their ranks from one pair of correlated normals.
-    fn correlate(&self, columns: &mut [Vec<f64>], random: &mut SmallRng) {
+    fn correlate(&self, columns: &mut [Vec<f64>], random: &mut Xoshiro256PlusPlus) {
         for row in 0..columns[0].len() {
             let (a, b): (f64, f64) = (StandardNormal.sample(random), StandardNormal.sample(random));
             columns[1][row] = self.tables[1][place(a)];
@@ -211,7 +211,7 @@ fn place(z: f64) -> usize {
     ((rank * TABLE as f64) as usize).min(TABLE - 1)
 }
 
-fn poisson(mean: f64, random: &mut SmallRng) -> f64 {
+fn poisson(mean: f64, random: &mut Xoshiro256PlusPlus) -> f64 {
     // A mean of zero has no Poisson law of this crate.
     Poisson::new(mean.max(1e-9)).unwrap().sample(random)
 }

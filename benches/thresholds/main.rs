@@ -19,6 +19,7 @@
 mod clock;
 mod columns;
 
+use clap::Parser;
 use clock::cpu_seconds;
 use columns::{COLUMNS, NUMERIC, Scenario, World};
 use driftd::batch::{Batch, Builder, Cell, Shape};
@@ -29,7 +30,7 @@ use driftd::profile::sample::{Provenance, RowHash};
 use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 use driftd::settings::{Defaults, LoadOptions};
 use rand::SeedableRng;
-use rand::rngs::SmallRng;
+use rand_xoshiro::Xoshiro256PlusPlus;
 use statrs::distribution::{Beta, ContinuousCDF as _};
 
 const REFERENCES: u64 = 10;
@@ -48,16 +49,42 @@ const DAY_MS: i64 = 86_400_000;
 /// False alarms per comparison that are asked for.
 const ALPHA: f64 = 0.05;
 
+/// False alarms and finds of the default limits, as a Markdown table.
+#[derive(Parser)]
+struct Arguments {
+    /// Rows of a window: 1000, 10000, 100000; all three if none is named
+    rows: Vec<usize>,
+    /// A tenth of the windows
+    #[arg(long)]
+    quick: bool,
+    /// Windows without drift alone
+    #[arg(long)]
+    quiet: bool,
+}
+
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let flag = |name: &str| arguments.iter().any(|argument| argument == name);
-    let (quick, quiet_only) = (flag("--quick"), flag("--quiet"));
-    let only: Vec<usize> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
+    let Arguments {
+        rows: only,
+        quick,
+        quiet: quiet_only,
+    } = Arguments::parse();
+    let known = |rows: &usize| SIZES.iter().any(|size| size.0 == *rows);
+    if let Some(unknown) = only.iter().find(|rows| !known(rows)) {
+        anyhow::bail!(
+            "windows of {unknown} rows are not measured; there are 1000, 10000 and 100000"
+        );
+    }
     let judging = Defaults::load(LoadOptions::<Vec<(String, String)>>::default())?.judging;
-    let mut random = SmallRng::seed_from_u64(7);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
     let world = World::new(&mut random);
     let judges: Vec<Judge> = (0..REFERENCES)
-        .map(|at| judge(&world, &judging, &mut SmallRng::seed_from_u64(500 + at)))
+        .map(|at| {
+            judge(
+                &world,
+                &judging,
+                &mut Xoshiro256PlusPlus::seed_from_u64(500 + at),
+            )
+        })
         .collect();
     println!("alpha {ALPHA}, {}", judging.adjustment.as_str());
     println!(
@@ -103,7 +130,7 @@ fn run(world: &World, judges: &[Judge], rows: usize, scenario: Scenario, windows
     let mut seconds = 0.0;
     for at in 0..windows {
         let seed = 99 + scenario as u64 * 1_000_003 + rows as u64 * 31 + at as u64 * 7_919;
-        let columns = world.draw(rows, scenario, &mut SmallRng::seed_from_u64(seed));
+        let columns = world.draw(rows, scenario, &mut Xoshiro256PlusPlus::seed_from_u64(seed));
         let judge = &judges[at % judges.len()];
         let mut window = profile(&judge.reference.layout, &columns, SAMPLE_ROWS, seed);
         let begun = cpu_seconds();
@@ -174,7 +201,7 @@ fn name(column: usize) -> String {
     format!("c{column:02}")
 }
 
-fn judge(world: &World, judging: &Judging, random: &mut SmallRng) -> Judge {
+fn judge(world: &World, judging: &Judging, random: &mut Xoshiro256PlusPlus) -> Judge {
     let columns = world.draw(REFERENCE_ROWS, Scenario::NoDrift, random);
     let features = columns.iter().enumerate().map(|(i, values)| FeatureLayout {
         name: name(i),

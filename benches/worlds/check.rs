@@ -6,7 +6,7 @@ use crate::stream::World;
 
 pub(crate) const K: usize = 90;
 pub(crate) const SEED: u64 = 4_000_000;
-pub(crate) const BASELINES: usize = 6;
+pub(crate) const BASELINES: u64 = 6;
 const QUIET: usize = 300;
 
 const WORLDS: [World; 10] = [

@@ -1,10 +1,5 @@
 //! False alarms and delays of the rule in worlds where both are known: `./dev bench worlds`.
 //!
-//! Prints a Markdown table, one line per world and number of training windows. `--quick` measures a
-//! part of it, `--k=90,200` some numbers of training windows, `--baselines=N`, `--seed=S`, and `WORLD...` the
-//! worlds whose name holds one of the words. `--check` compares ten worlds with their bounds
-//! (`check.rs`) and fails over them; `--cost` prints CPU times.
-//!
 //! A baseline of K windows is learned for one false alarm in 30 windows. Then 400 quiet windows are judged, and
 //! for each change two fresh starts: 40 windows without it, 60 with it and 30 without it again. Rows are drawn and
 //! binned on a grid made from the training rows; what follows is the daemon's code.
@@ -27,53 +22,59 @@ mod measure;
 mod report;
 mod stream;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use clap::Parser;
 use clock::cpu_seconds;
 use measure::{CHANGES, Measured, Plan, applies};
 use report::Report;
 use stream::World;
 
 const THREADS: usize = 2;
-/// No constant of the rule was chosen on these seeds.
-const SEED: u64 = 900_000;
 /// Seeds of one baseline.
 const SEEDS: u64 = 100;
 
+/// False alarms and delays of the rule, as a Markdown table.
+#[derive(Parser)]
+struct Arguments {
+    /// Worlds whose name holds one of these; all if none is named
+    worlds: Vec<String>,
+    /// Numbers of training windows
+    #[arg(long, value_delimiter = ',', default_values_t = [30, 90, 200])]
+    k: Vec<usize>,
+    /// Baselines of each world
+    #[arg(long, default_value_t = 40)]
+    baselines: u64,
+    /// What random numbers begin with; no constant of the rule was chosen on this one
+    #[arg(long, default_value_t = 900_000)]
+    seed: u64,
+    /// 4 baselines of 90 windows
+    #[arg(long)]
+    quick: bool,
+    /// Hold ten worlds to their bounds, and fail over them
+    #[arg(long)]
+    check: bool,
+    /// Print CPU times
+    #[arg(long)]
+    cost: bool,
+}
+
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let flag = |name: &str| arguments.iter().any(|argument| argument == name);
-    if flag("--cost") {
+    let arguments = Arguments::parse();
+    if arguments.cost {
         return cost::print();
     }
-    if flag("--check") {
+    if arguments.check {
         return check();
     }
-    let value = |name: &str| arguments.iter().find_map(|a| a.strip_prefix(name));
-    let quick = flag("--quick");
-    let sizes: Vec<usize> = match value("--k=") {
-        Some(k) => k.split(',').map(str::parse).collect::<Result<_, _>>()?,
-        None if quick => vec![90],
-        None => vec![30, 90, 200],
+    let (sizes, baselines) = match arguments.quick {
+        true => (vec![90], 4),
+        false => (arguments.k, arguments.baselines),
     };
-    let baselines = match value("--baselines=") {
-        Some(baselines) => baselines.parse()?,
-        None => {
-            if quick {
-                4
-            } else {
-                40
-            }
-        }
-    };
-    let seed = value("--seed=").map_or(Ok(SEED), str::parse)?;
-    let words: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
     let wanted = |world: &World| {
-        words.is_empty()
-            || words
-                .iter()
-                .any(|word| world.name().contains(word.as_str()))
+        let words = &arguments.worlds;
+        words.is_empty() || words.iter().any(|word| world.name().contains(word))
     };
     println!("{}", Report::header());
     for k in sizes {
@@ -86,7 +87,7 @@ fn main() -> anyhow::Result<()> {
                 changes: CHANGES.into_iter().filter(applies).collect(),
                 one_row: false,
             };
-            println!("{}", run(plan, baselines, seed)?.line());
+            println!("{}", run(plan, baselines, arguments.seed)?.line());
         }
     }
     Ok(())
@@ -105,9 +106,9 @@ fn check() -> anyhow::Result<()> {
 }
 
 /// All baselines of a world.
-fn run(plan: Plan, baselines: usize, seed: u64) -> anyhow::Result<Report> {
-    let next = AtomicUsize::new(0);
-    let all: Mutex<Vec<(usize, Measured)>> = Mutex::default();
+fn run(plan: Plan, baselines: u64, seed: u64) -> anyhow::Result<Report> {
+    let next = AtomicU64::new(0);
+    let all: Mutex<Vec<(u64, Measured)>> = Mutex::default();
     let (spent_ms, plan_of) = (AtomicUsize::new(0), &plan);
     let work = || -> anyhow::Result<()> {
         let start = cpu_seconds();
@@ -118,7 +119,7 @@ fn run(plan: Plan, baselines: usize, seed: u64) -> anyhow::Result<Report> {
                 spent_ms.fetch_add(spent as usize, Ordering::Relaxed);
                 return Ok(());
             }
-            let measured = plan_of.run(seed + SEEDS * baseline as u64)?;
+            let measured = plan_of.run(seed + SEEDS * baseline)?;
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             all.push((baseline, measured));
         }

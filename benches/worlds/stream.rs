@@ -3,9 +3,9 @@
 
 use std::f64::consts::PI;
 
-use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Binomial, Distribution, Gamma, StandardNormal, StudentT};
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 const HOUR_MS: i64 = 3_600_000;
 /// Start of the first window, in hours.
@@ -190,7 +190,7 @@ fn zipf() -> Vec<f64> {
 #[derive(Clone)]
 pub(crate) struct Stream {
     world: World,
-    random: SmallRng,
+    random: Xoshiro256PlusPlus,
     at: i64,
     /// The autoregressive mean of each number, then the one that all share.
     walk: Vec<f64>,
@@ -201,13 +201,13 @@ pub(crate) struct Stream {
 impl Stream {
     /// Begins with window `at`, counted from the start of the training data.
     pub(crate) fn new(world: World, seed: u64, at: usize) -> Self {
-        let mut own = SmallRng::seed_from_u64(SEASON_SEED);
+        let mut own = Xoshiro256PlusPlus::seed_from_u64(SEASON_SEED);
         let season = (0..world.numbers()).map(|_| match world {
             World::Hourly | World::Cost(_) => own.random(),
             _ => normal(&mut own),
         });
         let season = season.collect();
-        let mut random = SmallRng::seed_from_u64(seed);
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let (_, sd) = world.walk();
         let mut walk: Vec<f64> = (0..world.numbers())
             .map(|_| sd * normal(&mut random))
@@ -362,7 +362,7 @@ impl Stream {
 
 impl World {
     /// Atoms in place of a normal distribution, where the world has them.
-    fn deform(self, i: usize, values: &mut [f64], change: Change, random: &mut SmallRng) {
+    fn deform(self, i: usize, values: &mut [f64], change: Change, random: &mut Xoshiro256PlusPlus) {
         let half = self.numbers() / 2;
         match self {
             // A frequent value.
@@ -383,7 +383,7 @@ impl World {
             // Constant, or one row in 2,000 differs.
             Self::Constant if i >= half => {
                 let share = if i % 2 == 1 { 1.0 / 2000.0 } else { 0.0 };
-                let two = |random: &mut SmallRng| random.random::<f64>() < share;
+                let two = |random: &mut Xoshiro256PlusPlus| random.random::<f64>() < share;
                 values
                     .iter_mut()
                     .for_each(|x| *x = if two(random) { 2.0 } else { 1.0 });
@@ -394,7 +394,7 @@ impl World {
 }
 
 /// Rows in clusters of about twenty that resemble each other.
-fn clustered(random: &mut SmallRng, rows: usize, numbers: usize) -> Vec<Vec<f64>> {
+fn clustered(random: &mut Xoshiro256PlusPlus, rows: usize, numbers: usize) -> Vec<Vec<f64>> {
     let clusters = (rows / 20).max(2);
     let of: Vec<usize> = (0..rows)
         .map(|_| random.random_range(0..clusters))
@@ -408,11 +408,11 @@ fn clustered(random: &mut SmallRng, rows: usize, numbers: usize) -> Vec<Vec<f64>
     (0..numbers).map(column).collect()
 }
 
-fn normal(random: &mut SmallRng) -> f64 {
+fn normal(random: &mut Xoshiro256PlusPlus) -> f64 {
     StandardNormal.sample(random)
 }
 
-fn multinomial(random: &mut SmallRng, mut rows: u64, shares: &[f64]) -> Vec<u64> {
+fn multinomial(random: &mut Xoshiro256PlusPlus, mut rows: u64, shares: &[f64]) -> Vec<u64> {
     let mut rest: f64 = shares.iter().sum();
     let draw = |share: &f64| {
         let p = if rest > 0.0 {
