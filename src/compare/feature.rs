@@ -6,6 +6,7 @@
 
 use std::cell::OnceCell;
 
+use super::merge::Places;
 use super::table::Table;
 use super::wasserstein::BinSum;
 use super::welch_t::Moments;
@@ -101,9 +102,17 @@ pub(super) fn answers(
     reference: Side<'_>,
     window: Side<'_>,
 ) -> Vec<(Test, Answer)> {
-    let binned = OnceCell::new(); // counted once, if any test asks for them
+    // Both are made once, if any test asks for them.
+    let (binned, places) = (OnceCell::new(), OnceCell::new());
+    let places = || {
+        let (rows, others) = (&reference.sampled.sorted, &window.sampled.sorted);
+        let places = places.get_or_init(|| Places::of(rows, others));
+        places.as_ref().map_err(|reason| *reason)
+    };
     let answer = |test: Test| match test {
-        _ if test.scope() == Scope::Numeric => on_numbers(test, layout, scale, reference, window),
+        _ if test.scope() == Scope::Numeric => {
+            on_numbers(test, layout, scale, (reference, window), &places)
+        }
         Test::NullRate | Test::MissingRate | Test::TypeErrors => {
             on_quality(test, reference, window)
         }
@@ -199,12 +208,12 @@ fn on_quality(test: Test, reference: Side<'_>, window: Side<'_>) -> Answer {
     }
 }
 
-fn on_numbers(
+fn on_numbers<'a>(
     test: Test,
     layout: &FeatureLayout,
     scale: f64,
-    reference: Side<'_>,
-    window: Side<'_>,
+    (reference, window): (Side<'_>, Side<'_>),
+    places: &impl Fn() -> Result<&'a Places<'a>, Reason>,
 ) -> Answer {
     let (Values::Numeric(left), Values::Numeric(right), Bins::Grid(grid)) = (
         &reference.feature.values,
@@ -224,7 +233,7 @@ fn on_numbers(
         pooled_deviation(grid, left, right)
     };
     if reference.sampled.complete && window.sampled.complete {
-        on_rows(test, rows, others, scale)
+        on_rows(test, rows, others, scale, places)
     } else if test == Test::EppsSingleton {
         epps_singleton::exact(rows, others)
     } else {
@@ -238,20 +247,24 @@ fn pooled_deviation(grid: &Grid, reference: &Numeric, window: &Numeric) -> f64 {
     both.deviation(grid).unwrap_or(0.0)
 }
 
-fn on_rows(test: Test, reference: &[f64], window: &[f64], scale: f64) -> Answer {
+fn on_rows<'a>(
+    test: Test,
+    reference: &[f64],
+    window: &[f64],
+    scale: f64,
+    places: &impl Fn() -> Result<&'a Places<'a>, Reason>,
+) -> Answer {
     match test {
-        Test::Ks => ks::exact(reference, window),
+        Test::Ks => Ok(ks::of(places()?)),
         Test::Cvm => cvm::exact(reference, window),
         Test::Anderson => anderson::exact(reference, window),
-        Test::MannWhitney => mann_whitney::exact(reference, window),
+        Test::MannWhitney => Ok(mann_whitney::of(places()?)),
         Test::WelchT => welch_t::exact(reference, window),
         Test::EppsSingleton => epps_singleton::exact(reference, window),
-        Test::Kuiper => kuiper::exact(reference, window),
+        Test::Kuiper => Ok(kuiper::of(places()?)),
         Test::Energy => energy::exact(reference, window, scale),
-        Test::WassersteinNormed => {
-            wasserstein::normed(wasserstein::exact(reference, window, scale), scale)
-        }
-        _ => wasserstein::exact(reference, window, scale),
+        Test::WassersteinNormed => wasserstein::normed(wasserstein::of(places()?, scale), scale),
+        _ => wasserstein::of(places()?, scale),
     }
 }
 

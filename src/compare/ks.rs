@@ -19,7 +19,7 @@
 //! order, nor for tails: a change of the last percent moves D by at most 0.01.
 
 use super::law::{kolmogorov, smirnov};
-use super::merge::{larger, not_empty, sweep};
+use super::merge::Places;
 use super::{Answer, Outcome, totals};
 
 /// Up to this many rows on both sides p is exact.
@@ -30,10 +30,15 @@ const EXACT_ROWS: u64 = 10_000;
 /// # Errors
 /// [`super::Reason::NoReference`] or [`super::Reason::TooFewRows`] for an empty side.
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
-    not_empty(reference_sorted, window_sorted)?;
-    let (m, n) = (reference_sorted.len() as u64, window_sorted.len() as u64);
+    Ok(of(&Places::of(reference_sorted, window_sorted)?))
+}
+
+pub(super) fn of(places: &Places<'_>) -> Outcome {
+    let (m, n) = (places.reference.len() as u64, places.window.len() as u64);
     let g = smirnov::gcd(m, n);
-    let h = largest_gap(reference_sorted, window_sorted, m / g, n / g);
+    // A whole number, without rounding up to 2^53.
+    let (above, below) = places.largest_gaps((n / g) as f64, (m / g) as f64);
+    let h = above.max(below);
     // D = h / lcm(m, n), and lcm = m (n / g) may not fit 64 bits.
     let statistic = h / (m as f64 * (n / g) as f64);
     let p = if m.max(n) <= EXACT_ROWS {
@@ -41,19 +46,7 @@ pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
     } else {
         asymptotic(m as f64, n as f64, statistic)
     };
-    Ok(Outcome::plain(statistic, Some(p)))
-}
-
-/// `max |i n' - j m'|` after each distinct value, i and j the rows up to it on both sides: a whole
-/// number, without rounding up to 2^53.
-fn largest_gap(reference: &[f64], window: &[f64], m: u64, n: u64) -> f64 {
-    sweep(
-        (reference, window),
-        (n as f64, m as f64),
-        0.0_f64,
-        |largest, from, to, gap| larger(f64::from(to > from) * gap.abs(), largest),
-        f64::max,
-    )
+    Outcome::plain(statistic, Some(p))
 }
 
 #[allow(

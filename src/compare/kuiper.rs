@@ -20,7 +20,7 @@
 
 use std::f64::consts::PI;
 
-use super::merge::{larger, not_empty, sweep};
+use super::merge::Places;
 use super::{Answer, Outcome, totals};
 
 /// The test on all rows; both slices ascending.
@@ -28,20 +28,14 @@ use super::{Answer, Outcome, totals};
 /// # Errors
 /// [`super::Reason::NoReference`] or [`super::Reason::TooFewRows`] for an empty side.
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
-    not_empty(reference_sorted, window_sorted)?;
-    let (n, m) = (reference_sorted.len() as f64, window_sorted.len() as f64);
-    let (above, below) = sweep(
-        (reference_sorted, window_sorted),
-        (m, n),
-        (0.0_f64, 0.0_f64),
-        |most, from, to, gap| {
-            let gap = f64::from(to > from) * gap;
-            (larger(gap, most.0), larger(-gap, most.1))
-        },
-        |a, b| (a.0.max(b.0), a.1.max(b.1)),
-    );
+    Ok(of(&Places::of(reference_sorted, window_sorted)?))
+}
+
+pub(super) fn of(places: &Places<'_>) -> Outcome {
+    let (n, m) = (places.reference.len() as f64, places.window.len() as f64);
+    let (above, below) = places.largest_gaps(m, n);
     let statistic = (above + below) / n / m;
-    Ok(Outcome::plain(statistic, Some(tail(statistic, n, m))))
+    Outcome::plain(statistic, Some(tail(statistic, n, m)))
 }
 
 /// The test on counts of the same ordered bins.

@@ -18,14 +18,11 @@
 //! differ in everything else.
 
 use super::law::chi2;
-use super::merge::{not_empty, sweep, ties};
+use super::merge::Places;
 use super::{Answer, Outcome, totals};
 
 /// Up to this many rows on the smaller side p is exact.
 const EXACT_ROWS: usize = 8;
-
-/// Whole numbers up to here are doubles.
-const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Up to this many pairs; half of them are counted.
 const EXACT_PAIRS: usize = 1 << 24;
@@ -35,21 +32,18 @@ const EXACT_PAIRS: usize = 1 << 24;
 /// # Errors
 /// [`super::Reason::NoReference`] or [`super::Reason::TooFewRows`] for an empty side.
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64]) -> Answer {
-    not_empty(reference_sorted, window_sorted)?;
-    let pairs = untied(reference_sorted, window_sorted).unwrap_or_else(|| {
-        let mut pairs = Pairs::default();
-        for tie in ties(reference_sorted, window_sorted) {
-            pairs.add(tie.reference as f64, tie.window as f64);
-        }
-        pairs
-    });
-    let (n, m) = (reference_sorted.len(), window_sorted.len());
+    Ok(of(&Places::of(reference_sorted, window_sorted)?))
+}
+
+pub(super) fn of(places: &Places<'_>) -> Outcome {
+    let pairs = Pairs::of(places);
+    let (n, m) = (places.reference.len(), places.window.len());
     let p = if pairs.cubes <= 0.0 && n.min(m) <= EXACT_ROWS && n.saturating_mul(m) <= EXACT_PAIRS {
         exact_tail(n, m, pairs.above)
     } else {
         pairs.tail()
     };
-    Ok(pairs.outcome(pairs.middle(), p, None))
+    pairs.outcome(pairs.middle(), p, None)
 }
 
 /// The test on counts of the same ordered bins. U of the rows lies in
@@ -71,31 +65,6 @@ pub fn grid(reference: &[u64], window: &[u64]) -> Answer {
     Ok(pairs.outcome(pairs.above, pairs.tail(), Some(pairs.equal)))
 }
 
-/// The pairs of two sides in which no two rows are equal; `None` for others. Before each row of both sides
-/// in order stand i rows of the reference; over its own rows that sums up to `n (n - 1) / 2`, and what is left is
-/// the number of pairs in which the window's row is the larger.
-fn untied(reference: &[f64], window: &[f64]) -> Option<Pairs> {
-    let (n, m) = (reference.len() as f64, window.len() as f64);
-    if n * (n + m) > MOST_EXACT {
-        return None;
-    }
-    let (below, equal) = sweep(
-        (reference, window),
-        (1.0, 0.0),
-        (0.0, 0.0),
-        |(below, equal), from, to, gap| (below + gap, equal + f64::from(u8::from(from >= to))),
-        |a, b| (a.0 + b.0, a.1 + b.1),
-    );
-    let itself = 1.0; // what the first row is compared with
-    (equal <= itself).then(|| Pairs {
-        n,
-        m,
-        above: n * m - (below - n * (n - 1.0) / 2.0),
-        equal: 0.0,
-        cubes: 0.0,
-    })
-}
-
 /// What pairs of one row each amount to, gathered value by value from below.
 #[derive(Default)]
 struct Pairs {
@@ -104,18 +73,54 @@ struct Pairs {
     /// Pairs whose larger row is the reference's.
     above: f64,
     equal: f64,
-    /// Sum of `t^3 - t` over the values, t rows at each.
+    /// Sum of [`cube`] over the values, t rows at each.
     cubes: f64,
 }
 
+/// `t^3 - t`.
+fn cube(t: f64) -> f64 {
+    t * (t * t - 1.0)
+}
+
+/// The sum of [`cube`] over the distinct values of one side.
+fn own_ties(sorted: &[f64]) -> f64 {
+    let ties = |pair: &[f64]| usize::from(pair[0] >= pair[1]);
+    if sorted.windows(2).map(ties).sum::<usize>() == 0 {
+        return 0.0; // most numbers: without the walk below
+    }
+    let values = sorted.chunk_by(|a, b| a >= b);
+    values.map(|same| cube(same.len() as f64)).sum()
+}
+
 impl Pairs {
+    /// Of rows: what the window's values add to the ties that the reference has by itself.
+    fn of(places: &Places<'_>) -> Self {
+        let n = places.reference.len() as f64;
+        let mut pairs = Self {
+            n,
+            m: places.window.len() as f64,
+            cubes: own_ties(places.reference),
+            ..Self::default()
+        };
+        for tie in &places.ties {
+            let (below, a, b) = (
+                tie.reference_below as f64,
+                tie.reference as f64,
+                tie.window as f64,
+            );
+            pairs.above += b * (n - below - a);
+            pairs.equal += a * b;
+            pairs.cubes += cube(a + b) - cube(a);
+        }
+        pairs
+    }
+
     fn add(&mut self, a: f64, b: f64) {
         self.above += a * self.m;
         self.equal += a * b;
         self.n += a;
         self.m += b;
-        let t = a + b;
-        self.cubes += t * (t * t - 1.0);
+        self.cubes += cube(a + b);
     }
 
     /// U.
@@ -180,33 +185,33 @@ fn exact_tail(n: usize, m: usize, above: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::compare::Reason;
-    use crate::compare::merge::cut_up;
+    use crate::compare::merge::{cut_up, ties};
     use proptest::prelude::*;
 
     #[test]
-    fn rows_without_ties_are_counted_as_by_the_walk_over_ties() {
-        let side = |rows: u32, factor: f64, start: f64| {
+    fn rows_are_counted_as_by_the_walk_over_all_values() {
+        let side = |rows: u32, factor: f64, digits: f64| {
             let mut side: Vec<f64> = (0..rows)
-                .map(|i| (start + factor * f64::from(i)).sin())
+                .map(|i| ((0.1 + factor * f64::from(i)).sin() * digits).round() / digits)
                 .collect();
             side.sort_by(f64::total_cmp);
             side
         };
         for (n, m) in [(1, 1), (2, 5), (9, 4), (1_000, 37), (331, 1_000)] {
-            let (left, right) = (side(n, 0.7, 0.1), side(m, 1.3, 0.33));
-            let mut pairs = Pairs::default();
-            for tie in ties(&left, &right) {
-                pairs.add(tie.reference as f64, tie.window as f64);
+            for digits in [3.0, 20.0, 1e12] {
+                let (left, right) = (side(n, 0.7, digits), side(m, 1.3, digits));
+                let mut walked = Pairs::default();
+                for tie in ties(&left, &right) {
+                    walked.add(tie.reference as f64, tie.window as f64);
+                }
+                let counted = Pairs::of(&Places::of(&left, &right).unwrap());
+                assert_eq!(
+                    (counted.above, counted.equal, counted.cubes),
+                    (walked.above, walked.equal, walked.cubes),
+                    "{n} {m} {digits}"
+                );
             }
-            let counted = untied(&left, &right).unwrap();
-            assert!((counted.above - pairs.above).abs() < 0.5 && pairs.cubes.abs() < 0.5);
-            assert!((counted.middle() - pairs.middle()).abs() < 0.25);
-            let mut tied = right.clone();
-            tied[0] = left[0];
-            tied.sort_by(f64::total_cmp);
-            assert!(untied(&left, &tied).is_none() && untied(&tied, &left).is_none());
         }
-        assert!(untied(&[-0.0], &[0.0]).is_none() && untied(&[1.0, 1.0], &[0.0]).is_none());
     }
 
     #[test]

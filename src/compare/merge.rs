@@ -66,103 +66,87 @@ impl Iterator for Ties<'_> {
     }
 }
 
-/// Stretches that [`sweep`] walks at the same time.
-const LANES: usize = 4;
-
-/// Folds `visit` over all rows of both sides in ascending order, from each row to the next.
-///
-/// `visit(so_far, from, to, gap)` is told the two values, and by `gap` what has been gathered up to
-/// `from`: every row of the reference adds `steps.0`, every one of the window takes off `steps.1`. Where
-/// values are tied, from = to, and the gap there is none of a distribution function.
-///
-/// Which side the next row comes from cannot be guessed, and waiting for it is what costs time. So
-/// the walk has no branch on it, and is cut into stretches of equal length that go on side by side;
-/// `join` puts their results together.
-pub(super) fn sweep<T: Copy>(
-    (reference, window): (&[f64], &[f64]),
-    steps: (f64, f64),
-    start: T,
-    visit: impl Fn(T, f64, f64, f64) -> T,
-    join: impl Fn(T, T) -> T,
-) -> T {
-    let all = reference.len() + window.len();
-    let each = all / LANES;
-    let mut lanes: [Lane<T>; LANES] =
-        std::array::from_fn(|k| Lane::at(reference, window, k * each, steps, start));
-    for _ in 0..each {
-        for lane in &mut lanes {
-            lane.step(reference, window, steps, &visit);
-        }
-    }
-    // The last stretch also has the few rows that are left over.
-    for _ in each * LANES..all {
-        lanes[LANES - 1].step(reference, window, steps, &visit);
-    }
-    lanes.iter().map(|lane| lane.so_far).fold(start, join)
+/// Both sides, and where the window's values stand among the reference's: made once for all tests that
+/// ask no more than that.
+pub(super) struct Places<'a> {
+    pub(super) reference: &'a [f64],
+    pub(super) window: &'a [f64],
+    /// The distinct values of the window, ascending.
+    pub(super) ties: Vec<Tie>,
 }
 
-/// A place in the walk.
-struct Lane<T> {
-    i: usize,
-    j: usize,
-    from: f64,
-    gap: f64,
-    so_far: T,
-}
-
-impl<T: Copy> Lane<T> {
-    /// The place after so many rows, the reference's first where values are tied.
-    fn at(reference: &[f64], window: &[f64], rows: usize, steps: (f64, f64), so_far: T) -> Self {
-        let (mut i, mut end) = (rows.saturating_sub(window.len()), rows.min(reference.len()));
-        while i < end {
-            let middle = usize::midpoint(i, end);
-            if reference[middle] <= window[rows - 1 - middle] {
-                i = middle + 1;
-            } else {
-                end = middle;
+impl<'a> Places<'a> {
+    /// Looks up every value of the window; both slices ascending.
+    ///
+    /// # Errors
+    /// [`Reason::NoReference`] or [`Reason::TooFewRows`] for an empty side.
+    pub(super) fn of(reference: &'a [f64], window: &'a [f64]) -> Result<Self, Reason> {
+        not_empty(reference, window)?;
+        let below = rows_below(reference, window);
+        let mut ties: Vec<Tie> = Vec::with_capacity(window.len());
+        for (row, (&value, &reference_below)) in window.iter().zip(&below).enumerate() {
+            match ties.last_mut() {
+                Some(last) if last.value >= value => last.window += 1,
+                _ => {
+                    let rest = reference[reference_below..].iter();
+                    ties.push(Tie {
+                        value,
+                        reference_below,
+                        window_below: row,
+                        reference: rest.take_while(|other| **other <= value).count(),
+                        window: 1,
+                    });
+                }
             }
         }
-        let j = rows - i;
-        let before = [
-            i.checked_sub(1).map(|i| reference[i]),
-            j.checked_sub(1).map(|j| window[j]),
-        ];
-        let first = reference.first().into_iter().chain(window.first());
-        let from = before.into_iter().flatten().reduce(f64::max);
-        Self {
-            i,
-            j,
-            from: from.unwrap_or(first.copied().fold(f64::INFINITY, f64::min)),
-            gap: i as f64 * steps.0 - j as f64 * steps.1,
-            so_far,
-        }
+        Ok(Self {
+            reference,
+            window,
+            ties,
+        })
     }
 
-    #[inline(always)]
-    fn step(
-        &mut self,
-        reference: &[f64],
-        window: &[f64],
-        (up, down): (f64, f64),
-        visit: &impl Fn(T, f64, f64, f64) -> T,
-    ) {
-        let left = reference.get(self.i).copied().unwrap_or(f64::INFINITY);
-        let right = window.get(self.j).copied();
-        let (right, open) = (right.unwrap_or(f64::INFINITY), right.is_some());
-        // Where the reference is used up, left is infinite: not the smaller, or both are.
-        let mine = ((left <= right) & (self.i < reference.len())) | !open;
-        let to = left.min(right);
-        self.so_far = visit(self.so_far, self.from, to, self.gap);
-        self.gap += f64::from(u8::from(mine)) * (up + down) - down;
-        self.i += usize::from(mine);
-        self.j += usize::from(!mine);
-        self.from = to;
+    /// The largest `i up - j down` and the largest `j down - i up` over all values, i and j the rows of
+    /// the reference and of the window up to it, and 0 for all rows. Between two values of the window j
+    /// stands still and i grows, so that both are next to one of them.
+    pub(super) fn largest_gaps(&self, up: f64, down: f64) -> (f64, f64) {
+        let (mut above, mut below) = (0.0_f64, 0.0_f64);
+        for tie in &self.ties {
+            let before = tie.reference_below as f64 * up - tie.window_below as f64 * down;
+            let here = before + tie.reference as f64 * up - tie.window as f64 * down;
+            above = larger(above, larger(before, here));
+            below = larger(below, larger(-before, -here));
+        }
+        (above, below)
     }
+}
+
+/// Rows of the window that are looked up in the same stretch of the reference.
+const TOGETHER: usize = 8;
+
+/// How many rows of the reference are less than each row of the window. The stretch that a few rows of the
+/// window lie in is found in leaps from the last one, and they are looked up in it: searches of which none
+/// waits for the other.
+fn rows_below(reference: &[f64], window: &[f64]) -> Vec<usize> {
+    let mut below = Vec::with_capacity(window.len());
+    let mut from = 0;
+    for rows in window.chunks(TOGETHER) {
+        let last = rows[rows.len() - 1];
+        let (mut end, mut step) = (from, 1);
+        while reference.get(end + step - 1).is_some_and(|row| *row < last) {
+            end += step;
+            step *= 2;
+        }
+        let stretch = &reference[from..(end + step).min(reference.len())];
+        let up_to = |row: &f64| from + stretch.partition_point(|other| other < row);
+        below.extend(rows.iter().map(up_to));
+        from = end;
+    }
+    below
 }
 
 /// The larger of two numbers, neither of them NaN, in one instruction.
-#[inline(always)]
-pub(super) fn larger(a: f64, b: f64) -> f64 {
+fn larger(a: f64, b: f64) -> f64 {
     if a > b { a } else { b }
 }
 
@@ -236,39 +220,48 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_passes_every_row_once_in_order() {
+    fn places_are_the_ties_of_the_window() {
         for (n, m) in [
-            (0, 1),
             (1, 1),
-            (3, 0),
             (2, 9),
             (7, 7),
             (40, 3),
             (1, 30),
             (33, 64),
+            (500, 20),
         ] {
-            let reference: Vec<f64> = (0..n).map(|i| f64::from(i * i % 7 + i / 3)).collect();
-            let window: Vec<f64> = (0..m).map(|i| f64::from(i * 5 % 11 - 2)).collect();
-            let (mut reference, mut window) = (reference, window);
+            let mut reference: Vec<f64> = (0..n).map(|i| f64::from(i * i % 7 + i / 3)).collect();
+            let mut window: Vec<f64> = (0..m).map(|i| f64::from(i * 5 % 11 - 2)).collect();
             reference.sort_by(f64::total_cmp);
             window.sort_by(f64::total_cmp);
-            // Sum of width times the gap between distinct values, and the number of rows.
-            let (area, rows) = sweep(
-                (&reference, &window),
-                (1.0, 2.0),
-                (0.0, 0),
-                |(area, rows), from, to, gap| (area + (to - from) * gap, rows + 1),
-                |a, b| (a.0 + b.0, a.1 + b.1),
+            let all: Vec<Tie> = ties(&reference, &window).collect();
+            let places = Places::of(&reference, &window).unwrap();
+            let of_window: Vec<Tie> = all.iter().filter(|tie| tie.window > 0).copied().collect();
+            assert_eq!(places.ties, of_window, "{n} {m}");
+            let gaps = all.iter().map(|tie| {
+                let (i, j) = (
+                    tie.reference_below + tie.reference,
+                    tie.window_below + tie.window,
+                );
+                (i * window.len()) as f64 - (j * reference.len()) as f64
+            });
+            let (up, down) = (window.len() as f64, reference.len() as f64);
+            let (above, below) = places.largest_gaps(up, down);
+            assert_eq!(
+                (above, below),
+                gaps.fold((0.0, 0.0), |(a, b): (f64, f64), gap| (
+                    a.max(gap),
+                    b.max(-gap)
+                ))
             );
-            let (mut slow, mut last) = (0.0, None);
-            for tie in ties(&reference, &window) {
-                let gap = tie.reference_below as f64 - 2.0 * tie.window_below as f64;
-                slow += last.map_or(0.0, |at: f64| (tie.value - at) * gap);
-                last = Some(tie.value);
-            }
-            assert_eq!(rows, n + m);
-            assert!((area - slow).abs() < 1e-9, "{n} {m}: {area} {slow}");
         }
+        assert_eq!(
+            Places::of(&[1.0], &[f64::NAN, f64::NAN])
+                .unwrap()
+                .ties
+                .len(),
+            2
+        );
     }
 
     #[test]

@@ -19,7 +19,9 @@
 //! [`normed`] is the same test with the effect for its statistic. Other packages put a floor under the
 //! deviation (Evidently: 0.001), so that features in small units never drift; here there is none.
 
-use super::merge::{not_empty, sweep};
+use std::ops::Range;
+
+use super::merge::Places;
 use super::{Answer, Outcome, Reason};
 
 /// The distance on all rows; both slices ascending; `scale` is the baseline's standard deviation.
@@ -27,10 +29,11 @@ use super::{Answer, Outcome, Reason};
 /// # Errors
 /// [`Reason::NoReference`], [`Reason::TooFewRows`], [`Reason::NoVariance`], [`Reason::NotFinite`].
 pub fn exact(reference_sorted: &[f64], window_sorted: &[f64], scale: f64) -> Answer {
-    not_empty(reference_sorted, window_sorted)?;
-    let (left, right) = Finite::matched(reference_sorted, window_sorted)?;
-    let (n, m) = (reference_sorted.len(), window_sorted.len());
-    outcome(area(&left, &right, n, m)?, None, scale)
+    of(&Places::of(reference_sorted, window_sorted)?, scale)
+}
+
+pub(super) fn of(places: &Places<'_>, scale: f64) -> Answer {
+    outcome(area(places)?, None, scale)
 }
 
 /// Either answer with the distance, and the bound, in standard deviations of the reference; `scale` is
@@ -94,22 +97,41 @@ impl<'a> Finite<'a> {
     }
 }
 
-/// Walks both sides in ascending order; between two neighbours F - G is constant.
-fn area(left: &Finite<'_>, right: &Finite<'_>, n: usize, m: usize) -> Result<f64, Reason> {
+/// The area between F and G, over the finite values. From one value of the window to the next G stands still,
+/// and F rises by one row at a time.
+fn area(places: &Places<'_>) -> Result<f64, Reason> {
+    let (reference, window) = (places.reference, places.window);
+    let (left, right) = Finite::matched(reference, window)?;
+    let (n, m) = (reference.len() as f64, window.len() as f64);
     let unit = safe_unit(left.largest().max(right.largest()));
-    let (n, m) = (n as f64, m as f64);
-    let (start, share) = (
-        left.below as f64 * m - right.below as f64 * n,
-        1.0 / (n * m),
-    );
-    let sum = sweep(
-        (left.values, right.values),
-        (m, n),
-        0.0,
-        |sum, from, to, gap| sum + (to * unit - from * unit) * ((gap + start).abs() * share),
-        |a, b| a + b,
-    );
-    finite(sum / unit)
+    let ends = [left.values.first(), right.values.first()];
+    let mut from = ends
+        .into_iter()
+        .flatten()
+        .fold(f64::INFINITY, |a, b| a.min(*b));
+    // n m (F - G) is a whole number.
+    let share = 1.0 / (n * m);
+    let (mut area, mut i, mut beside) = (0.0, left.below, right.below as f64 * n);
+    let mut stretch = |rows: Range<usize>, to: f64, beside: f64| {
+        let mut gap = rows.start as f64 * m - beside;
+        for row in &reference[rows] {
+            area += (row * unit - from * unit) * (gap.abs() * share);
+            gap += m;
+            from = *row;
+        }
+        area += (to * unit - from * unit) * (gap.abs() * share);
+        from = to;
+    };
+    for tie in places.ties.iter().filter(|tie| tie.value.is_finite()) {
+        stretch(i..tie.reference_below, tie.value, beside);
+        i = tie.reference_below + tie.reference;
+        beside = (tie.window_below + tie.window) as f64 * n;
+    }
+    let end = left.below + left.values.len();
+    if let Some(last) = left.values.last().filter(|_| i < end) {
+        stretch(i..end, *last, beside);
+    }
+    finite(area / unit)
 }
 
 /// A power of two by which values are multiplied so that their differences stay in range.
