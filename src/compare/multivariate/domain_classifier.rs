@@ -156,9 +156,9 @@ impl Reference {
         }
         let folds = self.deal(&encoded);
         let (mut left, mut right) = (self.folds[0].sums.clone(), folds[0].sums.clone());
-        let (mut sum, mut weight, mut variance) = (0.0, 0.0, 0.0);
+        let (mut sum, mut weight, mut variance, mut shares) = (0.0, 0.0, 0.0, None);
         for (k, (known, new)) in self.folds.iter().zip(&folds).enumerate().skip(1) {
-            let trained = Weights::train(&left, &right);
+            let trained = Weights::train(&left, &right, &mut shares);
             let score = |fold: &Fold| trained.score(&fold.paired, &fold.unpaired);
             let (area, of_area) = area(&score(known), &score(new));
             let share = k as f64;
@@ -177,18 +177,23 @@ impl Reference {
             effect: (2.0 * statistic - 1.0).max(0.0),
             error_bound: None,
         };
-        (Ok(outcome), self.contributions(&left, &right))
+        let weights = Weights::train(&left, &right, &mut shares);
+        (Ok(outcome), self.contributions(&weights, &left, &right))
     }
 
     /// What each feature and pair adds to the difference of the mean scores.
-    fn contributions(&self, left: &Sums, right: &Sums) -> Vec<JointContribution> {
-        let weights = Weights::train(left, right);
+    fn contributions(
+        &self,
+        weights: &Weights,
+        left: &Sums,
+        right: &Sums,
+    ) -> Vec<JointContribution> {
         let n = self.paired.len();
         let linear = right.linear_means() - left.linear_means();
         let products = right.product_means() - left.product_means();
         let linear_weights = &self.whiten * weights.linear.rows(0, n);
         let linear_change = &self.unwhiten * linear.rows(0, n);
-        let product_weights = &self.whiten * weights.products * &self.whiten;
+        let product_weights = &self.whiten * &weights.products * &self.whiten;
         let product_change = &self.unwhiten * products * &self.unwhiten;
         let feature = |place: usize| self.encoder.coded()[place].feature;
         let mut parts = Vec::new();
@@ -238,7 +243,7 @@ pub(super) fn area(reference: &[f64], window: &[f64]) -> (f64, f64) {
     let (m, n) = (reference.len() as f64, window.len() as f64);
     let mut all: Vec<(f64, bool)> = reference.iter().map(|score| (*score, false)).collect();
     all.extend(window.iter().map(|score| (*score, true)));
-    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    radsort::sort_by_key(&mut all, |(score, _)| *score);
     let (mut rank, mut ranks, mut ties) = (0.0, 0.0, 0.0);
     for equal in all.chunk_by(|a, b| a.0 >= b.0) {
         let count = equal.len() as f64;

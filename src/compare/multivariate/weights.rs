@@ -7,8 +7,11 @@ use super::matrix::Matrix;
 /// Variances of the mixture beside 0, in squared standard errors.
 const VARIANCES: [f64; 8] = [0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 
-/// Steps of the mixture's fit.
+/// Steps of the mixture's fit from even shares ...
 const STEPS: usize = 20;
+
+/// ... and from those of the training before, which had most of the rows already.
+const FURTHER_STEPS: usize = 4;
 
 /// Sums of terms and of their squares.
 #[derive(Debug, Clone)]
@@ -119,8 +122,9 @@ impl Term {
 }
 
 impl Weights {
-    /// Weights that tell `right` from `left`.
-    pub(super) fn train(left: &Sums, right: &Sums) -> Self {
+    /// Weights that tell `right` from `left`; `shares` are those of a training with fewer rows, and then
+    /// those of this one.
+    pub(super) fn train(left: &Sums, right: &Sums, shares: &mut Option<Mixture>) -> Self {
         let linear: Vec<Term> = (0..left.linear.len())
             .map(|i| left.linear(i).against(right.linear(i)))
             .collect();
@@ -138,7 +142,7 @@ impl Weights {
             .chain(&products)
             .map(|term| term.per_deviation(term.change) / error)
             .collect();
-        let shrunk = shrink(&t);
+        let shrunk = shrink(&t, shares);
         let mut weights = shrunk
             .iter()
             .zip(linear.iter().chain(&products))
@@ -167,7 +171,7 @@ impl Weights {
 }
 
 /// Posterior means of the true differences given all of `t`.
-fn shrink(t: &[f64]) -> Vec<f64> {
+fn shrink(t: &[f64], before: &mut Option<Mixture>) -> Vec<f64> {
     let logs = variances().map(f64::ln_1p);
     let likelihoods: Vec<Mixture> = t.iter().map(|t| likelihoods(*t, &logs)).collect();
     // A term that never varies says nothing about the mixture.
@@ -177,8 +181,11 @@ fn shrink(t: &[f64]) -> Vec<f64> {
         .zip(&likelihoods)
         .filter_map(|(t, likelihood)| varies(*t).then_some(likelihood))
         .collect();
-    let mut shares = [1.0 / PARTS as f64; PARTS];
-    for _ in 0..STEPS {
+    let (mut shares, steps) = match *before {
+        Some(shares) => (shares, FURTHER_STEPS),
+        None => ([1.0 / PARTS as f64; PARTS], STEPS),
+    };
+    for _ in 0..steps {
         let mut sums = [0.0; PARTS];
         sums[0] = 1.0; // in doubt nothing has changed
         for likelihood in &used {
@@ -189,6 +196,7 @@ fn shrink(t: &[f64]) -> Vec<f64> {
         }
         shares = sums.map(|sum| sum / (used.len() as f64 + 1.0));
     }
+    *before = Some(shares);
     let keep = variances().map(|variance| variance / (1.0 + variance));
     t.iter()
         .zip(&likelihoods)
@@ -204,7 +212,7 @@ fn shrink(t: &[f64]) -> Vec<f64> {
 const PARTS: usize = VARIANCES.len() + 1;
 
 /// A number for each part.
-type Mixture = [f64; PARTS];
+pub(super) type Mixture = [f64; PARTS];
 
 fn variances() -> Mixture {
     let mut all = [0.0; PARTS];
