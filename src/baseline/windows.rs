@@ -333,26 +333,32 @@ impl Counter {
 
     /// Adds the rows of a batch; rows without a time are left out.
     pub fn add(&mut self, layout: &Layout, batch: &Batch, times: &[Option<i64>]) {
-        let slots: Vec<Option<usize>> = times
-            .iter()
-            .map(|time| time.map(|ms| self.place(ms)))
-            .collect();
-        for slot in slots.iter().flatten() {
-            self.slots[*slot].rows += 1;
+        let place = |(row, time): (usize, &Option<i64>)| time.map(|ms| (self.place(ms), row));
+        let mut rows: Vec<(usize, usize)> = times.iter().enumerate().filter_map(place).collect();
+        rows.sort_by_key(|(slot, _)| *slot);
+        let mut runs = Vec::new();
+        for run in rows.chunk_by(|a, b| a.0 == b.0) {
+            self.slots[run[0].0].rows += run.len() as u64;
+            runs.push(Run {
+                slot: run[0].0,
+                rows: run.iter().map(|(_, row)| *row).collect(),
+            });
         }
         let mut scored: Vec<Vec<f64>> = vec![Vec::new(); layout.features.len()];
         for (i, feature) in layout.features.iter().enumerate() {
             match &feature.bins {
                 Bins::Grid(grid) => {
                     let values = norm::numbers(&batch.columns[i]);
-                    let bin =
-                        |row: usize| values.is_valid(row).then(|| grid.bin(values.value(row)));
-                    scored[i] = self.add_numbers(i, &batch.cells[i], &slots, bin);
+                    let bins = grid.bin_all(values.values());
+                    let is_number =
+                        |row: usize| values.is_valid(row) && batch.cells[i][row].has_value();
+                    let bin = |row: usize| is_number(row).then(|| bins[row]);
+                    scored[i] = self.add_numbers(i, &batch.cells[i], &runs, bin);
                 }
-                Bins::Levels(levels) => self.add_labels(i, levels, batch, &slots),
+                Bins::Levels(levels) => self.add_labels(i, levels, batch, &runs),
             }
         }
-        self.add_pairs(&scored, &slots);
+        self.add_pairs(&scored, &runs);
     }
 
     fn place(&mut self, ms: i64) -> usize {
@@ -363,39 +369,34 @@ impl Counter {
         })
     }
 
-    /// Answers the normal score of each row.
+    /// Answers the normal score of each row, in the order of the runs.
     fn add_numbers(
         &mut self,
         feature: usize,
         cells: &[Cell],
-        slots: &[Option<usize>],
+        runs: &[Run],
         bin: impl Fn(usize) -> Option<usize>,
     ) -> Vec<f64> {
-        let mut scored = vec![0.0; slots.len()];
         let Scores::Numbers(numbers) = &self.asking.features[feature] else {
-            return scored;
+            return Vec::new();
         };
-        for (row, slot) in slots.iter().enumerate() {
-            let Some(slot) = slot else { continue };
-            let tally = &mut self.slots[*slot].features[feature];
-            match bin(row).filter(|_| cells[row].has_value()) {
-                Some(bin) => {
-                    tally.add_number(numbers, bin, 1);
-                    scored[row] = numbers.location.get(bin).copied().unwrap_or(0.0);
+        let mut scored = Vec::with_capacity(cells.len());
+        for run in runs {
+            let tally = &mut self.slots[run.slot].features[feature];
+            for row in &run.rows {
+                let bin = bin(*row);
+                match bin {
+                    Some(bin) => tally.add_number(numbers, bin, 1),
+                    None => add_absent(tally, cells[*row]),
                 }
-                None => add_absent(tally, cells[row]),
+                let score = bin.and_then(|bin| numbers.location.get(bin));
+                scored.push(score.copied().unwrap_or(0.0));
             }
         }
         scored
     }
 
-    fn add_labels(
-        &mut self,
-        feature: usize,
-        levels: &Levels,
-        batch: &Batch,
-        slots: &[Option<usize>],
-    ) {
+    fn add_labels(&mut self, feature: usize, levels: &Levels, batch: &Batch, runs: &[Run]) {
         let Scores::Labels { group, .. } = &self.asking.features[feature] else {
             return;
         };
@@ -405,38 +406,40 @@ impl Counter {
             .map(|code| levels.get(texts.value(code)))
             .collect();
         let (cells, keys) = (&batch.cells[feature], codes.keys().values());
-        for (row, slot) in slots.iter().enumerate() {
-            let Some(slot) = slot else { continue };
-            let answers = &mut self.slots[*slot];
-            let tally = &mut answers.features[feature];
-            let level = cells[row]
-                .has_value()
-                .then(|| known[keys[row] as usize])
-                .flatten();
-            let Some(level) = level else {
-                add_absent(tally, cells[row]);
-                continue;
-            };
-            tally.add_level(group, level, 1);
-            let occurrence = &mut self.levels[feature][level];
-            occurrence.first_ms = occurrence.first_ms.min(answers.start_ms);
-            occurrence.last_ms = occurrence.last_ms.max(answers.start_ms);
-            occurrence.rows += 1;
+        for run in runs {
+            let Answers {
+                start_ms, features, ..
+            } = &mut self.slots[run.slot];
+            let tally = &mut features[feature];
+            for row in &run.rows {
+                let level = cells[*row]
+                    .has_value()
+                    .then(|| known[keys[*row] as usize])
+                    .flatten();
+                let Some(level) = level else {
+                    add_absent(tally, cells[*row]);
+                    continue;
+                };
+                tally.add_level(group, level, 1);
+                let occurrence = &mut self.levels[feature][level];
+                occurrence.first_ms = occurrence.first_ms.min(*start_ms);
+                occurrence.last_ms = occurrence.last_ms.max(*start_ms);
+                occurrence.rows += 1;
+            }
         }
     }
 
-    fn add_pairs(&mut self, scored: &[Vec<f64>], slots: &[Option<usize>]) {
-        let mut scores = vec![0.0; scored.len()]; // of one row, side by side
-        for (row, slot) in slots.iter().enumerate() {
-            let Some(slot) = slot else { continue };
-            for (score, column) in scores.iter_mut().zip(scored) {
-                *score = column.get(row).copied().unwrap_or(0.0);
-            }
-            let answers = &mut self.slots[*slot];
-            answers.pair_rows += 1;
+    fn add_pairs(&mut self, scored: &[Vec<f64>], runs: &[Run]) {
+        let mut from = 0;
+        for run in runs {
+            let to = from + run.rows.len();
+            let answers = &mut self.slots[run.slot];
+            answers.pair_rows += run.rows.len() as u64;
             for (sum, (a, b)) in answers.pairs.iter_mut().zip(&self.asking.pairs) {
-                *sum += scores[*a as usize] * scores[*b as usize];
+                let (a, b) = (&scored[*a as usize], &scored[*b as usize]);
+                *sum += dot(&a[from..to], &b[from..to]);
             }
+            from = to;
         }
     }
 
@@ -450,6 +453,26 @@ impl Counter {
             levels: self.levels,
         }
     }
+}
+
+/// Rows of a batch that are in the same slot.
+struct Run {
+    slot: usize,
+    rows: Vec<usize>,
+}
+
+/// In four sums, so that one addition need not wait for the other.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (a, rest) = a.as_chunks::<4>();
+    let (b, other) = b.as_chunks::<4>();
+    let mut sums = [0.0; 4];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    let rest: f64 = rest.iter().zip(other).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 fn add_absent(tally: &mut Tally, cell: Cell) {

@@ -98,11 +98,7 @@ impl Grid {
         let mut size = cuts.len();
         while size > 1 {
             let half = size / 2;
-            base = if cuts[base + half] <= value {
-                base + half
-            } else {
-                base
-            };
+            base = select_unpredictable(cuts[base + half] <= value, base + half, base);
             size -= half;
         }
         base + usize::from(cuts[base] <= value)
@@ -121,6 +117,15 @@ impl Grid {
                 from = to;
                 sum
             })
+            .collect()
+    }
+
+    /// The bin of each value.
+    pub fn bin_all(&self, values: &[f64]) -> Vec<usize> {
+        let (chunks, rest) = values.as_chunks();
+        let chunks = chunks.iter().flat_map(|some| self.bins_of(some));
+        chunks
+            .chain(rest.iter().map(|one| self.bin(*one)))
             .collect()
     }
 
