@@ -33,7 +33,7 @@ pub(super) fn of_test(feature: &str, test: Test, answer: &Answer, limit: f64) ->
 }
 
 /// What was found in the stretch and what was expected of it, in the question's own units: medians,
-/// interquartile ranges, shares of rows, a mean product of normal scores, rows per window.
+/// interquartile ranges, shares of rows, a covariance of normal scores, rows per window.
 pub(super) fn in_own_units(finding: &Finding, reference: &Reference) -> Option<(f64, f64)> {
     let Subject::Feature(i) = finding.subject else {
         return finding.values;
@@ -71,7 +71,7 @@ fn what_moved(finding: &Finding, reference: &Reference) -> String {
             let name = |i: usize| reference.layout.features.get(i).map_or("", |f| &f.name);
             let (after, before) = finding.values.unwrap_or_default();
             format!(
-                "{} and {}: mean product of normal scores {} -> {}",
+                "{} and {}: covariance of normal scores {} -> {}",
                 name(a),
                 name(b),
                 fixed(before),
@@ -411,7 +411,7 @@ mod tests {
         said(
             &pairs,
             900_000,
-            "distance and carrier: mean product of normal scores 0.80 -> 0.01 over the last 2 hours (difference 0.79); \
+            "distance and carrier: covariance of normal scores 0.80 -> 0.01 over the last 2 hours (difference 0.79); \
              stretches of 2 hours of the training data stay under 0.031",
         );
         let rows = Finding {

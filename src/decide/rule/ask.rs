@@ -30,12 +30,10 @@ impl Asking {
         let scored: Vec<Vec<f64>> = (layout.features.iter().zip(&features).zip(&columns))
             .map(|((feature, scores), column)| row_scores(&feature.bins, scores, column))
             .collect();
-        let mean_product = |a: u32, b: u32| {
-            let pairs = scored[a as usize].iter().zip(&scored[b as usize]);
-            pairs.map(|(a, b)| a * b).sum::<f64>()
-        };
+        // Normal scores of all training rows have a mean of 0.
+        let covariance = |a: u32, b: u32| product(&scored[a as usize], &scored[b as usize]);
         Self {
-            pairs: choose_pairs(&numbers, mean_product),
+            pairs: choose_pairs(&numbers, covariance),
             features,
         }
     }
@@ -87,9 +85,13 @@ impl Asking {
                     false => Vec::new(),
                 })
                 .collect();
+            let rows = sample.num_rows() as f64;
+            let sums: Vec<f64> = scored.iter().map(|scores| scores.iter().sum()).collect();
             for (sum, (a, b)) in answers.pairs.iter_mut().zip(&self.pairs) {
-                let rows = scored[*a as usize].iter().zip(&scored[*b as usize]);
-                *sum = rows.map(|(a, b)| a * b).sum();
+                let (a, b) = (*a as usize, *b as usize);
+                let mean = |i: usize| answers.features[i].mean_location();
+                let moved = rows * mean(a) * mean(b) - sums[a] * sums[b] / rows.max(1.0);
+                *sum = product(&scored[a], &scored[b]) + moved;
             }
             answers.pair_rows = sample.num_rows() as u64;
         }
@@ -102,6 +104,10 @@ impl Asking {
             .iter()
             .any(|(a, b)| *a as usize == feature || *b as usize == feature)
     }
+}
+
+fn product(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 impl Answers {

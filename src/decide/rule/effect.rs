@@ -215,7 +215,7 @@ impl Effects {
     }
 
     /// Share of rows with what a rate asks for, in the stretch and in the training data; geometric means
-    /// of rows per window of the stretch and as expected; the pair whose mean product moved most.
+    /// of rows per window of the stretch and as expected; the pair whose covariance moved most.
     pub(super) fn values(
         &self,
         trail: &Trail<'_>,

@@ -206,9 +206,8 @@ impl<'a> Trail<'a> {
     pub(super) fn level(&self, fit: &Fit, lengths: &Lengths, k: usize) -> f64 {
         let l = self.learned;
         let stretch = &lengths.0[k].1;
-        let logs: PerShape = std::array::from_fn(|i| {
-            (l.scale[i] * (stretch.variance[i] + fit.whole.variance[i])).ln()
-        });
+        let logs =
+            l.over_shapes(|i| (l.scale[i] * (stretch.variance[i] + fit.whole.variance[i])).ln());
         dot(&l.post, &logs).exp()
     }
 
@@ -243,17 +242,17 @@ fn minus_ln_p(
     square: f64,
 ) -> f64 {
     let one = *length as f64 / weight;
-    let variances: PerShape = std::array::from_fn(|i| {
+    let log_variances = l.over_shapes(|i| {
         let own = stretch.variance[i] + foretold * foretold - 2.0 * foretold * stretch.before[i];
         let noise = l.windows * fit.whole.variance[i] + l.season_noise(*length as f64);
         let of_mean = (1.0 - foretold).powi(2) * noise / l.weight;
         (l.scale[i] * (one * own.max(1e-3) + of_mean)).ln()
     });
-    let middle = dot(&l.post, &variances);
+    let middle = dot(&l.post, &log_variances);
     let spread: f64 = l
         .post
         .iter()
-        .zip(&variances)
+        .zip(&log_variances)
         .map(|(p, v)| p * (v - middle).powi(2))
         .sum();
     // What is not known about persistence is degrees of freedom.

@@ -2,7 +2,7 @@
 //! next, what weekday and hour do, and how heavy the tails of single windows are.
 
 use super::law::{chi2_quantile, ln_f_density};
-use super::persistence::{PerShape, SHAPES, Spectrum, Stretch, is_too_long};
+use super::persistence::{NEGLIGIBLE, PerShape, SHAPES, Spectrum, Stretch, is_too_long};
 use super::question::Question;
 use super::season::VALUES;
 use super::series::{Asked, Series};
@@ -215,6 +215,17 @@ impl Learned {
         (clean, distances)
     }
 
+    /// A number for each shape that is possible, 0 for the others.
+    pub(super) fn over_shapes(&self, of: impl Fn(usize) -> f64) -> PerShape {
+        std::array::from_fn(|i| {
+            if self.post[i] < NEGLIGIBLE {
+                0.0
+            } else {
+                of(i)
+            }
+        })
+    }
+
     fn weights(&self, v0: &[f64]) -> Vec<f64> {
         v0.iter().map(|v| 1.0 / (self.tau2 + v)).collect()
     }
@@ -369,10 +380,10 @@ impl Learned {
         let missing = (1.0 - mean).max(0.0); // never less than chance
         power.iter_mut().for_each(|power| *power += missing);
         for (i, expected) in expected.iter().enumerate() {
-            let level = power.iter().zip(expected).map(|(i, f)| i / f).sum::<f64>() / frequencies;
-            let logs: f64 = expected.iter().map(|f| f.ln()).sum();
+            let ratios = power.iter().zip(&expected.reciprocals);
+            let level = ratios.map(|(i, f)| i * f).sum::<f64>() / frequencies;
             let too_long = if is_too_long(i, windows) { 1e3 } else { 0.0 };
-            self.shape_lik[i] = -self.deff * (frequencies * level.ln() + logs) - too_long;
+            self.shape_lik[i] = -self.deff * (frequencies * level.ln() + expected.logs) - too_long;
             self.scale[i] = (PRIOR + 2.0 * frequencies * level) / (PRIOR + 2.0 * frequencies);
         }
     }
@@ -388,8 +399,9 @@ impl Learned {
                 let of = |q: &f64| (nu + self.deff) / (nu + self.deff * q / c) * q;
                 c = (PRIOR + distances.iter().map(of).sum::<f64>()) / (PRIOR + windows);
             }
-            let density = |q: &f64| ln_f_density(self.deff, *nu, q / c) - c.ln();
-            self.tail_lik[i] = distances.iter().map(density).sum();
+            let density = ln_f_density(self.deff, *nu);
+            let logs = distances.iter().map(|q| density(q / c));
+            self.tail_lik[i] = logs.sum::<f64>() - windows * c.ln();
             self.tail_scale[i] = c / pulled_mean.max(1.0);
         }
     }

@@ -142,26 +142,30 @@ fn stream(inputs: &Value) -> Stream {
         true => Vec::new(),
         false => choose_pairs(&numbers, |_, _| 0.0),
     };
+    let sum_of_products = |t: usize, (covariance, (a, b)): (f64, &(u32, u32))| {
+        let mean = |feature: u32| tallies[feature as usize][t].mean_location();
+        (covariance + mean(*a) * mean(*b)) * rows[t] as f64
+    };
     let window = |t: usize| Answers {
         start_ms: start_ms + t as i64 * every_ms,
         rows: rows[t],
         features: tallies.iter().map(|of| of[t].clone()).collect(),
         pairs: match given.is_null() {
             true => Vec::new(),
-            false => floats(&given[t])
-                .iter()
-                .map(|mean| mean * rows[t] as f64)
+            false => (floats(&given[t]).into_iter().zip(&pairs))
+                .map(|one| sum_of_products(t, one))
                 .collect(),
         },
         pair_rows: rows[t],
         shared: false,
     };
+    let windows = (0..rows.len()).map(window).collect();
     Stream {
         asking: Asking {
             features: scores.clone(),
             pairs,
         },
-        windows: (0..rows.len()).map(window).collect(),
+        windows,
         training,
         calendar: Calendar {
             every_ms,

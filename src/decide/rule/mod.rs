@@ -162,7 +162,7 @@ pub struct Finding {
     /// The group of each bin or level.
     pub group_of_bin: Vec<usize>,
     /// What was found in the stretch, and what was expected: of rates the share of rows, of rows the
-    /// geometric mean per window, of pairs the mean product of the pair that moved most.
+    /// geometric mean per window, of pairs the covariance of the pair that moved most.
     pub values: Option<(f64, f64)>,
     /// The pair that moved most, as positions in the asking.
     pub pair: Option<(usize, usize)>,

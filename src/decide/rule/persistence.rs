@@ -18,6 +18,9 @@ const LONGEST: f64 = 0.25;
 /// One number per shape.
 pub(super) type PerShape = [f64; SHAPES];
 
+/// A shape less likely than this adds nothing to a sum over shapes.
+pub(super) const NEGLIGIBLE: f64 = 1e-18;
+
 pub(super) fn shape(i: usize) -> (f64, f64) {
     match i.checked_sub(1) {
         None => (0.0, 0.0),
@@ -71,9 +74,17 @@ pub(super) fn is_too_long(i: usize, windows: usize) -> bool {
     1.0 / (1.0 - a) > (LONGEST * windows as f64).max(2.0)
 }
 
-/// Expected periodograms of so many windows without their mean, per shape and frequency above 0: the
-/// de-biased Whittle likelihood of Sykulski, Olhede, Guillaumin, Lilly and Early 2019.
-pub(super) type Spectra = Arc<Vec<Vec<f64>>>;
+/// Expected periodograms of so many windows without their mean, per shape: the de-biased Whittle likelihood
+/// of Sykulski, Olhede, Guillaumin, Lilly and Early 2019.
+pub(super) type Spectra = Arc<Vec<Expected>>;
+
+/// An expected periodogram.
+pub(super) struct Expected {
+    /// One over it, per frequency above 0.
+    pub(super) reciprocals: Vec<f64>,
+    /// The sum of its logarithms.
+    pub(super) logs: f64,
+}
 
 /// Fourier transforms, planned once.
 pub(super) struct Spectrum {
@@ -130,13 +141,14 @@ impl Spectrum {
                 g * power * (1.0 - k as f64 / n)
             });
             let transformed = this.transform(correlations);
-            transformed
-                .iter()
-                .skip(1)
-                .map(|value| (2.0 * value.re - 1.0).max(1e-3))
-                .collect()
+            let expected = transformed.iter().skip(1);
+            let expected = expected.map(|value| (2.0 * value.re - 1.0).max(1e-3));
+            Expected {
+                reciprocals: expected.clone().map(f64::recip).collect(),
+                logs: expected.map(f64::ln).sum(),
+            }
         };
-        let spectra: Vec<Vec<f64>> = (0..SHAPES).map(|i| spectrum(i, self)).collect();
+        let spectra: Vec<Expected> = (0..SHAPES).map(|i| spectrum(i, self)).collect();
         let spectra = Arc::new(spectra);
         self.expected.insert(windows, Arc::clone(&spectra));
         spectra

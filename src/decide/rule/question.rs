@@ -277,15 +277,15 @@ impl Scores {
 }
 
 /// The pairs that are asked for: all of up to twenty numbers; of more, those that the training data
-/// hold together most, by the absolute mean product of their normal scores.
-pub fn choose_pairs(numbers: &[u32], mean_product: impl Fn(u32, u32) -> f64) -> Vec<(u32, u32)> {
+/// hold together most, by the absolute covariance of their normal scores.
+pub fn choose_pairs(numbers: &[u32], covariance: impl Fn(u32, u32) -> f64) -> Vec<(u32, u32)> {
     let all = numbers.iter().enumerate();
     let all = all.flat_map(|(i, a)| numbers[i + 1..].iter().map(|b| (*a, *b)));
     if numbers.len() <= PAIRED {
         return all.collect();
     }
     let mut by_strength: Vec<(f64, (u32, u32))> = all
-        .map(|(a, b)| (-mean_product(a, b).abs(), (a, b)))
+        .map(|(a, b)| (-covariance(a, b).abs(), (a, b)))
         .collect();
     by_strength.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     by_strength.truncate(MOST_PAIRS);
@@ -328,6 +328,11 @@ impl Tally {
     /// Rows, with a value or without.
     pub fn rows(&self) -> u64 {
         self.values + self.null + self.missing + self.wrong_type
+    }
+
+    /// The mean normal score, where a row without a value counts 0.
+    pub(super) fn mean_location(&self) -> f64 {
+        self.location / (self.rows() as f64).max(1.0)
     }
 
     /// Adds `count` values of one bin of a number.
@@ -381,7 +386,8 @@ pub struct Answers {
     pub rows: u64,
     /// Per feature.
     pub features: Vec<Tally>,
-    /// Sums of the products of normal scores, per pair.
+    /// Sums of the products of normal scores, per pair. What a row sample says of them is moved to the means
+    /// of all rows, so that the covariance is the sample's.
     pub pairs: Vec<f64>,
     /// Rows that these sums are over: those of the sample.
     pub pair_rows: u64,

@@ -294,8 +294,11 @@ impl Questions {
             }
             Question::Pairs => {
                 let rows = window.pair_rows as f64;
-                let mean = |sum: &f64| sum / rows.max(1.0);
-                return (window.pairs.iter().map(mean).collect(), rows);
+                let mean = |feature: u32| window.features[feature as usize].mean_location();
+                let covariance =
+                    |(sum, (a, b)): (&f64, &(u32, u32))| sum / rows.max(1.0) - mean(*a) * mean(*b);
+                let sums = window.pairs.iter().zip(&asking.pairs);
+                return (sums.map(covariance).collect(), rows);
             }
             _ => {}
         }

@@ -529,7 +529,7 @@ class Rule:
         self.set_thresholds()
 
     def pairs(self, st, sl):
-        """Mean product of the normal scores of each pair of numeric features; a row without a value counts 0."""
+        """Covariance of the normal scores of each pair of numeric features; a row without a value counts 0."""
         if st.pairs is not None:
             return st.pairs[sl]
         have = [j for j, w in enumerate(self.paired) if w is not None]
@@ -539,7 +539,8 @@ class Rule:
         scores = [np.append(self.paired[j], np.zeros(256 - len(self.paired[j]))) for j in have]  # 255: no value
         for bins in st.sample[sl]:
             s = np.stack([w[bins[j]] for j, w in zip(have, scores)])
-            out.append((s @ s.T)[upper] / max(s.shape[1], 1))
+            mean = s.sum(1) / max(s.shape[1], 1)
+            out.append((s @ s.T / max(s.shape[1], 1) - np.outer(mean, mean))[upper])
         return np.array(out)
 
     def windows(self, st, sl, training=False):
