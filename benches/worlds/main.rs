@@ -38,7 +38,7 @@ const SEEDS: u64 = 100;
 /// False alarms and delays of the rule, as a Markdown table.
 #[derive(Parser)]
 struct Arguments {
-    /// Worlds whose name holds one of these; all if none is named
+    /// Worlds, by name; all if none is named
     worlds: Vec<String>,
     /// Numbers of training windows
     #[arg(long, value_delimiter = ',', default_values_t = [30, 90, 200])]
@@ -72,10 +72,15 @@ fn main() -> anyhow::Result<()> {
         true => (vec![90], 4),
         false => (arguments.k, arguments.baselines),
     };
-    let wanted = |world: &World| {
-        let words = &arguments.worlds;
-        words.is_empty() || words.iter().any(|word| world.name().contains(word))
-    };
+    let names = &arguments.worlds;
+    let all = World::ALL.map(World::name);
+    if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
+        anyhow::bail!(
+            "no world is called `{unknown}`; there are: {}",
+            all.join(", ")
+        );
+    }
+    let wanted = |world: &World| names.is_empty() || names.iter().any(|name| name == world.name());
     println!("{}", Report::header());
     for k in sizes {
         for world in World::ALL.into_iter().filter(wanted) {
