@@ -9,10 +9,12 @@ pub(crate) const SEED: u64 = 4_000_000;
 pub(crate) const BASELINES: u64 = 6;
 const QUIET: usize = 300;
 
-const WORLDS: [World; 10] = [
+const WORLDS: [World; 12] = [
     World::Iid,
     World::Wobble,
+    World::WobbleT3,
     World::Ar8,
+    World::Ar9Shared,
     World::WeekAr5Unequal,
     World::Burst,
     World::Trickle,

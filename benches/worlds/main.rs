@@ -52,7 +52,7 @@ struct Arguments {
     /// 4 baselines of 90 windows
     #[arg(long)]
     quick: bool,
-    /// Hold ten worlds to their bounds, and fail over them
+    /// Hold most worlds to their bounds, and fail over them
     #[arg(long)]
     check: bool,
     /// Print CPU times

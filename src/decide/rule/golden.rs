@@ -142,19 +142,15 @@ fn stream(inputs: &Value) -> Stream {
         true => Vec::new(),
         false => choose_pairs(&numbers, |_, _| 0.0),
     };
-    let sum_of_products = |t: usize, (covariance, (a, b)): (f64, &(u32, u32))| {
-        let mean = |feature: u32| tallies[feature as usize][t].mean_location();
-        (covariance + mean(*a) * mean(*b)) * rows[t] as f64
-    };
     let window = |t: usize| Answers {
         start_ms: start_ms + t as i64 * every_ms,
         rows: rows[t],
         features: tallies.iter().map(|of| of[t].clone()).collect(),
         pairs: match given.is_null() {
             true => Vec::new(),
-            false => (floats(&given[t]).into_iter().zip(&pairs))
-                .map(|one| sum_of_products(t, one))
-                .collect(),
+            false => sums_of_products(&floats(&given[t]), &pairs, rows[t], |feature| {
+                tallies[feature as usize][t].mean_location()
+            }),
         },
         pair_rows: rows[t],
         shared: false,
@@ -173,6 +169,18 @@ fn stream(inputs: &Value) -> Stream {
         },
         hazard: inputs["max"].as_f64().unwrap() / inputs["per"].as_f64().unwrap(),
     }
+}
+
+/// What adds up to these covariances.
+fn sums_of_products(
+    covariances: &[f64],
+    pairs: &[(u32, u32)],
+    rows: u64,
+    mean: impl Fn(u32) -> f64,
+) -> Vec<f64> {
+    let of = |(covariance, (a, b)): (&f64, &(u32, u32))| covariance + mean(*a) * mean(*b);
+    let products = covariances.iter().zip(pairs).map(of);
+    products.map(|product| product * rows as f64).collect()
 }
 
 /// Equal to 1e-9 of the number, or of what is so small that it is rounding.
