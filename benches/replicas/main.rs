@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Of a second, in which the kernel counts CPU time.
 const TICKS: f64 = 100.0;
 
-/// The program, which stands beside this one.
+/// The driftd that was built with this bench.
 fn driftd() -> std::io::Result<std::path::PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("driftd"))
 }

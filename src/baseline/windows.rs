@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Cell};
 use crate::decide::rule::question::Scores;
-use crate::decide::rule::{Answers, Asking, Tally};
+use crate::decide::rule::{Answers, Asking, Tally, sum_of_products};
 use crate::profile::{Bins, Layout, Levels, norm};
 use crate::window::{Held, Spec};
 
@@ -336,13 +336,9 @@ impl Counter {
         let place = |(row, time): (usize, &Option<i64>)| time.map(|ms| (self.place(ms), row));
         let mut rows: Vec<(usize, usize)> = times.iter().enumerate().filter_map(place).collect();
         rows.sort_by_key(|(slot, _)| *slot);
-        let mut runs = Vec::new();
-        for run in rows.chunk_by(|a, b| a.0 == b.0) {
+        let runs: Vec<Run<'_>> = rows.chunk_by(|a, b| a.0 == b.0).collect();
+        for run in &runs {
             self.slots[run[0].0].rows += run.len() as u64;
-            runs.push(Run {
-                slot: run[0].0,
-                rows: run.iter().map(|(_, row)| *row).collect(),
-            });
         }
         let mut scored: Vec<Vec<f64>> = vec![Vec::new(); layout.features.len()];
         for (i, feature) in layout.features.iter().enumerate() {
@@ -374,7 +370,7 @@ impl Counter {
         &mut self,
         feature: usize,
         cells: &[Cell],
-        runs: &[Run],
+        runs: &[Run<'_>],
         bin: impl Fn(usize) -> Option<usize>,
     ) -> Vec<f64> {
         let Scores::Numbers(numbers) = &self.asking.features[feature] else {
@@ -382,8 +378,8 @@ impl Counter {
         };
         let mut scored = Vec::with_capacity(cells.len());
         for run in runs {
-            let tally = &mut self.slots[run.slot].features[feature];
-            for row in &run.rows {
+            let tally = &mut self.slots[run[0].0].features[feature];
+            for (_, row) in *run {
                 let bin = bin(*row);
                 match bin {
                     Some(bin) => tally.add_number(numbers, bin, 1),
@@ -396,7 +392,7 @@ impl Counter {
         scored
     }
 
-    fn add_labels(&mut self, feature: usize, levels: &Levels, batch: &Batch, runs: &[Run]) {
+    fn add_labels(&mut self, feature: usize, levels: &Levels, batch: &Batch, runs: &[Run<'_>]) {
         let Scores::Labels { group, .. } = &self.asking.features[feature] else {
             return;
         };
@@ -409,9 +405,9 @@ impl Counter {
         for run in runs {
             let Answers {
                 start_ms, features, ..
-            } = &mut self.slots[run.slot];
+            } = &mut self.slots[run[0].0];
             let tally = &mut features[feature];
-            for row in &run.rows {
+            for (_, row) in *run {
                 let level = cells[*row]
                     .has_value()
                     .then(|| known[keys[*row] as usize])
@@ -429,15 +425,15 @@ impl Counter {
         }
     }
 
-    fn add_pairs(&mut self, scored: &[Vec<f64>], runs: &[Run]) {
+    fn add_pairs(&mut self, scored: &[Vec<f64>], runs: &[Run<'_>]) {
         let mut from = 0;
         for run in runs {
-            let to = from + run.rows.len();
-            let answers = &mut self.slots[run.slot];
-            answers.pair_rows += run.rows.len() as u64;
+            let to = from + run.len();
+            let answers = &mut self.slots[run[0].0];
+            answers.pair_rows += run.len() as u64;
             for (sum, (a, b)) in answers.pairs.iter_mut().zip(&self.asking.pairs) {
                 let (a, b) = (&scored[*a as usize], &scored[*b as usize]);
-                *sum += dot(&a[from..to], &b[from..to]);
+                *sum += sum_of_products(&a[from..to], &b[from..to]);
             }
             from = to;
         }
@@ -455,25 +451,8 @@ impl Counter {
     }
 }
 
-/// Rows of a batch that are in the same slot.
-struct Run {
-    slot: usize,
-    rows: Vec<usize>,
-}
-
-/// In four sums, so that one addition need not wait for the other.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a, rest) = a.as_chunks::<4>();
-    let (b, other) = b.as_chunks::<4>();
-    let mut sums = [0.0; 4];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let rest: f64 = rest.iter().zip(other).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f64>() + rest
-}
+/// Rows of a batch that are in the same slot: slot and row of each.
+type Run<'a> = &'a [(usize, usize)];
 
 fn add_absent(tally: &mut Tally, cell: Cell) {
     match cell {

@@ -1,6 +1,7 @@
 //! From bins to scores, and from the profile of a window to its answers.
 
 use arrow::array::{Float64Array, RecordBatch};
+use nalgebra::DVectorView;
 
 use super::question::{Answers, Asking, Numbers, Scores, Tally, choose_pairs};
 use crate::profile::sample::OWN_COLUMNS;
@@ -31,7 +32,7 @@ impl Asking {
             .map(|((feature, scores), column)| row_scores(&feature.bins, scores, column))
             .collect();
         // Normal scores of all training rows have a mean of 0.
-        let covariance = |a: u32, b: u32| product(&scored[a as usize], &scored[b as usize]);
+        let covariance = |a: u32, b: u32| sum_of_products(&scored[a as usize], &scored[b as usize]);
         Self {
             pairs: choose_pairs(&numbers, covariance),
             features,
@@ -91,7 +92,7 @@ impl Asking {
                 let (a, b) = (*a as usize, *b as usize);
                 let mean = |i: usize| answers.features[i].mean_location();
                 let moved = rows * mean(a) * mean(b) - sums[a] * sums[b] / rows.max(1.0);
-                *sum = product(&scored[a], &scored[b]) + moved;
+                *sum = sum_of_products(&scored[a], &scored[b]) + moved;
             }
             answers.pair_rows = sample.num_rows() as u64;
         }
@@ -106,8 +107,9 @@ impl Asking {
     }
 }
 
-fn product(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+/// Over two columns of the same length.
+pub fn sum_of_products(a: &[f64], b: &[f64]) -> f64 {
+    DVectorView::from_slice(a, a.len()).dot(&DVectorView::from_slice(b, b.len()))
 }
 
 impl Answers {

@@ -38,6 +38,7 @@ mod replay;
 pub mod season;
 mod series;
 
+pub use ask::sum_of_products;
 pub use describe::Description;
 pub use drift::FeatureState;
 pub use question::{Answers, Asking, Question, Tally};
