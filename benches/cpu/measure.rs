@@ -1,7 +1,11 @@
 //! CPU time, not wall time: what a machine does beside it does not show.
 
+#[path = "../common/bound.rs"]
+mod bound;
+
 use std::hint::black_box;
 
+pub(crate) use bound::bound;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Repeats of each measurement; the first, which warms up, does not count.
@@ -107,10 +111,4 @@ impl Table {
             cost.median / self.limit.median
         );
     }
-}
-
-/// Says whether a bound holds.
-pub(crate) fn bound(what: &str, found: f64, holds: bool) {
-    let verdict = if holds { "met" } else { "MISSED" };
-    println!("\nBound, {what}: {found:.2}, {verdict}");
 }

@@ -6,13 +6,16 @@
 //! verdict; the broker, the producer and Postgres run on the same cores, which is what wall time
 //! shows where there are few of them.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+#[path = "../common/process.rs"]
+mod process;
+#[path = "../common/replica.rs"]
+mod replica;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use driftd::embedded::broker::Broker;
 use driftd::embedded::postgres::{Options, Postgres};
 use driftd::settings::environment;
@@ -20,6 +23,7 @@ use driftd::store;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use replica::{Replica, driftd};
 use sqlx::PgPool;
 
 const PARTITIONS: i32 = 16;
@@ -31,13 +35,6 @@ const TRAINING_ROWS: i64 = 20_000;
 const START_MS: i64 = 1_700_000_400_000 - 1_700_000_400_000 % WINDOW_MS;
 /// Gives up where nothing comes any more.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Of a second, in which the kernel counts CPU time.
-const TICKS: f64 = 100.0;
-
-/// The driftd that was built with this bench.
-fn driftd() -> std::io::Result<std::path::PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name("driftd"))
-}
 
 fn main() -> anyhow::Result<()> {
     let bin = environment()
@@ -76,8 +73,8 @@ async fn measure(
     broker.create_topic(&name, PARTITIONS)?;
     let dir = tempfile::tempdir()?;
     let (pool, config) = prepare(server, &broker.brokers(), &name, dir.path()).await?;
-    let group: Vec<Replica> = (0..replicas)
-        .map(|i| Replica::start(&config, &dir.path().join(format!("log.{i}"))))
+    let mut group: Vec<Replica> = (0..replicas)
+        .map(|i| Replica::start(&config, &dir.path().join(format!("log.{i}")), "warn"))
         .collect::<anyhow::Result<_>>()?;
     let share = f64::from(PARTITIONS) / replicas as f64;
     wait("the partitions are shared out", async || {
@@ -91,6 +88,7 @@ async fn measure(
     produce(&broker.brokers(), &name, rows)?;
     let windows = MONITORS * WINDOWS;
     wait("all windows are judged", async || {
+        group.iter_mut().try_for_each(Replica::check)?;
         let sql = "select count(*) from driftd.windows";
         let judged: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await?;
         Ok(judged == windows)
@@ -223,60 +221,10 @@ async fn wait(
     Ok(())
 }
 
-/// A `driftd run`; dropping it kills it.
-struct Replica {
-    child: Child,
-    listen: SocketAddr,
-}
-
-impl Replica {
-    fn start(config: &str, log: &Path) -> anyhow::Result<Self> {
-        let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let child = Command::new(driftd()?)
-            .args(["run", "--config", config, "--log-level", "warn"])
-            .args(["--set", &format!("service.listen={listen}")])
-            .stdin(Stdio::null())
-            .stderr(std::fs::File::create(log)?)
-            .spawn()?;
-        Ok(Self { child, listen })
-    }
-
-    /// The sum of a metric over its labels; 0 while nobody answers.
-    fn metric(&self, name: &str) -> f64 {
-        let text = self.scrape().unwrap_or_default();
-        let lines = text.lines().filter(|line| line.starts_with(name));
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
-    fn scrape(&self) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(self.listen)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: driftd\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// User and system time of all of a group's processes so far.
 fn cpu_seconds(group: &[Replica]) -> anyhow::Result<f64> {
-    let mut ticks = 0;
-    for replica in group {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", replica.child.id()))?;
-        // The name before it, in parentheses, may hold anything.
-        let (_, rest) = stat.rsplit_once(')').context("no process name")?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        for field in &fields[11..13] {
-            ticks += field.parse::<i64>()?;
-        }
-    }
-    Ok(ticks as f64 / TICKS)
+    group
+        .iter()
+        .map(|one| process::cpu_seconds(one.pid()))
+        .sum()
 }
