@@ -19,8 +19,9 @@ use rdkafka::config::ClientConfig;
 use crate::process::{self, command};
 
 const BROKERS: usize = 3;
-const START_TIMEOUT: Duration = Duration::from_secs(120);
-const TOPIC_TIMEOUT: Duration = Duration::from_secs(300);
+/// Brokers start in seconds, and make ten thousand partitions in minutes.
+const TIMEOUT: Duration = Duration::from_secs(600);
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Partitions that are made at a time; a controller takes 10,000 changes at once.
 const PARTITIONS_AT_ONCE: usize = 1600;
 /// Memory of a broker: without partitions, and for each.
@@ -43,6 +44,7 @@ pub(crate) struct Cluster {
 struct Broker {
     process: Child,
     log: PathBuf,
+    data: PathBuf,
 }
 
 impl Cluster {
@@ -66,7 +68,7 @@ impl Cluster {
             servers,
             admin,
         };
-        cluster.wait_for_brokers()?;
+        cluster.wait_for("the brokers", Self::are_all_known)?;
         Ok(cluster)
     }
 
@@ -85,7 +87,7 @@ impl Cluster {
         self.brokers.iter_mut().try_for_each(Broker::check)
     }
 
-    /// Makes topics, some at a time, and returns when each partition has a leader.
+    /// Makes topics, some at a time, and returns when the brokers have all partitions.
     pub(crate) async fn create_topics(
         &mut self,
         names: &[String],
@@ -94,8 +96,8 @@ impl Cluster {
         let count = i32::try_from(partitions)?;
         let new = |name| NewTopic::new(name, count, TopicReplication::Fixed(1));
         let options = AdminOptions::new()
-            .request_timeout(Some(TOPIC_TIMEOUT))
-            .operation_timeout(Some(TOPIC_TIMEOUT));
+            .request_timeout(Some(TIMEOUT))
+            .operation_timeout(Some(TIMEOUT));
         for some in names.chunks((PARTITIONS_AT_ONCE / partitions).max(1)) {
             let topics: Vec<NewTopic<'_>> = some.iter().map(|name| new(name)).collect();
             let made = self.admin.create_topics(&topics, &options).await?;
@@ -103,35 +105,41 @@ impl Cluster {
                 topic.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
             }
         }
-        self.wait_for("leaders of all partitions", |metadata| {
-            let leaders = metadata
-                .topics()
-                .iter()
-                .flat_map(rdkafka::metadata::MetadataTopic::partitions)
-                .filter(|partition| partition.leader() >= 0);
-            leaders.count() >= names.len() * partitions
-        })
+        let all = names.len() * partitions;
+        // The controller names leaders long before the last of them is there.
+        self.wait_for("all partitions", |cluster| Ok(cluster.logs()? >= all))
     }
 
-    fn wait_for_brokers(&mut self) -> anyhow::Result<()> {
-        self.wait_for("the brokers", |metadata| {
-            metadata.brokers().len() == BROKERS
-        })
+    /// Partitions that brokers have made, each a folder.
+    fn logs(&self) -> anyhow::Result<usize> {
+        let mut logs = 0;
+        for broker in &self.brokers {
+            let is_log = |entry: &fs::DirEntry| {
+                let is_own = entry.file_name().to_string_lossy().starts_with("__");
+                !is_own && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            };
+            logs += fs::read_dir(&broker.data)?.flatten().filter(is_log).count();
+        }
+        Ok(logs)
+    }
+
+    fn are_all_known(&self) -> anyhow::Result<bool> {
+        let asked = self.admin.inner().fetch_metadata(None, ASK_TIMEOUT);
+        Ok(asked.is_ok_and(|metadata| metadata.brokers().len() == BROKERS))
     }
 
     fn wait_for(
         &mut self,
         what: &str,
-        holds: impl Fn(&rdkafka::metadata::Metadata) -> bool,
+        holds: impl Fn(&Self) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
             self.check()?;
-            let asked = self.admin.inner().fetch_metadata(None, START_TIMEOUT / 10);
-            if asked.is_ok_and(|metadata| holds(&metadata)) {
+            if holds(self)? {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < START_TIMEOUT, "waited in vain for {what}");
+            ensure!(begun.elapsed() < TIMEOUT, "waited in vain for {what}");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -149,7 +157,8 @@ impl Broker {
             .stderr(to)
             .spawn()
             .context("cannot run java")?;
-        Ok(Self { process, log })
+        let data = settings.with_extension("data");
+        Ok(Self { process, log, data })
     }
 
     fn check(&mut self) -> anyhow::Result<()> {
@@ -194,7 +203,8 @@ fn free_ports() -> anyhow::Result<[u16; BROKERS + 1]> {
 
 fn write_settings(dir: &Path, node: usize, ports: &[u16]) -> anyhow::Result<PathBuf> {
     let (broker, controller) = (address(ports[node]), address(ports[BROKERS]));
-    let data = dir.join(format!("node-{node}"));
+    let file = dir.join(format!("node-{node}.properties"));
+    let data = file.with_extension("data");
     let (roles, more) = match node {
         0 => ("broker,controller", format!(",CONTROLLER://{controller}")),
         _ => ("broker", String::new()),
@@ -211,7 +221,6 @@ fn write_settings(dir: &Path, node: usize, ports: &[u16]) -> anyhow::Result<Path
          {SETTINGS}",
         data.display()
     );
-    let file = dir.join(format!("node-{node}.properties"));
     fs::write(&file, text)?;
     Ok(file)
 }

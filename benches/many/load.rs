@@ -18,13 +18,19 @@ pub(crate) const WINDOW_MS: i64 = 3_600_000;
 /// Windows that the stored rows fill.
 pub(crate) const WINDOWS: usize = 4;
 
-/// Topics of as many partitions each, and who writes to them.
+/// Topics that one producer fills: for each row it looks for the topic among all that it knows.
+const TOPICS_AT_ONCE: usize = 20;
+
+/// Topics of as many partitions each, and the rows that go there.
 pub(crate) struct Load {
-    topics: Vec<String>,
-    partitions: usize,
-    rows: Rows,
-    producer: ThreadedProducer<Deliveries>,
+    pub(crate) servers: String,
+    pub(crate) topics: Vec<String>,
+    pub(crate) partitions: usize,
+    pub(crate) rows: Rows,
 }
+
+/// A producer.
+struct Writer(ThreadedProducer<Deliveries>);
 
 /// Counts what did not arrive.
 #[derive(Default)]
@@ -45,26 +51,6 @@ impl ProducerContext for Deliveries {
 }
 
 impl Load {
-    pub(crate) fn new(
-        servers: &str,
-        topics: Vec<String>,
-        partitions: usize,
-        features: usize,
-    ) -> anyhow::Result<Self> {
-        let producer = client(servers)
-            .set("compression.type", "lz4")
-            .set("linger.ms", "50")
-            .set("batch.size", "1000000")
-            .set("queue.buffering.max.messages", "500000")
-            .create_with_context(Deliveries::default())?;
-        Ok(Self {
-            topics,
-            partitions,
-            rows: Rows::new(features),
-            producer,
-        })
-    }
-
     /// Fills the last full windows with so many rows per partition, and adds to each partition a row
     /// of the present window, which closes them. Partition by partition, so that batches are large.
     pub(crate) fn store(&self, rows: usize) -> anyhow::Result<()> {
@@ -72,25 +58,35 @@ impl Load {
         let present = now - now % WINDOW_MS;
         let span_ms = i64::try_from(WINDOWS)? * WINDOW_MS;
         let mut text = Vec::new();
-        for (number, topic) in self.topics.iter().enumerate() {
-            for partition in 0..self.partitions {
+        let mut nth = 0;
+        for topics in self.topics.chunks(TOPICS_AT_ONCE) {
+            let writer = Writer::new(&self.servers)?;
+            for (topic, partition) in self.partitions_of(topics) {
                 for i in 0..rows {
                     let after_ms = span_ms * i64::try_from(i)? / i64::try_from(rows)?;
-                    let nth = (number * self.partitions + partition) * rows + i;
-                    self.rows
-                        .write(nth, present - span_ms + after_ms, &mut text);
-                    self.send(topic, partition, &text)?;
+                    let at_ms = present - span_ms + after_ms;
+                    self.rows.write(nth, at_ms, &mut text);
+                    writer.send(topic, partition, &text)?;
+                    nth += 1;
                 }
-                self.rows.write(number, present + WINDOW_MS / 2, &mut text);
-                self.send(topic, partition, &text)?;
+                self.rows.write(nth, present + WINDOW_MS / 2, &mut text);
+                writer.send(topic, partition, &text)?;
             }
+            writer.flush()?;
         }
-        self.flush()
+        Ok(())
+    }
+
+    fn partitions_of<'a>(&self, topics: &'a [String]) -> impl Iterator<Item = (&'a str, usize)> {
+        let partitions = self.partitions;
+        let of = move |topic: &'a String| (0..partitions).map(move |one| (topic.as_str(), one));
+        topics.iter().flat_map(of)
     }
 
     /// A row a second to each topic, to its partitions in turn, for so many seconds; in a second the
     /// topics follow each other at equal distances.
     pub(crate) fn trickle(&self, seconds: usize) -> anyhow::Result<()> {
+        let writer = Writer::new(&self.servers)?;
         let begun = Instant::now();
         let mut text = Vec::new();
         for second in 0..seconds {
@@ -100,17 +96,29 @@ impl Load {
                 std::thread::sleep(due.saturating_sub(begun.elapsed()));
                 let nth = second * self.topics.len() + number;
                 self.rows.write(nth, Clock::System.now_ms(), &mut text);
-                self.send(topic, second % self.partitions, &text)?;
+                writer.send(topic, second % self.partitions, &text)?;
             }
         }
-        self.flush()
+        writer.flush()
+    }
+}
+
+impl Writer {
+    fn new(servers: &str) -> anyhow::Result<Self> {
+        let producer = client(servers)
+            .set("compression.type", "lz4")
+            .set("linger.ms", "50")
+            .set("batch.size", "1000000")
+            .set("queue.buffering.max.messages", "500000")
+            .create_with_context(Deliveries::default())?;
+        Ok(Self(producer))
     }
 
     fn send(&self, topic: &str, partition: usize, text: &[u8]) -> anyhow::Result<()> {
         let mut record = BaseRecord::<(), _>::to(topic)
             .partition(i32::try_from(partition)?)
             .payload(text);
-        while let Err((error, again)) = self.producer.send(record) {
+        while let Err((error, again)) = self.0.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
             ensure!(error == full, error);
             std::thread::sleep(Duration::from_millis(1));
@@ -120,8 +128,8 @@ impl Load {
     }
 
     fn flush(&self) -> anyhow::Result<()> {
-        self.producer.flush(Duration::from_secs(300))?;
-        let failed = self.producer.context().failed.load(Ordering::Relaxed);
+        self.0.flush(Duration::from_secs(300))?;
+        let failed = self.0.context().failed.load(Ordering::Relaxed);
         ensure!(failed == 0, "{failed} rows did not reach the brokers");
         Ok(())
     }

@@ -39,6 +39,7 @@ use kafka::{Cluster, Place};
 use load::{Load, WINDOWS};
 use phases::{Phases, Progress, check_bounds};
 use replica::Replica;
+use rows::Rows;
 use usage::{Processes, mib};
 
 /// So long after the last row all partitions are idle (`lateness.idle_after`) and all is saved.
@@ -130,7 +131,12 @@ async fn prepare_topics(arguments: &Arguments, dir: &Path) -> anyhow::Result<(Cl
     cluster.create_topics(&topics, *partitions).await?;
     eprintln!("{all} partitions were made in {:.0} s", seconds(begun));
     let begun = Instant::now();
-    let load = Load::new(cluster.servers(), topics, *partitions, *features)?;
+    let load = Load {
+        servers: cluster.servers().to_owned(),
+        topics,
+        partitions: *partitions,
+        rows: Rows::new(*features),
+    };
     load.store(*rows)?;
     eprintln!(
         "{} rows were stored in {:.0} s",

@@ -68,12 +68,13 @@ fn training(features: usize) -> anyhow::Result<Vec<u8>> {
     Ok(all)
 }
 
-/// The settings. The windows have another number of rows than those of the training data, and nobody
-/// is there to retrain.
+/// The settings. The training data have too few windows for fewer false alarms, and fewer rows in each
+/// than the topics; nobody is there to retrain.
 pub(crate) fn settings(servers: &str, postgres: &str, monitors: usize) -> String {
     let mut text = format!(
         "[kafka]\nbrokers = \"{servers}\"\ngroup = \"many\"\n[postgres]\nurl = \"{postgres}\"\n\
          [defaults]\nversion = \"1\"\ntimestamp = \"at\"\nwindow = \"{WINDOW_MS}ms\"\n\
+         false_alarms = {{ max = 1, per = \"1d\" }}\n\
          questions = {{ rows = {{ decides = false }} }}\nretraining = {{ on_drift = false }}\n"
     );
     for monitor in 0..monitors {

@@ -92,22 +92,8 @@ impl Phases {
             self.replica.check()?;
             let now = self.progress().await?;
             let seconds = begun.elapsed().as_secs_f64();
-            let reached =
-                |goal: i64, part: fn(Progress) -> i64| part(last) < goal && part(now) >= goal;
-            for (what, is_reached) in [
-                ("the first window is judged", reached(1, |p| p.judged)),
-                (
-                    "all windows are judged",
-                    reached(wanted.judged, |p| p.judged),
-                ),
-                (
-                    "all rows are read and saved",
-                    reached(wanted.saved, |p| p.saved),
-                ),
-            ] {
-                if is_reached {
-                    eprintln!("{seconds:.0} s after the start {what}");
-                }
+            for milestone in milestones(last, now, wanted) {
+                eprintln!("{seconds:.0} s after the start {milestone}");
             }
             if now.judged >= wanted.judged && now.saved >= wanted.saved {
                 return Ok(());
@@ -128,6 +114,31 @@ impl Phases {
             (select coalesce(sum(next_offset), 0)::bigint from driftd.partition_progress) as saved";
         Ok(sqlx::query_as(sql).fetch_one(&self.pool).await?)
     }
+}
+
+/// What was reached between two looks.
+fn milestones(
+    last: Progress,
+    now: Progress,
+    wanted: Progress,
+) -> impl Iterator<Item = &'static str> {
+    let reached = |before: i64, now: i64, goal: i64| before < goal && now >= goal;
+    let all = [
+        (
+            "the first window is judged",
+            reached(last.judged, now.judged, 1),
+        ),
+        (
+            "all windows are judged",
+            reached(last.judged, now.judged, wanted.judged),
+        ),
+        (
+            "all rows are read and saved",
+            reached(last.saved, now.saved, wanted.saved),
+        ),
+    ];
+    all.into_iter()
+        .filter_map(|(what, is_reached)| is_reached.then_some(what))
 }
 
 /// The most that a replica may take: monitors, partitions of each, MiB, percent of a core when idle.
