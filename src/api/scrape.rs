@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
-use crate::store::{self, episodes, jobs};
+use crate::store::{self, episodes, failures, jobs};
 use crate::telemetry::metrics;
 
 /// Shorter than what Prometheus waits for a scrape: the other metrics have to come in any case.
@@ -19,7 +19,7 @@ pub(super) enum Error {
     Slow(#[from] tokio::time::error::Elapsed),
 }
 
-/// Counts open episodes and jobs.
+/// Counts open episodes, jobs and failures.
 pub(super) async fn refresh(pool: &PgPool) -> Result<(), Error> {
     tokio::time::timeout(TIMEOUT, counted(pool)).await??;
     Ok(())
@@ -32,6 +32,9 @@ async fn counted(pool: &PgPool) -> Result<(), store::Error> {
     }
     for (state, jobs) in jobs::count_by_state(pool).await? {
         metrics::jobs(state.as_str(), jobs as f64);
+    }
+    for (kind, failures) in failures::count_by_kind(pool).await? {
+        metrics::failures(&kind, failures as f64);
     }
     Ok(())
 }

@@ -35,6 +35,9 @@ pub mod windows;
 /// Which window is ripe, and whose it is.
 pub mod ripe;
 
+/// What has stopped alone.
+pub mod failures;
+
 /// Alerts from their start to their end.
 pub mod episodes;
 

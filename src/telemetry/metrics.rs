@@ -121,6 +121,9 @@ declare! {
         "How long a window took from claim to verdict.";
     gauge episodes_open(monitor, kind) "driftd_episodes_open"
         "Alert episodes that fire, by kind (drift, silence, volume), of all replicas, as of the scrape.";
+    gauge failures(kind) "driftd_failures"
+        "Topics, monitors and windows (of one model version of a monitor) that have stopped, of all replicas, as of the \
+         scrape; driftd.failures says why.";
     counter retraining_triggers(model, outcome) "driftd_retraining_triggers_total"
         "Reasons to retrain: enqueued, or the guard that stopped it.";
     gauge jobs(state) "driftd_jobs"

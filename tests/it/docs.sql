@@ -68,3 +68,5 @@ values ('flights', 0, 7, 'unparsable', 'expected value at line 1', '\x00', 3);
 insert into driftd.gaps (topic, partition, from_offset, to_offset, reason, policy)
 values ('flights', 1, 0, 10, 'retention', 'continue');
 insert into driftd.gap_windows (gap_id, monitor_id, from_start) values (1, 1, '-infinity');
+insert into driftd.failures (kind, name, version, replica, reason, retry_at)
+values ('windows', 'flight-delay', '1', 'host/1', 'the stored profile is damaged', now() + interval '1 minute');

@@ -2,6 +2,7 @@
 
 use driftd::embedded::postgres as embedded;
 use driftd::monitor::Monitor;
+use driftd::store::failures::{self, Failure, Kind};
 use driftd::store::monitors::Registered;
 use driftd::store::{self, Error, models, monitors, outbox, rejected};
 use secrecy::SecretString;
@@ -107,6 +108,7 @@ async fn roles_may_do_what_they_are_for_and_nothing_else() {
         ),
         ("driftd_reader", "select * from driftd.monitor_health", true),
         ("driftd_reader", "select * from driftd.job_queue", true),
+        ("driftd_reader", "select * from driftd.failures", true),
         (
             "driftd_reader",
             "select * from driftd.claim_job('worker')",
@@ -324,4 +326,60 @@ async fn a_role_that_may_not_make_roles_migrates_all_the_same() {
         .execute(&admin)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_failure_is_news_once_per_reason_and_goes_when_it_is_cleared() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let mut transaction = pool.begin().await.unwrap();
+    let credit = streaming("credit");
+    let registered = monitors::register(&mut transaction, &credit).await;
+    registered.unwrap();
+    transaction.commit().await.unwrap();
+    let health = "select state || ': ' || coalesce(failure, '') from driftd.monitor_health";
+    let health = async || -> String { sqlx::query_scalar(health).fetch_one(pool).await.unwrap() };
+    assert_eq!(health().await, "running: ");
+
+    let topic = credit.input.as_ref().unwrap().topic.clone();
+    let failure = |kind, name: &str, version: &str, reason: &str| Failure {
+        kind,
+        name: name.into(),
+        version: version.into(),
+        replica: "host/1".into(),
+        reason: reason.into(),
+        retry_in: Some(failures::backoff(1)),
+    };
+    let gone = failure(Kind::Topic, &topic, "", "no such\ntopic");
+    assert!(failures::report(pool, &gone).await.unwrap());
+    assert!(!failures::report(pool, &gone).await.unwrap(), "no news");
+    let denied = Failure {
+        reason: "not authorized".into(),
+        retry_in: None,
+        ..gone.clone()
+    };
+    assert_eq!(health().await, "failed: no such topic");
+    assert!(failures::report(pool, &denied).await.unwrap());
+    let damaged = failure(Kind::Windows, "credit", "1", "damaged");
+    assert!(failures::report(pool, &damaged).await.unwrap());
+    let other = failure(Kind::Windows, "debit", "1", "damaged");
+    assert!(failures::report(pool, &other).await.unwrap());
+
+    assert_eq!(health().await, "failed: not authorized; damaged");
+    let all = failures::list(pool).await.unwrap();
+    let told = |one: &failures::Stored| (one.kind.clone(), one.attempts, one.retry_at.is_some());
+    let told: Vec<_> = all.iter().map(told).collect();
+    assert_eq!(told[0], ("topic".into(), 3, false));
+    assert_eq!(told[1], ("windows".into(), 1, true));
+    assert!(all[0].since < all[0].told_at);
+    let mut counted = failures::count_by_kind(pool).await.unwrap();
+    counted.sort();
+    let expected = [("monitor", 0), ("topic", 1), ("windows", 2)];
+    assert_eq!(counted, expected.map(|(kind, n)| (kind.to_owned(), n)));
+
+    let clear = async |kind, name, version| failures::clear(pool, kind, name, version).await;
+    assert!(clear(Kind::Topic, &topic, "").await.unwrap());
+    assert!(!clear(Kind::Topic, &topic, "").await.unwrap());
+    assert!(clear(Kind::Windows, "credit", "1").await.unwrap());
+    assert_eq!(health().await, "running: ");
 }
