@@ -261,6 +261,7 @@ async fn judge(pool: &PgPool, monitor_id: i64, window: i64) -> anyhow::Result<()
         window_start: start_of(window),
         next_start: start_of(window),
         is_first: false,
+        attempts: 0,
         silence: 0,
         incomplete: false,
         shared: false,

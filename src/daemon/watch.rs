@@ -144,7 +144,7 @@ fn begin(
     let (pool, clock, stop) = (pool.clone(), Arc::clone(clock), stop.clone());
     let readiness = readiness.clone();
     tasks.spawn(async move {
-        judge::run(pool, lines, clock, readiness, stop).await?;
+        judge::run(pool, lines, clock, readiness, owner(), stop).await?;
         Ok("judge")
     });
     tasks

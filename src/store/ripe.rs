@@ -51,6 +51,8 @@ pub struct Claimed {
     pub shared: bool,
     /// No later row is there: only the clock says that it is over.
     pub by_clock: bool,
+    /// How often it has failed to be judged since it was judged last.
+    pub attempts: i32,
     /// What `decide` carries from window to window.
     pub state: Value,
 }
@@ -74,6 +76,8 @@ pub const LONGEST_SILENCE: i32 = 1000;
 /// - a line that keeps up with the clock: of old data that is read or copied the next window may
 ///   come at any time, and is no silence until then,
 /// - a version in service: not one that the monitor's rows have left two windows before.
+///
+/// A line with a failed window rests until that is due to be tried again ([`super::failures`]).
 ///
 /// What was found is asked again under the line's lock, by a statement that sees all that was
 /// committed before the lock was taken: a partition that was idle may not be so any more. From then
@@ -127,8 +131,11 @@ async fn lock(
                             where w.monitor_id = o.monitor_id and w.version = o.version
                                 and w.segment = o.segment and w.window_start = s.start
                                 and w.rows > 0)))) as "shared!",
-            c.state
+            coalesce(f.attempts, 0) as "attempts!", c.state
         from driftd.window_cursors c
+            join driftd.monitors n using (monitor_id)
+            left join driftd.failures f
+                on f.kind = 'windows' and f.name = n.monitor and f.version = c.version
             join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $8::bigint[],
                     $9::bigint[], $10::bigint[])
                 as m (monitor_id, topic, reach, close, due, every, longest) using (monitor_id)
@@ -145,7 +152,8 @@ async fn lock(
             cross join lateral (select e."end" + m.reach * interval '1 millisecond',
                 e."end" + m.close * interval '1 millisecond',
                 e."end" + m.due * interval '1 millisecond') as w (reached, closed, due)
-        where ($7::text is null or c.version = $7) and (
+        where ($7::text is null or c.version = $7)
+            and (f.kind is null or f.retry_at <= now()) and (
             (s.start <= c.last_start
                 and t.partitions = (select count(*)
                     from driftd.partition_progress p

@@ -117,6 +117,8 @@ declare! {
         "Stretches of the log that were gone before they were read.";
     counter windows_judged(monitor, verdict) "driftd_windows_judged_total"
         "Windows that got a verdict.";
+    counter window_failures(monitor) "driftd_window_failures_total"
+        "Attempts to judge a window that failed, other than for Postgres being away.";
     histogram judge_duration_seconds() "driftd_judge_duration_seconds"
         "How long a window took from claim to verdict.";
     gauge episodes_open(monitor, kind) "driftd_episodes_open"

@@ -32,6 +32,7 @@
 //! - `postgres_faults`: Postgres dies, stalls, fails over, fills up; the rows stay the same
 //! - `soak`: half an hour of all that; only on demand
 //! - `judging`: which windows are judged, by whom, and what a gap makes of them
+//! - `quarantine`: a window that cannot be judged stops its own line, and no other
 //! - `rule`: a drift found, named and over, with the daemon dying on the way
 //! - `silence`: windows that only the clock closes, and what follows from them
 //! - `time_zones`: days on which clocks change
@@ -75,6 +76,7 @@ mod kafka_faults;
 mod oracle;
 mod policies;
 mod postgres_faults;
+mod quarantine;
 mod queue_load;
 mod queue_model;
 mod replicas;

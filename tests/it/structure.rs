@@ -22,7 +22,7 @@ const OUTSIDE: [&str; 7] = [
 /// The files that bring the stages together.
 const KNOW_ALL: [&str; 8] = [
     "collect",
-    "judge.rs",
+    "judge",
     "alert.rs",
     "save.rs",
     "daemon",

@@ -217,6 +217,7 @@ fn claimed(monitor_id: i64, next: i64, window: i64) -> Claimed {
         window_start: day(window),
         next_start: day(next),
         is_first: false,
+        attempts: 0,
         silence: 0,
         incomplete: false,
         shared: false,

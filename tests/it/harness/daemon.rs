@@ -53,6 +53,14 @@ impl Daemon {
         Self::spawn(config, (Ipv4Addr::LOCALHOST, 0).into(), &mut command)
     }
 
+    /// Starts it with failpoints.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn start_failing(config: &Path, failpoints: &str) -> Self {
+        let mut command = Command::new(BINARY);
+        command.env("FAILPOINTS", failpoints);
+        Self::spawn(config, free_address(), &mut command)
+    }
+
     fn spawn(config: &Path, listen: SocketAddr, command: &mut Command) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let log = config.with_extension(format!("{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
