@@ -36,9 +36,14 @@ impl Line {
         }
     }
 
-    /// All rows of a version were profiled by one baseline's bins; a window without rows is judged by the
-    /// one that its version has.
+    /// All rows of a version were profiled by one baseline's bins, unless it got its baseline while the
+    /// window was read: rows from before that can be compared with nothing. A window without rows is judged
+    /// by the baseline that its version has.
     pub(super) fn judge_for(&self, claimed: &Claimed, deltas: &[DeltaRow]) -> Option<Arc<Judge>> {
+        let mut profiled = deltas.iter().filter(|delta| delta.bytes.is_some());
+        if profiled.any(|delta| delta.baseline_id.is_none()) {
+            return None;
+        }
         let of_rows = deltas.iter().find_map(|delta| delta.baseline_id.as_ref());
         let judge = of_rows.and_then(|id| self.judges.get(id));
         judge.or_else(|| self.judge_of(&claimed.version)).cloned()

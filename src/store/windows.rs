@@ -3,16 +3,18 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::ripe::Claimed;
 use super::{Error, Result};
 use crate::compare::attribution::Contribution;
 use crate::failpoint::{Failpoint, reached};
 
-/// What a window adds up to, in (partition, generation, offset) order.
+/// What a stretch adds to a window, without its profile: that is read apart ([`profiles`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeltaRow {
+    /// The checkpoint of the stretch.
+    pub checkpoint_id: i64,
     /// Partition.
     pub partition: i32,
     /// Which log under the partition's name.
@@ -27,8 +29,8 @@ pub struct DeltaRow {
     pub rows: i64,
     /// Rows that came too late.
     pub late: i64,
-    /// The stored profile.
-    pub delta: Option<Vec<u8>>,
+    /// Length of the stored profile; `None`: only late rows came.
+    pub bytes: Option<i32>,
 }
 
 /// A window with its verdict.
@@ -125,20 +127,17 @@ pub struct ScoreRow {
     pub sentence: Option<String>,
 }
 
-/// What a window adds up to. It is read behind a savepoint that is rolled back: so the tables of the
-/// deltas are not held while the window is judged, and those that nobody needs can be dropped.
+/// What a window adds up to, in log order: partition, generation, offset.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<Vec<DeltaRow>> {
-    let mut reading = connection
-        .begin()
-        .await
-        .map_err(Error::doing("begin to read the deltas of a window"))?;
+    let mut reading = begin_reading(connection).await?;
     let deltas = sqlx::query_as!(
         DeltaRow,
         r#"-- the deltas of a window
-        select partition, generation, first_offset, next_offset, baseline_id, rows, late, delta
+        select checkpoint_id, partition, generation, first_offset, next_offset, baseline_id, rows,
+            late, octet_length(delta) as bytes
         from driftd.profile_deltas
         where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3
         order by partition, generation, first_offset"#,
@@ -149,9 +148,54 @@ pub async fn deltas(connection: &mut PgConnection, claimed: &Claimed) -> Result<
     .fetch_all(&mut *reading)
     .await
     .map_err(Error::doing("read the deltas of a window"))?;
-    let done = reading.rollback().await;
-    done.map_err(Error::doing("end reading the deltas of a window"))?;
+    end_reading(reading).await?;
     Ok(deltas)
+}
+
+/// The stored profiles of some of them, in log order.
+///
+/// # Errors
+/// When Postgres cannot be asked, or does not have all of them.
+pub async fn profiles(
+    connection: &mut PgConnection,
+    claimed: &Claimed,
+    deltas: &[DeltaRow],
+) -> Result<Vec<Vec<u8>>> {
+    let checkpoints: Vec<i64> = deltas.iter().map(|delta| delta.checkpoint_id).collect();
+    let mut reading = begin_reading(connection).await?;
+    let profiles = sqlx::query_scalar!(
+        r#"-- the profiles of a window
+        select delta as "delta!" from driftd.profile_deltas
+        where monitor_id = $1 and version = $2 and segment = 'all' and window_start = $3
+            and checkpoint_id = any ($4) and delta is not null
+        order by partition, generation, first_offset"#,
+        claimed.monitor_id,
+        claimed.version,
+        claimed.window_start,
+        &checkpoints,
+    )
+    .fetch_all(&mut *reading)
+    .await
+    .map_err(Error::doing("read the profiles of a window"))?;
+    end_reading(reading).await?;
+    match profiles.len() == deltas.len() {
+        true => Ok(profiles),
+        false => Err(Error::doing("find the profiles of a window")(
+            sqlx::Error::RowNotFound,
+        )),
+    }
+}
+
+/// Deltas are read behind a savepoint that is rolled back: so their tables are not held while the
+/// window is judged, and those that nobody needs can be dropped.
+async fn begin_reading(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>> {
+    let begun = connection.begin().await;
+    begun.map_err(Error::doing("begin to read the deltas of a window"))
+}
+
+async fn end_reading(reading: Transaction<'_, Postgres>) -> Result<()> {
+    let done = reading.rollback().await;
+    done.map_err(Error::doing("end reading the deltas of a window"))
 }
 
 /// What the windows before one answered, in order: those of the same baseline, no earlier than `from`.
