@@ -5,12 +5,13 @@
 //! scores, verdict, episode, job and messages, is saved in the transaction that claimed it. A
 //! replica that dies in between leaves nothing behind, and the next one starts from the same rows.
 //!
+//! - `frontier`: which lines may have a ripe window
 //! - `line`: a monitor as the judge sees it
 //! - `window`: one window, from its claim to its verdict
 //! - `save`: what follows from it
 //! - `quarantine`: a window that cannot be judged stops its own line, and no other
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,18 +23,20 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Readiness;
 use crate::clock::Clock;
 use crate::profile::encoding;
-use crate::store::ripe::{self, Claimed, LONGEST_SILENCE, Ripeness};
+use crate::store::ripe::{self, Claimed, LONGEST_SILENCE};
 use crate::store::{self, time_partitions};
 use crate::telemetry::metrics;
 
+mod frontier;
 mod line;
 mod quarantine;
 mod save;
 mod window;
 
+use frontier::{Candidate, Frontier};
 pub use line::Line;
 
-/// How long to wait when nothing is ripe.
+/// The first wait while Postgres cannot be reached.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest wait while Postgres cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,8 +76,8 @@ impl Error {
 
 /// Judges windows as they become ripe, until told to stop; windows in hand are finished first.
 ///
-/// One loop claims, so that an idle replica asks once a pause; what it has claimed is judged beside
-/// it. A line that is in hand is locked, so what is judged side by side are different lines.
+/// One loop claims, and what it has claimed is judged beside it. A line that is in hand is locked, so
+/// what is judged side by side are different lines.
 ///
 /// # Errors
 /// The database refuses for good.
@@ -86,15 +89,15 @@ pub async fn run(
     owner: String,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut judging = Judging::new(pool, lines, clock, owner);
+    let mut judging = Judging::new(pool, lines, clock, readiness, owner);
     while !stop.is_cancelled() {
-        let Err(error) = judging.step(&readiness, &stop).await else {
+        let Err(error) = judging.step(&stop).await else {
             continue;
         };
         judging.failures += 1;
         let pause = PATIENCE.min(PAUSE * 2u32.saturating_pow(judging.failures.min(6)));
         let why = put_up_with(&judging.pool, error, pause).await?;
-        readiness.not_ready("postgres", why);
+        judging.readiness.not_ready("postgres", why);
         let _ = tokio::time::timeout(pause, stop.cancelled()).await;
     }
     judging.finish().await
@@ -113,31 +116,42 @@ async fn put_up_with(pool: &PgPool, error: Error, pause: Duration) -> Result<Str
     }
 }
 
+/// What a window comes to: the start of the line's next one.
+type Ended = Result<DateTime<Utc>, Error>;
+
 /// What the loop carries from step to step.
 struct Judging {
     pool: PgPool,
     lines: HashMap<i64, Arc<Line>>,
-    ripeness: Vec<Ripeness>,
+    frontier: Frontier,
     clock: Arc<Clock>,
+    readiness: Readiness,
     owner: String,
-    in_hand: JoinSet<Result<(), Error>>,
+    in_hand: JoinSet<Ended>,
     /// What each task of `in_hand` judges: one that panics does not say it.
     claims: HashMap<Id, (Arc<Line>, Claimed)>,
     at_once: usize,
     /// Attempts to make the partitions of a month; those that are made count as all.
     months: HashMap<(i32, u32), u32>,
-    /// In a row, of Postgres.
+    /// Of Postgres, in a row.
     failures: u32,
 }
 
 impl Judging {
-    fn new(pool: PgPool, lines: Vec<Line>, clock: Arc<Clock>, owner: String) -> Self {
-        let ripeness = lines.iter().map(Line::ripeness).collect();
+    fn new(
+        pool: PgPool,
+        lines: Vec<Line>,
+        clock: Arc<Clock>,
+        readiness: Readiness,
+        owner: String,
+    ) -> Self {
+        let frontier = Frontier::new(lines.iter().map(Line::ripeness).collect());
         let lines = lines.into_iter();
         Self {
             lines: lines.map(|one| (one.monitor_id, Arc::new(one))).collect(),
-            ripeness,
+            frontier,
             clock,
+            readiness,
             owner,
             in_hand: JoinSet::new(),
             claims: HashMap::new(),
@@ -149,49 +163,69 @@ impl Judging {
     }
 
     /// Begins a window, or waits until one is judged or may be ripe.
-    async fn step(&mut self, readiness: &Readiness, stop: &CancellationToken) -> Result<(), Error> {
-        if self.in_hand.len() < self.at_once {
-            let begun = self.begin_next().await?;
-            readiness.ready("postgres");
-            if begun {
-                return Ok(());
+    async fn step(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let has_room = self.in_hand.len() < self.at_once;
+        if has_room {
+            let (now, patience) = (self.clock.now(), self.patience());
+            if self.frontier.look(&self.pool, now, patience).await? {
+                self.answered();
             }
-            self.failures = 0;
+            if let Some(candidate) = self.frontier.pop() {
+                return self.begin(candidate).await;
+            }
         }
         tokio::select! {
             Some(ended) = self.in_hand.join_next_with_id() => self.end(ended).await,
-            () = tokio::time::sleep(PAUSE) => Ok(()),
+            () = self.frontier.wait(), if has_room => Ok(()),
             () = stop.cancelled() => Ok(()),
         }
     }
 
-    /// Claims the next ripe window and begins to judge it; false if there is none.
-    async fn begin_next(&mut self) -> Result<bool, Error> {
-        let begun = Instant::now();
-        let patience = store::patience(&self.pool, self.failures);
-        let claim = claim(&self.pool, &self.ripeness, &self.clock);
-        let claimed = store::within(patience, "claim a window", claim).await?;
+    fn patience(&self) -> Duration {
+        store::patience(&self.pool, self.failures)
+    }
+
+    /// Postgres has done what it was asked for.
+    fn answered(&mut self) {
+        self.readiness.ready("postgres");
+        self.failures = 0;
+    }
+
+    /// Claims the next window of a line, if it is ripe and nobody else has it, and begins to judge it.
+    async fn begin(&mut self, candidate: Candidate) -> Result<(), Error> {
+        let Some(line) = self.lines.get(&candidate.monitor_id).cloned() else {
+            return Ok(());
+        };
+        let (begun, patience) = (Instant::now(), self.patience());
+        let claim = claim(&self.pool, &line, &candidate.version, &self.clock);
+        let claimed = match store::within(patience, "claim a window", claim).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.frontier.push(candidate);
+                return Err(error.into());
+            }
+        };
         let Some((transaction, claimed)) = claimed else {
-            return Ok(false);
+            return Ok(());
         };
-        let Some(line) = self.lines.get(&claimed.monitor_id).cloned() else {
-            return Ok(false);
-        };
-        let start = claimed.window_start;
-        if !self.has_month(start) {
+        if !self.has_month(claimed.window_start) {
             // Not under the locks of a claim: the window is claimed again afterwards.
             drop(transaction);
-            return Ok(self.make_month(start, patience).await);
+            self.make_month(claimed.window_start, patience).await;
+            self.frontier.push(candidate);
+            return Ok(());
         }
         let (pool, clock) = (self.pool.clone(), Arc::clone(&self.clock));
         let held = (Arc::clone(&line), claimed.clone());
         let task = self.in_hand.spawn(async move {
-            window::judge_claimed(&pool, transaction, &line, &claimed, &clock, patience).await?;
+            let judging =
+                window::judge_claimed(&pool, transaction, &line, &claimed, &clock, patience);
+            let next = judging.await?;
             metrics::judge_duration_seconds(begun.elapsed().as_secs_f64());
-            Ok(())
+            Ok(next)
         });
         self.claims.insert(task.id(), held);
-        Ok(true)
+        Ok(())
     }
 
     fn has_month(&self, start: DateTime<Utc>) -> bool {
@@ -200,8 +234,8 @@ impl Judging {
     }
 
     /// Windows of a month stand in partitions of their own. Where those cannot be made in a few attempts,
-    /// because a long query holds the tables, the default partitions take them. True: they are made.
-    async fn make_month(&mut self, start: DateTime<Utc>, patience: Duration) -> bool {
+    /// because a long query holds the tables, the default partitions take them.
+    async fn make_month(&mut self, start: DateTime<Utc>, patience: Duration) {
         let attempts = self.months.entry((start.year(), start.month()));
         let attempts = attempts.or_default();
         let made = time_partitions::make_month(&self.pool, start);
@@ -210,35 +244,41 @@ impl Judging {
             Err(error) => {
                 *attempts += 1;
                 let month = start.format("%Y-%m");
-                tracing::warn!(error = error.chain(), attempt = attempts, %month, "no partition for a month");
-                return false;
+                let error = error.chain();
+                tracing::warn!(error, attempt = attempts, %month, "no partition for a month");
             }
         }
-        true
     }
 
     /// A window that fails for Postgres' sake is tried again soon; any other stops its line.
-    async fn end(
-        &mut self,
-        ended: Result<(Id, Result<(), Error>), JoinError>,
-    ) -> Result<(), Error> {
+    async fn end(&mut self, ended: Result<(Id, Ended), JoinError>) -> Result<(), Error> {
         let (id, outcome) = match ended {
             Ok(ended) => ended,
             Err(panic) => (panic.id(), Err(Error::Task(panic))),
         };
-        let claim = self.claims.remove(&id);
-        match (outcome, claim) {
-            (Ok(()), _) => {
-                self.failures = 0;
+        let Some((line, claimed)) = self.claims.remove(&id) else {
+            return outcome.map(|_| ());
+        };
+        let candidate = |window_start| Candidate {
+            window_start,
+            monitor_id: claimed.monitor_id,
+            version: claimed.version.clone(),
+        };
+        match outcome {
+            Ok(next) => {
+                self.answered();
+                self.frontier.push(candidate(next));
                 Ok(())
             }
-            (Err(error), Some((line, claimed))) if !error.is_transient() => {
-                let patience = store::patience(&self.pool, self.failures);
+            Err(error) if error.is_transient() => {
+                self.frontier.push(candidate(claimed.window_start));
+                Err(error)
+            }
+            Err(error) => {
                 let report = quarantine::report(&self.pool, &self.owner, &line, &claimed, &error);
-                store::within(patience, "report a failure", report).await?;
+                store::within(self.patience(), "report a failure", report).await?;
                 Ok(())
             }
-            (Err(error), _) => Err(error),
         }
     }
 
@@ -260,12 +300,13 @@ fn at_once(pool: &PgPool) -> usize {
 
 async fn claim(
     pool: &PgPool,
-    ripeness: &[Ripeness],
+    line: &Line,
+    version: &str,
     clock: &Clock,
 ) -> store::Result<Option<(Transaction<'static, Postgres>, Claimed)>> {
     let begun = pool.begin().await;
     let mut transaction = begun.map_err(store::Error::doing("begin judging a window"))?;
-    let now = clock.now();
-    let claimed = ripe::claim(&mut transaction, ripeness, LONGEST_SILENCE, now).await?;
+    let (ripeness, now) = (line.ripeness(), clock.now());
+    let claimed = ripe::claim(&mut transaction, &ripeness, version, LONGEST_SILENCE, now).await?;
     Ok(claimed.map(|claimed| (transaction, claimed)))
 }

@@ -1,7 +1,7 @@
 //! What follows from a judged window, saved in the transaction that claimed it: its row and scores,
 //! its alert, a retraining job, and where its line goes on.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Postgres, Transaction};
 
@@ -26,7 +26,7 @@ use crate::telemetry::metrics;
 /// This share of drifted features makes an alert critical.
 const CRITICAL_SHARE: f64 = 0.5;
 
-/// Saves all that follows from a window, and moves its line on.
+/// Saves all that follows from a window, and moves its line on. Answers to which window.
 pub(super) async fn save(
     mut transaction: Transaction<'static, Postgres>,
     line: &Line,
@@ -35,7 +35,7 @@ pub(super) async fn save(
     outcome: &Outcome,
     mut state: line::State,
     clock: &Clock,
-) -> Result<(), Error> {
+) -> Result<DateTime<Utc>, Error> {
     let (connection, judged) = (&mut *transaction, &outcome.judged);
     let (scores, profile) = (score_rows(outcome), outcome.profile.as_deref());
     windows::save(connection, window, &scores, profile).await?;
@@ -57,7 +57,7 @@ pub(super) async fn save(
     let committed = transaction.commit().await;
     committed.map_err(store::Error::doing("save a judged window"))?;
     reached(Failpoint::WindowCommitted);
-    Ok(())
+    Ok(next.start)
 }
 
 /// Where the line goes on.

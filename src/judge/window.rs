@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use super::save::{save, tell, window_row};
@@ -28,7 +28,7 @@ const CHUNK_BYTES: i64 = 4 << 20;
 /// The merged sample holds at most so many rows more than it has to before it drops the others.
 const LEAST_SPARE_ROWS: usize = 1024;
 
-/// Judges a claimed window, in the transaction that claimed it.
+/// Judges a claimed window, in the transaction that claimed it. Answers where the line goes on.
 pub(super) async fn judge_claimed(
     pool: &PgPool,
     mut transaction: Transaction<'static, Postgres>,
@@ -36,7 +36,7 @@ pub(super) async fn judge_claimed(
     claimed: &Claimed,
     clock: &Clock,
     patience: Duration,
-) -> Result<(), Error> {
+) -> Result<DateTime<Utc>, Error> {
     reached(Failpoint::WindowClaimed);
     let deltas = windows::deltas(&mut transaction, claimed);
     let deltas = store::within(patience, "read the deltas of a window", deltas).await?;
@@ -58,11 +58,11 @@ pub(super) async fn judge_claimed(
 
     let window = window_row(line, claimed, &deltas, &outcome);
     let save = save(transaction, line, claimed, &window, &outcome, state, clock);
-    store::within(patience, "save a judged window", save).await?;
+    let next = store::within(patience, "save a judged window", save).await?;
 
     metrics::windows_judged(&line.monitor.name, window.verdict, 1);
     tell(line, claimed, &window, &outcome.judged);
-    Ok(())
+    Ok(next)
 }
 
 /// What came of a window, with its stored profile.

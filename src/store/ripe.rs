@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 
 use super::{Error, Result};
 
@@ -62,7 +63,21 @@ pub struct Claimed {
 /// the same, where an open drift episode becomes unknown.
 pub const LONGEST_SILENCE: i32 = 1000;
 
-/// Claims the next ripe window of some line, if there is one and nobody else has its line.
+/// The lines whose next window is ripe, in the order of these windows' starts. Nothing is locked: what
+/// is found has to be claimed.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn candidates(
+    connection: &mut PgConnection,
+    ripeness: &[Ripeness],
+    longest_silence: i32,
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>> {
+    ripe(connection, ripeness, None, longest_silence, now).await
+}
+
+/// Claims the next window of a line, if it is ripe and nobody else has the line.
 ///
 /// A window is ripe when every partition of the topic has stored an event time that closes it, or
 /// is idle; where all are idle, when its time is over by the clock too. Idleness counts only if the
@@ -79,7 +94,7 @@ pub const LONGEST_SILENCE: i32 = 1000;
 ///
 /// A line with a failed window rests until that is due to be tried again ([`super::failures`]).
 ///
-/// What was found is asked again under the line's lock, by a statement that sees all that was
+/// Whether the window is ripe is asked under the line's lock, by a statement that sees all that was
 /// committed before the lock was taken: a partition that was idle may not be so any more. From then
 /// on its first rows wait for the lock ([`super::checkpoints`]).
 ///
@@ -87,26 +102,41 @@ pub const LONGEST_SILENCE: i32 = 1000;
 /// When Postgres cannot be asked.
 pub async fn claim(
     connection: &mut PgConnection,
-    ripeness: &[Ripeness],
+    ripeness: &Ripeness,
+    version: &str,
     longest_silence: i32,
     now: DateTime<Utc>,
 ) -> Result<Option<Claimed>> {
-    let Some(found) = lock(connection, ripeness, None, longest_silence, now).await? else {
+    let locked = sqlx::query!(
+        r#"-- lock a line of windows
+        select judged from driftd.window_cursors
+        where monitor_id = $1 and version = $2 and segment = 'all'
+        for update skip locked"#,
+        ripeness.monitor_id,
+        version,
+    )
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(Error::doing("lock a line of windows"))?;
+    if locked.is_none() {
         return Ok(None);
-    };
-    let monitor = ripeness.iter().find(|m| m.monitor_id == found.monitor_id);
-    let ours = monitor.map_or(&[][..], std::slice::from_ref);
-    lock(connection, ours, Some(&found.version), longest_silence, now).await
+    }
+    let ripeness = std::slice::from_ref(ripeness);
+    let ripe = ripe(connection, ripeness, Some(version), longest_silence, now).await?;
+    Ok(ripe.into_iter().next())
 }
 
+/// Most lines are not ripe, and one partition is enough to say so: the first that holds the window
+/// back ends the look at a line. `offset 0` keeps the planner from computing the window anew for
+/// every use of it.
 #[allow(clippy::too_many_lines, reason = "one statement")]
-async fn lock(
+async fn ripe(
     connection: &mut PgConnection,
     ripeness: &[Ripeness],
     version: Option<&str>,
     longest_silence: i32,
     now: DateTime<Utc>,
-) -> Result<Option<Claimed>> {
+) -> Result<Vec<Claimed>> {
     let monitors: Vec<i64> = ripeness.iter().map(|one| one.monitor_id).collect();
     let topics: Vec<String> = ripeness.iter().map(|one| one.topic.clone()).collect();
     let longest: Vec<i64> = ripeness.iter().map(|one| one.longest_ms).collect();
@@ -116,7 +146,7 @@ async fn lock(
     let every: Vec<i64> = ripeness.iter().map(|one| one.every_ms).collect();
     sqlx::query_as!(
         Claimed,
-        r#"-- claim a ripe window
+        r#"-- find ripe windows
         select c.monitor_id, c.version, s.start as "window_start!", c.next_start as "next_start!",
             c.judged = 0 as "is_first!", c.silence, s.start > c.last_start as "by_clock!",
             exists (select from driftd.gap_windows g
@@ -133,47 +163,48 @@ async fn lock(
                                 and w.rows > 0)))) as "shared!",
             coalesce(f.attempts, 0) as "attempts!", c.state
         from driftd.window_cursors c
-            join driftd.monitors n using (monitor_id)
-            left join driftd.failures f
-                on f.kind = 'windows' and f.name = n.monitor and f.version = c.version
             join unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $8::bigint[],
                     $9::bigint[], $10::bigint[])
                 as m (monitor_id, topic, reach, close, due, every, longest) using (monitor_id)
             join driftd.topics t using (topic)
+            join driftd.monitors n using (monitor_id)
+            left join driftd.failures f
+                on f.kind = 'windows' and f.name = n.monitor and f.version = c.version
             cross join lateral (select case when c.silence < $6 then c.next_start
                 when c.next_start > c.last_start then c.unknown_start
                 else least(c.unknown_start, (select min(d.window_start)
                     from driftd.profile_deltas d
                     where d.monitor_id = c.monitor_id and d.version = c.version
                         and d.segment = c.segment and d.window_start >= c.next_start
-                        and d.rows > 0)) end) as s (start)
+                        and d.rows > 0)) end offset 0) as s (start)
             cross join lateral (select case when s.start = c.next_start then c.next_end
-                else s.start + m.longest * interval '1 millisecond' end) as e ("end")
+                else s.start + m.longest * interval '1 millisecond' end offset 0) as e ("end")
             cross join lateral (select e."end" + m.reach * interval '1 millisecond',
                 e."end" + m.close * interval '1 millisecond',
-                e."end" + m.due * interval '1 millisecond') as w (reached, closed, due)
-        where ($7::text is null or c.version = $7)
-            and (f.kind is null or f.retry_at <= now()) and (
-            (s.start <= c.last_start
-                and t.partitions = (select count(*)
-                    from driftd.partition_progress p
-                        left join driftd.watermarks k on k.monitor_id = c.monitor_id
-                            and k.topic = p.topic and k.partition = p.partition
-                    where p.topic = m.topic and p.partition < t.partitions
-                        and (k.max_event_time >= w.reached or (p.idle_since is not null
-                            and (p.idle_confirmed_at >= w.closed or w.closed > $5))))
+                e."end" + m.due * interval '1 millisecond' offset 0) as w (reached, closed, due)
+        where ($7::text is null or c.version = $7) and (f.kind is null or f.retry_at <= now())
+            and case when s.start <= c.last_start
+            then not exists (select from driftd.partition_progress p
+                    left join driftd.watermarks k on k.monitor_id = c.monitor_id
+                        and k.topic = p.topic and k.partition = p.partition
+                where p.topic = m.topic and p.partition < t.partitions
+                    and (k.max_event_time >= w.reached or (p.idle_since is not null
+                        and (p.idle_confirmed_at >= w.closed or w.closed > $5))) is not true)
                 and (w.closed <= $5 or exists (select from driftd.partition_progress p
                     where p.topic = m.topic and p.partition < t.partitions
-                        and p.idle_since is null)))
-            or (s.start > c.last_start and c.keeps_up and w.due <= $5
-                and t.partitions = (select count(*) from driftd.partition_progress p
+                        and p.idle_since is null))
+            else s.start > c.last_start and c.keeps_up and w.due <= $5
+                and not exists (select from driftd.partition_progress p
                     where p.topic = m.topic and p.partition < t.partitions
-                        and p.idle_since is not null and p.idle_confirmed_at >= w.due)
+                        and (p.idle_since is not null and p.idle_confirmed_at >= w.due) is not true)
                 and not exists (select from driftd.window_cursors o
                     where o.monitor_id = c.monitor_id and o.last_start
-                        > c.last_start + 1.5 * m.every * interval '1 millisecond')))
-        order by s.start, c.monitor_id, c.version
-        limit 1 for update of c skip locked"#,
+                        > c.last_start + 1.5 * m.every * interval '1 millisecond') end
+            -- A partition that nobody has taken over yet holds all windows back.
+            and case when s.start is not null then t.partitions =
+                (select count(*) from driftd.partition_progress p
+                    where p.topic = m.topic and p.partition < t.partitions) end
+        order by s.start, c.monitor_id, c.version"#,
         &monitors,
         &topics,
         &reach,
@@ -185,7 +216,62 @@ async fn lock(
         &every,
         &longest,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await
-    .map_err(Error::doing("claim a ripe window"))
+    .map_err(Error::doing("find ripe windows"))
+}
+
+/// Hears of monitors with a window that may be ripe; what was said before is not heard. It has a
+/// connection of its own.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn connect(pool: &PgPool) -> Result<Self> {
+        let options = pool.connect_options().as_ref().clone();
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(pool.options().get_acquire_timeout())
+            .connect_lazy_with(options);
+        let connected = PgListener::connect_with(&own).await;
+        let mut listener = connected.map_err(Error::doing("connect to listen"))?;
+        let listens = listener.listen("driftd_ripe").await;
+        listens.map_err(Error::doing("listen for ripe windows"))?;
+        Ok(Self(listener))
+    }
+
+    /// The next monitor's revision.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn next(&mut self) -> Result<i64> {
+        loop {
+            // Not `recv`, which connects again without a word of what it has missed.
+            let heard = self.0.try_recv().await;
+            let heard = heard.map_err(Error::doing("listen for ripe windows"))?;
+            let Some(heard) = heard else {
+                let lost = std::io::ErrorKind::ConnectionReset.into();
+                return Err(Error::doing("listen for ripe windows")(sqlx::Error::Io(
+                    lost,
+                )));
+            };
+            if let Ok(monitor_id) = heard.payload().parse() {
+                return Ok(monitor_id);
+            }
+        }
+    }
+
+    /// Whether the other side is there: a connection may be dead without a word.
+    ///
+    /// # Errors
+    /// It is not.
+    pub async fn check(&mut self) -> Result<()> {
+        let asked = sqlx::query("select 1").execute(&mut self.0).await;
+        asked.map_err(Error::doing("ask whether notifications come"))?;
+        Ok(())
+    }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use driftd::store::ripe::Listener;
 use driftd::store::topics::{self, Count};
 use driftd::store::{gaps, partitions};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::harness::daemon::Daemon;
 use crate::harness::lines::{Lines, Stretch, count, day, number_of, save, say, somebody_waits};
+use crate::harness::oracle::{check, run_undisturbed};
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, hold, mock_topic};
 use crate::harness::traffic::{Dice, START_MS, WINDOW_MS, messages, produce, story};
@@ -544,4 +546,89 @@ async fn a_partition_too_many_stands_in_for_none() {
     assert_eq!(lines.judge_all().await, [0; 0]);
     lines.read(1, &Stretch::of(&[2])).await;
     assert_eq!(lines.judge_all().await, [1]);
+}
+
+// --- who is told that a window may be ripe -------------------------------------------------------
+
+/// How often the monitor was named up to now: once a transaction at most.
+async fn heard(lines: &Lines, listener: &mut Listener) -> usize {
+    sqlx::query("select pg_notify('driftd_ripe', '-1')")
+        .execute(&lines.db.pool)
+        .await
+        .unwrap();
+    let mut count = 0;
+    loop {
+        match listener.next().await.unwrap() {
+            -1 => return count,
+            monitor_id => assert_eq!(monitor_id, lines.monitor_id),
+        }
+        count += 1;
+    }
+}
+
+#[tokio::test]
+async fn what_may_make_a_window_ripe_is_notified_and_nothing_else() {
+    let mut lines = Lines::of(2).await;
+    let mut listener = Listener::connect(&lines.db.pool).await.unwrap();
+    assert_eq!(heard(&lines, &mut listener).await, 0);
+    lines.read(0, &Stretch::of(&[1])).await;
+    lines.read(1, &Stretch::of(&[1])).await;
+    assert_eq!(heard(&lines, &mut listener).await, 2, "the first rows");
+    lines.read(0, &Stretch::of(&[1, 1])).await;
+    assert_eq!(heard(&lines, &mut listener).await, 0, "the window is open");
+    lines.read(0, &Stretch::of(&[2])).await;
+    assert_eq!(
+        heard(&lines, &mut listener).await,
+        1,
+        "it is behind the end"
+    );
+    lines.read(0, &Stretch::of(&[2])).await;
+    assert_eq!(heard(&lines, &mut listener).await, 0, "as it was before");
+    lines.read(1, &Stretch::of(&[2])).await;
+    assert_eq!(heard(&lines, &mut listener).await, 1, "the other one too");
+    assert_eq!(lines.judge_all().await, [1]);
+    assert_eq!(heard(&lines, &mut listener).await, 0, "the judge knows");
+    // Idleness: that it is, and that it still was when a window was over by the clock.
+    let idle = |at| Stretch {
+        was_idle: false,
+        ..Stretch::idle(at)
+    };
+    lines.read(1, &idle(day(2))).await;
+    assert_eq!(heard(&lines, &mut listener).await, 1, "it is idle");
+    lines
+        .read(1, &Stretch::idle(day(2) + TimeDelta::hours(1)))
+        .await;
+    assert_eq!(heard(&lines, &mut listener).await, 0, "the window is open");
+    lines.read(1, &Stretch::idle(day(3))).await;
+    assert_eq!(heard(&lines, &mut listener).await, 1, "it is over");
+    lines
+        .read(1, &Stretch::idle(day(3) + TimeDelta::hours(1)))
+        .await;
+    assert_eq!(
+        heard(&lines, &mut listener).await,
+        1,
+        "and due by the clock"
+    );
+    lines
+        .read(1, &Stretch::idle(day(3) + TimeDelta::hours(2)))
+        .await;
+    assert_eq!(heard(&lines, &mut listener).await, 0, "nothing is new");
+}
+
+/// Notifications make it fast and nothing else: without any the same windows are judged.
+#[tokio::test]
+async fn windows_are_judged_although_no_notification_comes() {
+    let topic = mock_topic();
+    let knobs = Knobs::mock(&topic);
+    let stage = Stage::set(&knobs).await;
+    for table in ["watermarks", "partition_progress", "window_cursors"] {
+        let mute = format!("alter table driftd.{table} disable trigger user");
+        let muted = sqlx::query(AssertSqlSafe(mute)).execute(&stage.db.pool);
+        muted.await.unwrap();
+    }
+    let log = messages(17, &story()[2..8]);
+    produce(&knobs.brokers, &topic, &log);
+    let reference = Reference::of(&log, &stage.baseline_csv);
+    run_undisturbed(&stage, &log, reference.windows.len()).await;
+    check(&stage, &reference).await;
 }

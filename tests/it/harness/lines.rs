@@ -195,8 +195,8 @@ impl Lines {
         save(&self.db.pool, &checkpoint).await;
     }
 
-    fn ripeness(&self) -> Vec<Ripeness> {
-        vec![Ripeness {
+    fn ripeness(&self) -> Ripeness {
+        Ripeness {
             monitor_id: self.monitor_id,
             topic: TOPIC.to_owned(),
             longest_ms: DAY_MS,
@@ -204,15 +204,21 @@ impl Lines {
             close_ms: 0,
             due_ms: IDLE_AFTER_MS,
             every_ms: DAY_MS,
-        }]
+        }
     }
 
-    /// Claims the next ripe window in a transaction.
+    /// Claims the next ripe window of some line in a transaction.
     pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Option<Claimed> {
-        let ripeness = self.ripeness();
-        ripe::claim(connection, &ripeness, self.longest_silence, self.now)
-            .await
-            .unwrap()
+        let (ripeness, silence, now) = (self.ripeness(), self.longest_silence, self.now);
+        let ours = std::slice::from_ref(&ripeness);
+        let found = ripe::candidates(connection, ours, silence, now).await;
+        for one in found.unwrap() {
+            let claimed = ripe::claim(connection, &ripeness, &one.version, silence, now).await;
+            if let Some(claimed) = claimed.unwrap() {
+                return Some(claimed);
+            }
+        }
+        None
     }
 
     /// Judges the next ripe window; returns its version and its day.
