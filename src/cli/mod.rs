@@ -9,6 +9,7 @@ pub mod migrate;
 pub mod models;
 pub mod reset_partition;
 pub mod run;
+pub mod status;
 mod training;
 pub mod verify;
 pub mod worker;
@@ -93,6 +94,8 @@ enum Command {
     Check(Box<check::Args>),
     /// Say all that is wrong with the settings, or show them.
     CheckConfig(check_config::Args),
+    /// Show how monitors are, and what has stopped.
+    Status(status::Args),
     /// Bring the database's schema up to date.
     Migrate(migrate::Args),
     /// Import and show training distributions.
@@ -198,6 +201,11 @@ impl Cli {
             Command::Models(args) => {
                 let settings = self.global.settings()?;
                 models::run(args, &pool(&settings).await?).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Status(args) => {
+                let settings = self.global.settings()?;
+                status::run(args, &pool(&settings).await?).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Verify(args) => self.global.verify(args).await,

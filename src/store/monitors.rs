@@ -212,6 +212,61 @@ async fn insert(executor: impl PgExecutor<'_>, monitor: &Monitor, new: New) -> R
     .map_err(Error::doing("start a revision of a monitor"))
 }
 
+/// How a monitor is, for people.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// Its name.
+    pub monitor: String,
+    /// The model.
+    pub model: String,
+    /// `running` or `failed`.
+    pub state: String,
+    /// Why it has failed.
+    pub failure: Option<String>,
+    /// Model version of the last judged window.
+    pub version: Option<String>,
+    /// Start of the last judged window.
+    pub last_window_start: Option<DateTime<Utc>>,
+    /// Its verdict.
+    pub last_verdict: Option<String>,
+    /// Event time that every partition has passed.
+    pub watermark: Option<DateTime<Utc>>,
+    /// How long ago that is.
+    pub watermark_age_seconds: Option<f64>,
+    /// Rows stored for windows that are not judged yet.
+    pub rows_waiting: i64,
+    /// By the last day of windows.
+    pub rows_per_day: Option<f64>,
+}
+
+/// How all monitors are: the failed ones first, then by name.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn status(executor: impl PgExecutor<'_>) -> Result<Vec<Status>> {
+    sqlx::query_as!(
+        Status,
+        r#"-- how monitors are
+        select h.monitor as "monitor!", h.model as "model!", h.state as "state!", h.failure,
+            recent.version, h.last_window_start, h.last_verdict::text as last_verdict, h.watermark,
+            extract(epoch from now() - h.watermark)::float8 as watermark_age_seconds,
+            h.rows_waiting as "rows_waiting!", recent.rows_per_day
+        from driftd.monitor_health h
+            left join lateral (
+                select (array_agg(w.version order by w.window_start desc, w.judged_at desc))[1]
+                        as version,
+                    avg(w.rows * 86400.0 / extract(epoch from w.window_end - w.window_start))::float8
+                        as rows_per_day
+                from driftd.windows w join driftd.monitors any_revision using (monitor_id)
+                where any_revision.monitor = h.monitor
+                    and w.window_start > h.last_window_start - interval '1 day') recent on true
+        order by h.state, h.monitor"#,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read how monitors are"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -377,6 +377,15 @@ async fn a_failure_is_news_once_per_reason_and_goes_when_it_is_cleared() {
     let expected = [("monitor", 0), ("topic", 1), ("windows", 2)];
     assert_eq!(counted, expected.map(|(kind, n)| (kind.to_owned(), n)));
 
+    let status = monitors::status(pool).await.unwrap();
+    let told = |one: &monitors::Status| (one.monitor.clone(), one.state.clone());
+    let told: Vec<_> = status.iter().map(told).collect();
+    assert_eq!(told, [("credit".to_owned(), "failed".to_owned())]);
+    assert_eq!(
+        status[0].failure.as_deref(),
+        Some("not authorized; damaged")
+    );
+
     let clear = async |kind, name, version| failures::clear(pool, kind, name, version).await;
     assert!(clear(Kind::Topic, &topic, "").await.unwrap());
     assert!(!clear(Kind::Topic, &topic, "").await.unwrap());
