@@ -24,10 +24,12 @@ use crate::decide::verdict::{Judge, Training};
 use crate::ingest::plan::{self, TopicPlan, Watched};
 use crate::judge::{self, Line};
 use crate::monitor::{Input, Monitor, VersionSource};
+use crate::profile::encoding;
 use crate::settings::Settings;
 use crate::store::baselines::Stored;
+use crate::store::failures::{Failure, Kind};
 use crate::store::monitors::Registered;
-use crate::store::{self, baselines, monitors};
+use crate::store::{self, baselines, failures, monitors};
 
 /// How often baselines may have changed.
 const LOOK: Duration = Duration::from_secs(2);
@@ -49,18 +51,22 @@ impl Watching {
     /// Reads what the database knows of the monitors.
     ///
     /// # Errors
-    /// A monitor does not fit its baseline, or the database refuses.
+    /// Monitors of one topic do not go together, or the database refuses.
     pub(super) async fn prepare(settings: &Settings, pool: &PgPool) -> anyhow::Result<Self> {
         // Before they are read: one that comes meanwhile makes this begin anew.
         let baselines = named(settings, pool).await?;
-        let known = register(settings, pool).await?;
+        let mut known = register(settings, pool).await?;
+        let lines = lines(&mut known, pool).await?;
+        for one in &known {
+            report(pool, one).await?;
+        }
         let on_gap = inputs(&known)
             .map(|(_, input)| (input.topic.clone(), input.on_gap))
             .collect();
         Ok(Self {
             baselines,
             plans: plans(&known)?,
-            lines: lines(&known, pool).await?,
+            lines,
             on_gap,
         })
     }
@@ -206,70 +212,96 @@ struct Known {
     monitor: Monitor,
     registered: Registered,
     baselines: Vec<Arc<Baseline>>,
+    /// Why others cannot be used.
+    unusable: Vec<String>,
+}
+
+impl Known {
+    /// Takes those that can be read and hold what the monitor watches.
+    fn take(&mut self, input: &Input, read: &[Read]) {
+        for one in read {
+            match &one.baseline {
+                Ok(baseline) => match plan::select(&self.monitor.name, &input.features, baseline) {
+                    Ok(_) => self.baselines.push(Arc::clone(baseline)),
+                    Err(error) => self.cannot_use(&one.version, &one.id, &error),
+                },
+                Err(error) => self.cannot_use(&one.version, &one.id, error),
+            }
+        }
+    }
+
+    /// A baseline that cannot be used is its version's problem alone.
+    fn cannot_use(&mut self, version: &str, id: &str, error: &dyn std::fmt::Display) {
+        let (monitor, id) = (&self.monitor.name, baseline::short(id));
+        tracing::error!(monitor = %monitor, model.version = %version, baseline = %id, %error, "{UNUSABLE}");
+        let why = format!("baseline {id} of version {version} cannot be used: {error}");
+        self.unusable.push(why);
+    }
+}
+
+/// Stores which baselines of a monitor cannot be used, or that all can.
+async fn report(pool: &PgPool, known: &Known) -> store::Result<()> {
+    let name = &known.monitor.name;
+    if known.unusable.is_empty() {
+        failures::clear(pool, Kind::Monitor, name, "").await?;
+        return Ok(());
+    }
+    let failure = Failure {
+        kind: Kind::Monitor,
+        name: name.clone(),
+        version: String::new(),
+        replica: owner(),
+        reason: format!(
+            "{}; windows get the verdict no_baseline",
+            known.unusable.join("; ")
+        ),
+        retry_in: None,
+    };
+    failures::report(pool, &failure).await?;
+    Ok(())
 }
 
 async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Known>> {
     let mut known = Vec::new();
-    let mut by_model: HashMap<String, Vec<Arc<Baseline>>> = HashMap::new();
+    let mut by_model: HashMap<String, Vec<Read>> = HashMap::new();
     for monitor in &settings.monitors {
         let mut transaction = pool.begin().await.map_err(store::Error::from)?;
         let registered = monitors::register(&mut transaction, monitor).await?;
         transaction.commit().await.map_err(store::Error::from)?;
         if !by_model.contains_key(&monitor.model) {
             let stored = baselines::of_model(pool, &monitor.model).await?;
-            by_model.insert(monitor.model.clone(), readable(stored));
+            let read = stored.into_iter().map(Read::of).collect();
+            by_model.insert(monitor.model.clone(), read);
         }
-        let mut baselines = by_model[&monitor.model].clone();
-        if let Some(input) = &monitor.input {
-            baselines = fitting(monitor, input, baselines)?;
-            warn_without_baseline(monitor, &baselines);
-        }
-        known.push(Known {
+        let mut one = Known {
             monitor: monitor.clone(),
             registered,
-            baselines,
-        });
+            baselines: Vec::new(),
+            unusable: Vec::new(),
+        };
+        if let Some(input) = &monitor.input {
+            one.take(input, &by_model[&monitor.model]);
+            warn_without_baseline(monitor, &one.baselines);
+        }
+        known.push(one);
     }
     Ok(known)
 }
 
-/// The baselines that can be read: one that is damaged is its version's problem alone.
-fn readable(stored: Vec<Stored>) -> Vec<Arc<Baseline>> {
-    let read = |one: Stored| {
-        let (id, model, version) = (
-            one.baseline_id.clone(),
-            one.model.clone(),
-            one.version.clone(),
-        );
-        let read = Baseline::of_stored(one);
-        let told = read.inspect_err(|error| {
-            tracing::error!(model.id = %model, model.version = %version, baseline = %id, %error, "{UNUSABLE}");
-        });
-        told.ok().map(Arc::new)
-    };
-    stored.into_iter().filter_map(read).collect()
+/// A stored baseline as it was read.
+struct Read {
+    version: String,
+    id: String,
+    baseline: Result<Arc<Baseline>, encoding::Error>,
 }
 
-/// The baselines that hold what a monitor watches. Where none does, it is the monitor that is wrong.
-fn fitting(
-    monitor: &Monitor,
-    input: &Input,
-    baselines: Vec<Arc<Baseline>>,
-) -> Result<Vec<Arc<Baseline>>, plan::Error> {
-    let mut fitting = Vec::new();
-    let mut wrong = None;
-    for baseline in baselines {
-        match plan::select(&monitor.name, &input.features, &baseline) {
-            Ok(_) => fitting.push(baseline),
-            Err(error) => {
-                tracing::error!(model.version = %baseline.version, baseline = %baseline.id, %error, "{UNUSABLE}");
-                wrong = Some(error);
-            }
+impl Read {
+    fn of(stored: Stored) -> Self {
+        Self {
+            version: stored.version.clone(),
+            id: stored.baseline_id.clone(),
+            baseline: Baseline::of_stored(stored).map(Arc::new),
         }
-    }
-    match wrong {
-        Some(error) if fitting.is_empty() => Err(error),
-        _ => Ok(fitting),
     }
 }
 
@@ -320,19 +352,19 @@ fn plans(known: &[Known]) -> anyhow::Result<Vec<TopicPlan>> {
     Ok(plans)
 }
 
-async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
+async fn lines(known: &mut [Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
-    for (known, input) in inputs(known) {
+    for known in known {
+        let Some(input) = known.monitor.input.clone() else {
+            continue;
+        };
         let mut judges = HashMap::new();
-        for baseline in &known.baselines {
-            let judge = match judge_of(known, input, baseline, pool).await {
+        for baseline in known.baselines.clone() {
+            let judge = match judge_of(known, &input, &baseline, pool).await {
                 Ok(judge) => Arc::new(judge),
                 Err(error) if is_transient(&error) => return Err(error),
                 Err(error) => {
-                    tracing::error!(
-                        monitor = %known.monitor.name, model.version = %baseline.version,
-                        baseline = %baseline.id, error = format!("{error:#}"), "{UNUSABLE}"
-                    );
+                    known.cannot_use(&baseline.version, &baseline.id, &format!("{error:#}"));
                     continue;
                 }
             };
@@ -345,7 +377,7 @@ async fn lines(known: &[Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
         lines.push(Line {
             monitor_id: known.registered.monitor_id,
             monitor: known.monitor.clone(),
-            input: input.clone(),
+            input,
             judges,
         });
     }

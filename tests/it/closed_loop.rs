@@ -405,6 +405,8 @@ async fn data_that_is_gone_and_a_damaged_baseline_stop_their_own_version_alone()
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     let log = daemon.log();
     assert!(log.contains("the baseline cannot be used"), "{log}");
+    let failed = "select count(*) from driftd.failures where kind = 'monitor'";
+    assert_eq!(stage.count(failed).await, 1);
 }
 
 /// A worker whose command needs a baseline, and with `fetch` the data too.

@@ -171,3 +171,39 @@ async fn a_panic_stops_the_line_that_panicked_and_no_other() {
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     check_all(&stage, &[&references[0], &references[1]]).await;
 }
+
+#[tokio::test]
+async fn a_baseline_that_lacks_a_watched_feature_fails_its_monitor_alone() {
+    let (stage, references, _) = staged().await;
+    let pool = &stage.db.pool;
+    let right = std::fs::read_to_string(&stage.config).unwrap();
+    let (before, hopping) = right.split_at(right.find("\"credit-hopping\"").unwrap());
+    let wrong = hopping.replace("features = [", "features = [\"nowhere\", ");
+    std::fs::write(&stage.config, format!("{before}{wrong}")).unwrap();
+
+    let mut daemon = Daemon::start(&stage.config);
+    let windows = i64::try_from(references[0].windows.len()).unwrap();
+    until("the other monitor's windows are judged", async || {
+        judged(&stage, "credit").await == windows
+    })
+    .await;
+    let failed = failure(pool).await.unwrap();
+    assert_eq!(
+        (failed.kind.as_str(), failed.name.as_str()),
+        ("monitor", "credit-hopping")
+    );
+    assert!(failed.reason.contains("`nowhere`"), "{}", failed.reason);
+    assert_eq!(daemon.get("/readyz").map(|(status, _)| status), Some(200));
+    let compared = "select count(*) from driftd.windows join driftd.monitors using (monitor_id)
+        where monitor = 'credit-hopping' and verdict <> 'no_baseline'";
+    assert_eq!(stage.count(compared).await, 0);
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+
+    std::fs::write(&stage.config, right).unwrap();
+    let mut daemon = Daemon::start(&stage.config);
+    until("the monitor has failed no longer", async || {
+        failure(pool).await.is_none()
+    })
+    .await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+}
