@@ -1,5 +1,6 @@
 //! A window that cannot be judged stops its own line; everything else goes on.
 
+use driftd::store;
 use driftd::store::failures::{self, Stored};
 use sqlx::PgPool;
 
@@ -85,9 +86,10 @@ async fn a_damaged_delta_stops_its_own_line_until_it_is_repaired() {
     let [tumbling, hopping] = [&references[0], &references[1]];
     let pool = &stage.db.pool;
     // No window is judged until a delta of the third is damaged.
-    let lock = hold(pool, "windows").await;
+    let mut lock = hold(pool, "windows").await;
     let mut daemon = Daemon::start(&stage.config);
-    stage.saved(messages).await;
+    let saved = stage.saved(messages);
+    store::meanwhile(pool, &mut lock, saved).await.unwrap();
     let delta = Delta::of(pool, hopping.windows[2].start_ms).await;
     delta.store(pool, &[0, 255]).await;
     lock.rollback().await.unwrap();
