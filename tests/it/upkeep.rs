@@ -54,7 +54,7 @@ const SEEN: &str = "select jsonb_build_object(
     'windows', (select jsonb_agg(to_jsonb(w) - '{by_clock,mode,calibrated,decided_by,training_windows,answers,threshold_origin,threshold_slow,sentence,p_limit,p_limit_origin,question,stretch_windows,stretch_start,drifted_since,expected_value,found_value,training_effect}'::text[] order by window_start) from driftd.windows w),
     'deltas', (select jsonb_agg(to_jsonb(d) - 'saved_at') from driftd.profile_deltas d
         where d.rows > 0),
-    'health', (select jsonb_agg(to_jsonb(m) - '{windows_incomplete,last_by_clock,silent_since,time_zone}'::text[])
+    'health', (select jsonb_agg(to_jsonb(m) - '{windows_incomplete,last_by_clock,silent_since,time_zone,state,failure}'::text[])
         from driftd.monitor_health m))::text";
 
 const OLD_ROWS: &str = "
