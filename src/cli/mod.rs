@@ -161,7 +161,7 @@ impl Cli {
     /// # Errors
     /// With everything that stopped it, in the words of what was attempted.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        match self.dispatch().await {
+        match Box::pin(self.dispatch()).await {
             // `driftd jobs list | head`: whoever reads has seen enough.
             Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
             result => result,
