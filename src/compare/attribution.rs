@@ -192,16 +192,13 @@ fn beyond(layout: &FeatureLayout, window: Side<'_>) -> Vec<Contribution> {
         return Vec::new();
     };
     let rows = values.count().max(1) as f64;
-    let end = |count: Option<&u64>| *count.unwrap_or(&0) as f64 / rows;
+    let [below, above] = values.beyond().map(|count| count as f64 / rows);
     let (least, greatest) = (grid.cuts.first(), grid.cuts.last());
     let ends = [
-        (
-            format!("< {}", least.unwrap_or(&0.0)),
-            end(values.counts.first()),
-        ),
+        (format!("< {}", least.unwrap_or(&0.0)), below),
         (
             format!("> {}", greatest.map_or(0.0, |cut| cut.next_down())),
-            end(values.counts.last()),
+            above,
         ),
     ];
     largest(

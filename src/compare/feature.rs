@@ -195,7 +195,7 @@ fn unseen_levels(reference: Side<'_>, window: Side<'_>) -> Answer {
         return Err(Reason::DifferentBins);
     };
     let strangers = strangers(right, window.sampled);
-    unseen::levels(&left.counts, &right.counts, &strangers, right.unseen)
+    unseen::levels(&left.counts(), &right.counts(), &strangers, right.unseen)
 }
 
 fn on_quality(test: Test, reference: Side<'_>, window: Side<'_>) -> Answer {
@@ -269,7 +269,7 @@ fn on_rows<'a>(
 }
 
 fn on_grid(test: Test, grid: &Grid, reference: &Numeric, window: &Numeric, scale: f64) -> Answer {
-    let (left, right) = (&reference.counts, &window.counts);
+    let (left, right) = (&reference.counts(), &window.counts());
     match test {
         Test::Ks => ks::grid(left, right),
         Test::Cvm => cvm::grid(left, right),
@@ -309,10 +309,10 @@ fn on_sums(test: Test, grid: &Grid, reference: &Numeric, window: &Numeric, scale
 }
 
 fn bin_sums(grid: &Grid, numeric: &Numeric) -> Vec<BinSum> {
-    let bins = numeric.counts.iter().zip(&numeric.sums);
-    bins.map(|(count, sum)| BinSum {
-        count: *count,
-        sum: grid.value_of(*sum),
+    let bins = numeric.bins.to_vec().into_iter();
+    bins.map(|bin| BinSum {
+        count: bin.count,
+        sum: grid.value_of(bin.sum),
     })
     .collect()
 }
@@ -322,6 +322,7 @@ mod tests {
     use super::*;
     use crate::monitor::Kind;
     use crate::profile::categorical::Strangers;
+    use crate::profile::per_bin::PerBin;
     use crate::profile::{Levels, Quality};
 
     /// A hash with another salt: every row of the window has a label of its own, of which a few hundred
@@ -336,13 +337,18 @@ mod tests {
             dimension: 0,
             bins: Bins::Levels(Levels::new(vec!["a".into(), "b".into()])),
         };
-        let feature = |counts: Vec<u64>, unseen, strangers| Feature {
-            quality: Quality::default(),
-            values: Values::Categorical(Categorical {
-                counts,
-                unseen,
-                strangers,
-            }),
+        let feature = |counts: [u64; 2], unseen, strangers| {
+            let mut levels = PerBin::new(counts.len());
+            let counts = counts.into_iter().enumerate();
+            counts.for_each(|(level, rows)| levels.add(level, rows));
+            Feature {
+                quality: Quality::default(),
+                values: Values::Categorical(Categorical {
+                    levels,
+                    unseen,
+                    strangers,
+                }),
+            }
         };
         let mut strangers = Strangers::default();
         for label in 0..256 {
@@ -354,8 +360,8 @@ mod tests {
             rows,
             sampled: &sampled,
         };
-        let before = feature(vec![600_000, 400_000], 0, Strangers::default());
-        let now = feature(vec![1_000, 500], ROWS, strangers);
+        let before = feature([600_000, 400_000], 0, Strangers::default());
+        let now = feature([1_000, 500], ROWS, strangers);
         let (before, now) = (side(&before, 1_000_000), side(&now, ROWS + 1_500));
         let binned = Binned::of(&layout, before, now);
         assert_eq!(binned.unseen, [(1, ROWS)]);

@@ -199,7 +199,8 @@ fn quantile(finding: &Finding, grid: &Grid, training: &Numeric, counts: &[f64], 
     });
     let group = group.unwrap_or(counts.len().saturating_sub(1));
     let bins = || (0..grid.bins()).filter(|bin| finding.group_of_bin.get(*bin) == Some(&group));
-    let rows = |bin: usize| training.counts[bin] as f64;
+    let training_counts = training.counts();
+    let rows = |bin: usize| training_counts[bin] as f64;
     let all: f64 = bins().map(rows).sum();
     let mut left = left / counts.get(group).copied().unwrap_or(1.0).max(1e-300) * all;
     for bin in bins() {
@@ -278,6 +279,7 @@ fn thousands(value: f64) -> String {
 mod tests {
     use super::*;
     use crate::monitor::Kind;
+    use crate::profile::numeric::Bin;
     use crate::profile::{FeatureLayout, Layout, Levels, Profile};
 
     const DAY_MS: i64 = 86_400_000;
@@ -308,7 +310,8 @@ mod tests {
         };
         let mut profile = Profile::empty(&layout, 0);
         if let Values::Numeric(numeric) = &mut profile.features[0].values {
-            numeric.counts[1..=10].fill(100);
+            let hundred = Bin { sum: 0, count: 100 };
+            (1..=10).for_each(|bin| numeric.bins.add(bin, hundred));
             (numeric.least, numeric.greatest) = (0.0, 1000.0);
         }
         Reference::new(layout.clone(), &layout, &profile, Vec::new(), Vec::new())

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use arrow::array::{Array, AsArray, DictionaryArray};
 use arrow::datatypes::UInt32Type;
 
+use super::per_bin::PerBin;
 use crate::batch::Cell;
 
 /// The levels of one feature, most frequent first.
@@ -40,7 +41,7 @@ impl Levels {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Categorical {
     /// Rows per level of the baseline.
-    pub counts: Vec<u64>,
+    pub levels: PerBin<u64>,
     /// Rows with a label that the baseline never held.
     pub unseen: u64,
     /// Which labels those were.
@@ -50,9 +51,8 @@ pub struct Categorical {
 impl Categorical {
     /// No labels.
     pub fn empty(levels: &Levels) -> Self {
-        let counts = vec![0; levels.names.len()];
         Self {
-            counts,
+            levels: PerBin::new(levels.names.len()),
             unseen: 0,
             strangers: Strangers::default(),
         }
@@ -67,45 +67,46 @@ impl Categorical {
     ) {
         let texts = codes.values().as_string::<i32>();
         // One look-up per distinct label of the batch, not per row.
-        let known: Vec<Option<usize>> = if texts.is_empty() {
-            Vec::new()
-        } else {
-            (0..texts.len())
-                .map(|code| levels.get(texts.value(code)))
-                .collect()
-        };
+        let mut counts = vec![0; texts.len()];
         let keys = codes.keys().values();
         for row in rows {
             let row = *row as usize;
-            if !cells[row].has_value() {
-                continue;
+            if cells[row].has_value() {
+                counts[keys[row] as usize] += 1;
             }
-            let code = keys[row] as usize;
-            match known[code] {
-                Some(level) => self.counts[level] += 1,
+        }
+        let counts = counts.into_iter().enumerate();
+        for (code, rows) in counts.filter(|(_, rows)| *rows > 0) {
+            let label = texts.value(code);
+            match levels.get(label) {
+                Some(level) => self.levels.add(level, rows),
                 None => {
-                    self.unseen += 1;
-                    self.strangers.add(texts.value(code), 1);
+                    self.unseen += rows;
+                    self.strangers.add(label, rows);
                 }
             }
         }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
-        for (mine, other) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += other;
-        }
+        self.levels.merge(&other.levels);
         self.unseen += other.unseen;
         self.strangers.merge(&other.strangers);
     }
 
+    /// How many rows each level of the baseline has.
+    pub fn counts(&self) -> Vec<u64> {
+        self.levels.to_vec()
+    }
+
     /// How many labels there are, unseen ones included.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum::<u64>() + self.unseen
+        let seen: u64 = self.levels.occupied().map(|(_, rows)| rows).sum();
+        seen + self.unseen
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.counts.len() * 8 + self.strangers.bytes()
+        self.levels.bytes() + self.strangers.bytes()
     }
 }
 

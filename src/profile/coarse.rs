@@ -14,13 +14,13 @@ pub fn of_profile(layout: &Layout, profile: &Profile) -> Vec<Vec<u64>> {
 /// The counts of one feature: its deciles or levels, then `unseen` for labels, then `absent`.
 pub fn of_feature(layout: &FeatureLayout, feature: &Feature) -> Vec<u64> {
     let mut counts = match (&feature.values, &layout.bins) {
-        (Values::Numeric(numeric), Bins::Grid(grid)) => grid.coarse(&numeric.counts),
+        (Values::Numeric(numeric), Bins::Grid(grid)) => grid.coarse(&numeric.counts()),
         (Values::Categorical(categorical), _) => {
-            let mut counts = categorical.counts.clone();
+            let mut counts = categorical.counts();
             counts.push(categorical.unseen);
             counts
         }
-        (Values::Numeric(numeric), Bins::Levels(_)) => numeric.counts.clone(),
+        (Values::Numeric(numeric), Bins::Levels(_)) => numeric.counts(),
     };
     counts.push(feature.quality.absent());
     counts

@@ -9,8 +9,12 @@
 //! Bytes that were damaged are an error, whatever they say: no length is believed that the bytes
 //! do not back, and counts that could not have come of counting are refused.
 
+use std::ops::AddAssign;
+
 use arrow::error::ArrowError;
 
+use super::numeric::Bin;
+use super::per_bin::PerBin;
 use super::{
     Bins, Categorical, Feature, FeatureLayout, Grid, Layout, Levels, Numeric, Profile, Quality,
     Sample, Values, stream,
@@ -70,7 +74,7 @@ pub fn encode_layout(layout: &Layout) -> Vec<u8> {
                 out.size(grid.deciles.len());
                 grid.deciles
                     .iter()
-                    .for_each(|at| out.unsigned(u128::from(*at)));
+                    .for_each(|at| out.unsigned(u64::from(*at)));
             }
             Bins::Levels(levels) => {
                 out.size(levels.names().len());
@@ -133,14 +137,14 @@ pub fn decode_layout(bytes: &[u8]) -> Result<Layout, Error> {
 /// Arrow's, where the sample was merged from different layouts.
 pub fn encode(profile: &mut Profile, with_sample: bool) -> Result<Vec<u8>, Error> {
     let mut out = Writer::start();
-    out.unsigned(u128::from(profile.rows));
+    out.unsigned(profile.rows);
     out.size(profile.features.len());
     for feature in &profile.features {
         feature
             .quality
             .each()
             .iter()
-            .for_each(|count| out.unsigned(u128::from(*count)));
+            .for_each(|count| out.unsigned(*count));
         match &feature.values {
             Values::Numeric(numeric) => out.numeric(numeric),
             Values::Categorical(categorical) => out.categorical(categorical),
@@ -196,13 +200,19 @@ pub fn decode(bytes: &[u8], layout: &Layout) -> Result<Profile, Error> {
 
 /// Every row of a profile is a value of each feature, or is none for one reason.
 fn adds_up(feature: &Feature, rows: u64) -> bool {
-    let sum = |counts: &[u64]| counts.iter().map(|count| u128::from(*count)).sum::<u128>();
     let [absent @ .., coerced] = feature.quality.each();
-    let values = match &feature.values {
-        Values::Numeric(numeric) => sum(&numeric.counts),
-        Values::Categorical(labels) => sum(&labels.counts) + u128::from(labels.unseen),
+    let absent: u128 = absent.map(u128::from).iter().sum();
+    let values: u128 = match &feature.values {
+        Values::Numeric(numeric) => {
+            let bins = numeric.bins.occupied();
+            bins.map(|(_, bin)| u128::from(bin.count)).sum()
+        }
+        Values::Categorical(labels) => {
+            let levels = labels.levels.occupied();
+            levels.map(|(_, rows)| u128::from(rows)).sum::<u128>() + u128::from(labels.unseen)
+        }
     };
-    sum(&absent) + values == u128::from(rows) && u128::from(coerced) <= values
+    absent + values == u128::from(rows) && u128::from(coerced) <= values
 }
 
 struct Writer(Vec<u8>);
@@ -216,7 +226,7 @@ impl Writer {
         self.0.push(byte);
     }
 
-    fn unsigned(&mut self, mut value: u128) {
+    fn unsigned(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
@@ -225,11 +235,19 @@ impl Writer {
     }
 
     fn signed(&mut self, value: i128) {
-        self.unsigned(((value << 1) ^ (value >> 127)).cast_unsigned());
+        let mut value = ((value << 1) ^ (value >> 127)).cast_unsigned();
+        // Wide numbers are slow, and most are narrow.
+        loop {
+            match u64::try_from(value) {
+                Ok(narrow) => return self.unsigned(narrow),
+                Err(_) => self.0.push(value.to_le_bytes()[0] | 0x80),
+            }
+            value >>= 7;
+        }
     }
 
     fn size(&mut self, value: usize) {
-        self.unsigned(value as u128);
+        self.unsigned(value as u64);
     }
 
     fn double(&mut self, value: f64) {
@@ -241,34 +259,41 @@ impl Writer {
         self.0.extend(text.as_bytes());
     }
 
-    /// Counts without their zeros: how many there are, then for each its distance to the one
-    /// before it and its value.
-    fn sparse(&mut self, counts: &[u64], mut also: impl FnMut(&mut Self, usize)) {
-        self.size(counts.iter().filter(|count| **count > 0).count());
+    /// Bins without those that are empty: how many there are, then for each its distance to the
+    /// one before it and what it holds.
+    fn bins<T>(
+        &mut self,
+        bins: impl Iterator<Item = (usize, T)>,
+        mut write: impl FnMut(&mut Self, T),
+    ) {
+        let bins: Vec<(usize, T)> = bins.collect();
+        self.size(bins.len());
         let mut next = 0;
-        for (i, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            self.size(i - next);
-            next = i + 1;
-            self.unsigned(u128::from(*count));
-            also(self, i);
+        for (at, bin) in bins {
+            self.size(at - next);
+            next = at + 1;
+            write(self, bin);
         }
     }
 
     fn numeric(&mut self, numeric: &Numeric) {
-        self.sparse(&numeric.counts, |out, i| out.signed(numeric.sums[i]));
+        self.bins(numeric.bins.occupied(), |out, bin| {
+            out.unsigned(bin.count);
+            out.signed(bin.sum);
+        });
         self.signed(numeric.squares);
         self.double(numeric.least);
         self.double(numeric.greatest);
     }
 
     fn categorical(&mut self, categorical: &Categorical) {
-        self.sparse(&categorical.counts, |_, _| {});
-        self.unsigned(u128::from(categorical.unseen));
+        self.bins(categorical.levels.occupied(), Self::unsigned);
+        self.unsigned(categorical.unseen);
         self.size(categorical.strangers.iter().count());
         for (hash, label, rows) in categorical.strangers.iter() {
-            self.unsigned(u128::from(hash));
+            self.unsigned(hash);
             self.text(label);
-            self.unsigned(u128::from(rows));
+            self.unsigned(rows);
         }
     }
 }
@@ -312,7 +337,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn unsigned(&mut self) -> Result<u128, Error> {
+    fn wide(&mut self) -> Result<u128, Error> {
         let mut value = 0u128;
         for shift in (0..).step_by(7) {
             if shift > 126 {
@@ -328,16 +353,23 @@ impl<'a> Reader<'a> {
     }
 
     fn signed(&mut self) -> Result<i128, Error> {
-        let value = self.unsigned()?;
+        let value = self.wide()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
     fn count(&mut self) -> Result<u64, Error> {
-        u64::try_from(self.unsigned()?).map_err(|_| Error::Damaged("a count too large"))
+        // Wide numbers are slow, and most counts are one byte.
+        match self.0.split_first() {
+            Some((byte @ ..0x80, rest)) => {
+                self.0 = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => u64::try_from(self.wide()?).map_err(|_| Error::Damaged("a count too large")),
+        }
     }
 
     fn size(&mut self) -> Result<usize, Error> {
-        usize::try_from(self.unsigned()?).map_err(|_| Error::Damaged("a size too large"))
+        usize::try_from(self.count()?).map_err(|_| Error::Damaged("a size too large"))
     }
 
     fn double(&mut self) -> Result<f64, Error> {
@@ -364,13 +396,13 @@ impl<'a> Reader<'a> {
             .collect::<Result<Vec<_>, _>>()?;
         let deciles = self.size()?;
         let deciles = (0..deciles)
-            .map(|_| u32::try_from(self.unsigned()?).map_err(|_| Error::Damaged("decile")))
+            .map(|_| u32::try_from(self.count()?).map_err(|_| Error::Damaged("decile")))
             .collect::<Result<Vec<_>, _>>()?;
         let last = deciles.last().map_or(0, |at| *at as usize);
         let ascending = cuts.is_sorted_by(|a, b| a < b) && deciles.is_sorted_by(|a, b| a < b);
         let odd = cuts.len() > Grid::MAX_CUTS || cuts.iter().any(|cut| cut.is_nan());
         if last >= cuts.len() || !ascending || odd || exponent.unsigned_abs() > Grid::MAX_EXPONENT {
-            return Err(Error::Damaged("a grid that is none"));
+            return Err(Error::Damaged("an impossible grid"));
         }
         Ok(Grid {
             cuts,
@@ -379,19 +411,18 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn sparse(
+    fn bins<T: Copy + Default + PartialEq + AddAssign>(
         &mut self,
-        counts: &mut [u64],
-        mut also: impl FnMut(&mut Self, usize) -> Result<(), Error>,
+        into: &mut PerBin<T>,
+        mut read: impl FnMut(&mut Self) -> Result<T, Error>,
     ) -> Result<(), Error> {
         let mut next = 0usize;
         for _ in 0..self.size()? {
             let at = next.saturating_add(self.size()?);
-            let count = self.count()?;
-            *counts
-                .get_mut(at)
-                .ok_or(Error::Damaged("more bins than the baseline"))? = count;
-            also(self, at)?;
+            if at >= into.bins() {
+                return Err(Error::Damaged("more bins than the baseline"));
+            }
+            into.add(at, read(self)?);
             next = at + 1;
         }
         Ok(())
@@ -399,10 +430,9 @@ impl<'a> Reader<'a> {
 
     fn numeric(&mut self, grid: &Grid) -> Result<Numeric, Error> {
         let mut numeric = Numeric::empty(grid);
-        let sums = &mut numeric.sums;
-        self.sparse(&mut numeric.counts, |read, at| {
-            sums[at] = read.signed()?;
-            Ok(())
+        self.bins(&mut numeric.bins, |read| {
+            let (count, sum) = (read.count()?, read.signed()?);
+            Ok(Bin { sum, count })
         })?;
         numeric.squares = self.signed()?;
         numeric.least = self.double()?;
@@ -416,7 +446,7 @@ impl<'a> Reader<'a> {
 
     fn categorical(&mut self, levels: &Levels) -> Result<Categorical, Error> {
         let mut categorical = Categorical::empty(levels);
-        self.sparse(&mut categorical.counts, |_, _| Ok(()))?;
+        self.bins(&mut categorical.levels, Self::count)?;
         categorical.unseen = self.count()?;
         let mut before: Option<(u64, String)> = None;
         let mut named = 0u128;

@@ -4,6 +4,7 @@
 //! - `numeric`: counts and sums on the baseline's fine grid, moments, range
 //! - `categorical`: counts of the baseline's levels, and what it never held
 //! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
+//! - `per_bin`: what was counted per bin, in as much memory as that takes
 //! - `quality`: nulls, missing fields, wrong types
 //! - `sample`: the bottom-k row sample
 //! - `encoding`: the stored form, and `stream` in it: the sample
@@ -18,6 +19,7 @@ pub mod coarse;
 pub mod encoding;
 pub mod norm;
 pub mod numeric;
+pub mod per_bin;
 pub mod quality;
 pub mod sample;
 mod stream;
@@ -170,12 +172,9 @@ impl Profile {
 
     /// Bytes held in memory, about.
     pub fn bytes(&self) -> usize {
-        let features: usize = self
-            .features
-            .iter()
-            .map(|feature| feature.values.bytes())
-            .sum();
-        features + self.sample.bytes()
+        let values = self.features.iter().map(|feature| feature.values.bytes());
+        let features = self.features.capacity() * size_of::<Feature>();
+        features + values.sum::<usize>() + self.sample.bytes()
     }
 }
 

@@ -1,7 +1,9 @@
 //! Numbers on the baseline's fine grid.
 
 use std::hint::select_unpredictable;
+use std::ops::AddAssign;
 
+use super::per_bin::PerBin;
 use crate::batch::Cell;
 
 /// Sums are kept in units of 2^-exponent, chosen so that the baseline's greatest magnitude is
@@ -214,13 +216,29 @@ fn exp2(exponent: i32) -> f64 {
     2f64.powi(exponent)
 }
 
+/// What one bin of a grid holds. Packed, since an aligned one would be a third larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, packed(8))]
+pub struct Bin {
+    /// Sum of the values, in units.
+    pub sum: i128,
+    /// How many values there are.
+    pub count: u64,
+}
+
+impl AddAssign for Bin {
+    #[inline]
+    fn add_assign(&mut self, more: Self) {
+        self.sum += more.sum;
+        self.count += more.count;
+    }
+}
+
 /// The values of one feature on a grid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Numeric {
-    /// Values per bin.
-    pub counts: Vec<u64>,
-    /// Sum of the values per bin, in units.
-    pub sums: Vec<i128>,
+    /// The values of each bin.
+    pub bins: PerBin<Bin>,
     /// Sum of the squares of all values, in squared units.
     pub squares: i128,
     /// Least value; infinity where there is none.
@@ -233,8 +251,7 @@ impl Numeric {
     /// No values.
     pub fn empty(grid: &Grid) -> Self {
         Self {
-            counts: vec![0; grid.bins()],
-            sums: vec![0; grid.bins()],
+            bins: PerBin::new(grid.bins()),
             squares: 0,
             least: f64::INFINITY,
             greatest: f64::NEG_INFINITY,
@@ -266,10 +283,13 @@ impl Numeric {
     fn add_some(&mut self, grid: &Grid, scale: f64, values: &[f64; LANES], count: usize) {
         let bins = grid.bins_of(values);
         for (value, bin) in values.iter().zip(bins).take(count) {
-            let units = units(*value, scale);
-            self.counts[bin] += 1;
-            self.sums[bin] += i128::from(units);
-            self.squares += i128::from(units) * i128::from(units);
+            let units = i128::from(units(*value, scale));
+            let one = Bin {
+                sum: units,
+                count: 1,
+            };
+            self.bins.add(bin, one);
+            self.squares += units * units;
             self.least = self.least.min(*value);
             self.greatest = self.greatest.max(*value);
         }
@@ -278,10 +298,11 @@ impl Numeric {
     /// Whether values can have these sums. A stored profile whose can not is damaged.
     pub(super) fn is_possible(&self) -> bool {
         const CLAMP: u128 = 1 << 43;
-        let count: u128 = self.counts.iter().map(|count| u128::from(*count)).sum();
-        let mut sums = self.counts.iter().zip(&self.sums);
-        let bounded = |(count, sum): (&u64, &i128)| {
-            sum.unsigned_abs() <= u128::from(*count).saturating_mul(CLAMP)
+        let bins = || self.bins.occupied().map(|(_, bin)| bin);
+        let count: u128 = bins().map(|bin| u128::from(bin.count)).sum();
+        let bounded = |bin: Bin| {
+            let (sum, count) = (bin.sum, bin.count);
+            sum.unsigned_abs() <= u128::from(count).saturating_mul(CLAMP)
         };
         let squares = u128::try_from(self.squares);
         let range = match count {
@@ -289,37 +310,48 @@ impl Numeric {
             _ => (f64::MIN..=self.greatest).contains(&self.least) && self.greatest <= f64::MAX,
         };
         let most = count.saturating_mul(CLAMP * CLAMP);
-        range && sums.all(bounded) && squares.is_ok_and(|squares| squares <= most)
+        range && bins().all(bounded) && squares.is_ok_and(|squares| squares <= most)
     }
 
     /// Adds other values of the same grid.
     pub fn merge(&mut self, other: &Self) {
-        for (mine, other) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += other;
-        }
-        for (mine, other) in self.sums.iter_mut().zip(&other.sums) {
-            *mine += other;
-        }
+        self.bins.merge(&other.bins);
         self.squares += other.squares;
         self.least = self.least.min(other.least);
         self.greatest = self.greatest.max(other.greatest);
     }
 
+    /// How many values each bin holds.
+    pub fn counts(&self) -> Vec<u64> {
+        self.bins.to_vec().iter().map(|bin| bin.count).collect()
+    }
+
     /// How many values there are.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.bins.occupied().map(|(_, bin)| bin.count).sum()
+    }
+
+    /// Sum of all values, in units.
+    fn sum(&self) -> i128 {
+        self.bins.occupied().map(|(_, bin)| bin.sum).sum()
+    }
+
+    /// How many values are below the baseline's range, and how many above it.
+    pub fn beyond(&self) -> [u64; 2] {
+        let last = self.bins.bins() - 1;
+        [0, last].map(|bin| self.bins.get(bin).count)
     }
 
     /// Values outside the baseline's range.
     pub fn out_of_range(&self) -> u64 {
-        self.counts.first().unwrap_or(&0) + self.counts.last().unwrap_or(&0)
+        self.beyond().iter().sum()
     }
 
     /// The mean; `None` without values.
     #[allow(clippy::cast_precision_loss)]
     pub fn mean(&self, grid: &Grid) -> Option<f64> {
         let count = self.count();
-        (count > 0).then(|| grid.value_of(self.sums.iter().sum()) / count as f64)
+        (count > 0).then(|| grid.value_of(self.sum()) / count as f64)
     }
 
     /// The standard deviation with divisor n; `None` without values.
@@ -330,13 +362,13 @@ impl Numeric {
             return None;
         }
         let n = count as f64;
-        let mean = self.sums.iter().sum::<i128>() as f64 / n;
+        let mean = self.sum() as f64 / n;
         let variance = (self.squares as f64 / n - mean * mean).max(0.0);
         Some(variance.sqrt() * exp2(-grid.exponent))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.counts.len() * 24 + 64
+        self.bins.bytes()
     }
 }
 
@@ -374,11 +406,11 @@ mod tests {
         let mut numeric = Numeric::empty(&grid);
         let rows: Vec<u32> = (0..10_000).collect();
         numeric.add(&grid, &values, &vec![Cell::Ok; values.len()], &rows);
-        assert_eq!(grid.coarse(&numeric.counts), vec![1000; 10]);
+        assert_eq!(grid.coarse(&numeric.counts()), vec![1000; 10]);
         assert_eq!(numeric.out_of_range(), 0);
         assert!((numeric.mean(&grid).unwrap() - 4999.5).abs() < 1e-6);
         assert!((numeric.deviation(&grid).unwrap() - 2886.75).abs() < 0.01);
-        assert!(numeric.counts.iter().max().unwrap() <= &42);
+        assert!(numeric.counts().iter().max().unwrap() <= &42);
     }
 
     #[test]

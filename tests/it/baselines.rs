@@ -144,7 +144,7 @@ fn kinds_are_inferred_over_all_rows_and_can_be_overridden() {
     let Values::Categorical(code) = &baseline.profile.features[3].values else {
         panic!("labels")
     };
-    assert_eq!(code.counts, [100; 4]);
+    assert_eq!(code.counts(), [100; 4]);
 }
 
 /// A row an hour, from so many hours after the epoch on.

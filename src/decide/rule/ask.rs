@@ -171,23 +171,13 @@ fn tally(scores: &Scores, bins: &Bins, feature: &Feature) -> Tally {
     let mut tally = Tally::empty(scores);
     match (&feature.values, scores, bins) {
         (Values::Numeric(values), Scores::Numbers(numbers), Bins::Grid(_)) => {
-            for (bin, count) in values
-                .counts
-                .iter()
-                .enumerate()
-                .filter(|(_, count)| **count > 0)
-            {
-                tally.add_number(numbers, bin, *count);
+            for (bin, held) in values.bins.occupied() {
+                tally.add_number(numbers, bin, held.count);
             }
         }
         (Values::Categorical(values), Scores::Labels { group, .. }, _) => {
-            for (level, count) in values
-                .counts
-                .iter()
-                .enumerate()
-                .filter(|(_, count)| **count > 0)
-            {
-                tally.add_level(group, level, *count);
+            for (level, rows) in values.levels.occupied() {
+                tally.add_level(group, level, rows);
             }
             tally.values += values.unseen;
             tally.new += values.unseen;
