@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use driftd::batch::Selection;
 use driftd::clock::Clock;
 use driftd::embedded::postgres::{Options, Postgres};
 use driftd::profile::{Profile, encoding};
@@ -58,16 +59,16 @@ fn delta() -> anyhow::Result<(Vec<u8>, f64)> {
     let rows = rows(&plan, ROWS);
     let version = plan.monitors[0].version("1");
     let mut profile = Profile::empty(&version.layout, SAMPLE_ROWS);
-    let all: Vec<u32> = (0..).take(ROWS).collect();
-    profile.add(&version.layout, &rows.batch, &version.columns, &all);
+    let all = Selection::all(&rows.batch);
+    profile.add(&version.layout, &rows.batch, &version.columns, all);
     let from = driftd::profile::sample::Provenance {
         partition: 0,
         hash: driftd::profile::sample::RowHash::new(1, 0),
         event_ms: &rows.event_ms[0],
     };
-    profile
-        .sample
-        .add(&version.layout, &rows.batch, &version.columns, &all, from)?;
+    let (schema, columns) = (&version.sample_schema, &version.columns);
+    let sample = &mut profile.sample;
+    sample.add(schema, &rows.batch, columns, all, from);
     let bytes = encoding::encode(&mut profile, true)?;
     let cost = repeat(1, || encoding::encode(&mut profile, true));
     Ok((bytes, cost.median))

@@ -2,11 +2,11 @@
 //! the usual ones on 50 numbers and 10 labels together, beside sorting the same columns. And what judging
 //! costs day by day: all default tests on a window of 1,000 rows against a sample of 10,000.
 
-use driftd::batch::{Batch, Builder, Cell, Shape};
+use driftd::batch::{Batch, Builder, Cell, Selection, Shape};
 use driftd::compare::window::Reference;
 use driftd::compare::{Scope, Test};
 use driftd::monitor::Kind;
-use driftd::profile::sample::{Provenance, RowHash};
+use driftd::profile::sample::{self, Provenance, RowHash};
 use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 
 use rand::{Rng, SeedableRng};
@@ -207,7 +207,7 @@ fn side_of(rows: usize, numbers: usize, labels: &[usize], seed: u64) -> (Vec<Vec
         }
     }
     for row in (0..).take(rows) {
-        builder.keep(row, None, 1);
+        builder.keep(row, 1);
     }
     (columns, builder.finish())
 }
@@ -241,27 +241,24 @@ fn layout(numbers: usize, labels: &[usize], columns: &[Vec<f64>]) -> Layout {
 
 fn counts(layout: &Layout, batch: &Batch) -> Profile {
     let places: Vec<usize> = (0..layout.features.len()).collect();
-    let all = all_rows(batch);
+    let all = Selection::all(batch);
     let mut profile = Profile::empty(layout, 0);
-    profile.add(layout, batch, &places, &all);
+    profile.add(layout, batch, &places, all);
     profile
 }
 
 fn profile(layout: &Layout, batch: &Batch, sample_rows: usize) -> anyhow::Result<Profile> {
     let mut profile = counts(layout, batch);
     let places: Vec<usize> = (0..layout.features.len()).collect();
-    let all = all_rows(batch);
+    let all = Selection::all(batch);
     let from = Provenance {
         partition: 0,
         hash: RowHash::new(7, 0),
         event_ms: &vec![0; all.len()],
     };
     profile.sample = driftd::profile::Sample::new(sample_rows);
-    profile.sample.add(layout, batch, &places, &all, from)?;
+    let schema = sample::schema(layout);
+    profile.sample.add(&schema, batch, &places, all, from);
     profile.sample.settle()?;
     Ok(profile)
-}
-
-fn all_rows(batch: &Batch) -> Vec<u32> {
-    (0..).take(batch.origins.len()).collect()
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use driftd::batch::Builder;
-use driftd::ingest::decode::Plan;
 use driftd::ingest::decode::json::Decoder;
-use driftd::ingest::stretch::{BATCH_ROWS, Message, Stretch};
+use driftd::ingest::decode::{BATCH_ROWS, Plan};
+use driftd::ingest::stretch::{Message, Stretch};
 use driftd::settings::MessageLimits;
 use jiter::Jiter;
 
@@ -75,9 +75,10 @@ fn decode(plan: &Plan, payloads: &[Vec<u8>]) -> Cost {
     repeat(payloads.len(), || {
         for payload in payloads {
             let rows = decoder.decode(plan, payload, &mut builder).unwrap_or(0);
-            builder.keep(0, None, rows);
+            builder.keep(0, rows);
             if builder.len() >= BATCH_ROWS {
-                std::hint::black_box(builder.finish());
+                let batch = std::hint::black_box(builder.finish());
+                builder.reuse(batch);
             }
         }
         builder.finish()
@@ -99,8 +100,9 @@ fn stretch(payloads: &[Vec<u8>]) -> anyhow::Result<Cost> {
                 headers: &[],
             };
             stretch.take(&plan, message);
-            if stretch.waiting() >= BATCH_ROWS {
-                std::hint::black_box(stretch.finish());
+            if stretch.is_full() {
+                let rows = std::hint::black_box(stretch.finish());
+                stretch.reuse(rows);
             }
         }
         stretch.finish()

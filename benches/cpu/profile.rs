@@ -3,11 +3,10 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::{Float64Type, UInt32Type};
-use driftd::batch::Rows;
+use driftd::batch::{Rows, Selection, Slice};
+use driftd::ingest::decode::BATCH_ROWS;
 use driftd::ingest::plan::TopicPlan;
-use driftd::ingest::stretch::{BATCH_ROWS, Message, Stretch};
+use driftd::ingest::stretch::{Message, Stretch};
 use driftd::profile::sample::RowHash;
 use driftd::profile::{Profile, encoding};
 use driftd::settings::MessageLimits;
@@ -19,7 +18,7 @@ use crate::records;
 /// Batches per repeat.
 const BATCHES: usize = 20;
 /// Offsets of a batch.
-pub(crate) const BATCH_OFFSETS: i64 = 2048;
+pub(crate) const BATCH_OFFSETS: i64 = BATCH_ROWS as i64;
 
 /// So many rows, decoded as the collect half does it.
 pub(crate) fn rows(plan: &TopicPlan, rows: usize) -> Rows {
@@ -48,11 +47,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
     let title = "profile: 20 numeric and 5 categorical features";
     let table = Table::new(title, "row", "sum of all cells", sum(&rows));
-    let selected: Vec<u32> = (0..).take(BATCH_ROWS).collect();
+    let selected = Selection::all(&rows.batch);
     let mut profile = Profile::empty(layout, 0);
     let added = repeat(BATCHES * BATCH_ROWS, || {
         for _ in 0..BATCHES {
-            profile.add(layout, &rows.batch, columns, black_box(&selected));
+            profile.add(layout, &rows.batch, columns, black_box(selected));
         }
     });
     table.line("profile", added);
@@ -88,18 +87,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 fn sum(rows: &Rows) -> Cost {
-    let columns = &rows.batch.columns;
-    let one = || {
-        let numbers = columns
-            .iter()
-            .filter_map(|column| column.as_primitive_opt::<Float64Type>())
-            .map(|column| column.values().iter().sum::<f64>());
-        let codes = columns
-            .iter()
-            .filter_map(|column| column.as_dictionary_opt::<UInt32Type>())
-            .map(|column| f64::from(column.keys().values().iter().sum::<u32>()));
-        numbers.sum::<f64>() + codes.sum::<f64>()
+    let sum = |column: usize| match rows.batch.values(column) {
+        Slice::Number(values) => values.iter().sum(),
+        Slice::Text(codes, _) => f64::from(codes.iter().sum::<u32>()),
+        Slice::Time(_) | Slice::Vector(..) => 0.0,
     };
+    let columns = rows.batch.columns();
+    let one = || (0..columns).map(sum).sum::<f64>();
     repeat(BATCHES * BATCH_ROWS, || {
         (0..BATCHES).map(|_| one()).sum::<f64>()
     })
@@ -130,8 +124,7 @@ fn add_to_windows(
         OpenWindows::default,
         |mut windows| {
             for rows in &batches {
-                let added = windows.add(monitor, rows, &rows.event_ms[0], 0, hash);
-                debug_assert!(added.is_ok());
+                windows.add(monitor, rows, &rows.event_ms[0], 0, hash);
             }
             windows
         },
@@ -141,7 +134,7 @@ fn add_to_windows(
 fn sampled(plan: &TopicPlan, rows: &Rows) -> anyhow::Result<Profile> {
     let monitor = &plan.monitors[0];
     let mut windows = OpenWindows::default();
-    windows.add(monitor, rows, &rows.event_ms[0], 0, RowHash::new(7, 0))?;
+    windows.add(monitor, rows, &rows.event_ms[0], 0, RowHash::new(7, 0));
     let mut deltas = windows.cut(monitor);
     Ok(deltas.swap_remove(0).profile)
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::AsArray;
-use arrow::datatypes::{Float64Type, UInt32Type};
+use arrow::datatypes::Float64Type;
 use driftd::baseline::{Baseline, Origin};
-use driftd::batch::{Batch, Builder, NO_TIME};
+use driftd::batch::{Batch, Builder, NO_TIME, Selection, Slice};
 use driftd::ingest::decode::json::Decoder;
 use driftd::ingest::decode::{Plan, Read, Source};
 use driftd::ingest::path::FieldPath;
 use driftd::ingest::plan::{TopicPlan, Watched};
 use driftd::monitor::{Kind, Monitor};
-use driftd::profile::sample::{Provenance, RowHash, mix};
+use driftd::profile::sample::{self, Provenance, RowHash, mix};
 use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 use driftd::settings::Settings;
 
@@ -113,8 +113,9 @@ pub(crate) fn baseline() -> anyhow::Result<Baseline> {
     let plan = plan(names.iter().map(|(name, number)| (&**name, *number)))?;
     let batch = decode(&plan, &payloads(BASELINE_ROWS))?;
     let mut features = Vec::new();
-    for ((name, number), array) in names.iter().zip(&batch.columns) {
+    for (column, (name, number)) in names.iter().enumerate() {
         let bins = if *number {
+            let array = batch.array(column);
             let mut sorted = array.as_primitive::<Float64Type>().values().to_vec();
             sorted.sort_by(f64::total_cmp);
             Bins::Grid(Grid::from_sorted(
@@ -123,9 +124,11 @@ pub(crate) fn baseline() -> anyhow::Result<Baseline> {
                 sorted[sorted.len() - 1],
             ))
         } else {
-            let codes = array.as_dictionary::<UInt32Type>();
-            let levels = codes.values().as_string::<i32>().iter().flatten();
-            Bins::Levels(Levels::new(levels.map(str::to_owned).collect()))
+            let Slice::Text(_, texts) = batch.values(column) else {
+                anyhow::bail!("labels are texts");
+            };
+            let levels = (0..texts.len()).map(|code| texts.get(code).to_owned());
+            Bins::Levels(Levels::new(levels.collect()))
         };
         let kind = if *number {
             Kind::Numeric
@@ -142,16 +145,17 @@ pub(crate) fn baseline() -> anyhow::Result<Baseline> {
     }
     let layout = Layout { features };
     let columns: Vec<usize> = (0..names.len()).collect();
-    let all: Vec<u32> = (0..u32::try_from(BASELINE_ROWS)?).collect();
+    let all = Selection::all(&batch);
     let mut profile = Profile::empty(&layout, BASELINE_ROWS);
-    profile.add(&layout, &batch, &columns, &all);
+    profile.add(&layout, &batch, &columns, all);
     let event_ms = vec![NO_TIME; BASELINE_ROWS];
     let from = Provenance {
         partition: 0,
         hash: RowHash::new(1, 0),
         event_ms: &event_ms,
     };
-    profile.sample.add(&layout, &batch, &columns, &all, from)?;
+    let schema = sample::schema(&layout);
+    profile.sample.add(&schema, &batch, &columns, all, from);
     let origin = Origin {
         training_data_digest: "00".repeat(32),
         files: vec!["bench".into()],
@@ -172,7 +176,7 @@ fn decode(plan: &Plan, payloads: &[Vec<u8>]) -> anyhow::Result<Batch> {
     let mut builder = Builder::new(&plan.shapes(), payloads.len());
     for (offset, payload) in payloads.iter().enumerate() {
         let rows = decoder.decode(plan, payload, &mut builder)?;
-        builder.keep(i64::try_from(offset)?, None, rows);
+        builder.keep(i64::try_from(offset)?, rows);
     }
     Ok(builder.finish())
 }

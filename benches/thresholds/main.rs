@@ -22,11 +22,11 @@ mod columns;
 use clap::Parser;
 use clock::cpu_seconds;
 use columns::{COLUMNS, NUMERIC, Scenario, World};
-use driftd::batch::{Batch, Builder, Cell, Shape};
+use driftd::batch::{Batch, Builder, Cell, Selection, Shape};
 use driftd::compare::window::Reference;
 use driftd::decide::verdict::{Coverage, Judge, Judged, State, Training};
 use driftd::monitor::{Judging, Kind};
-use driftd::profile::sample::{Provenance, RowHash};
+use driftd::profile::sample::{self, Provenance, RowHash};
 use driftd::profile::{Bins, FeatureLayout, Grid, Layout, Levels, Profile};
 use driftd::settings::{Defaults, LoadOptions};
 use rand::SeedableRng;
@@ -266,18 +266,16 @@ fn profile(layout: &Layout, columns: &[Vec<f64>], sample_rows: usize, key: u64) 
     let rows = columns[0].len();
     let batch = batch(columns, rows);
     let places: Vec<usize> = (0..COLUMNS).collect();
-    let all: Vec<u32> = (0..rows as u32).collect();
+    let all = Selection::all(&batch);
     let mut profile = Profile::empty(layout, sample_rows);
-    profile.add(layout, &batch, &places, &all);
+    profile.add(layout, &batch, &places, all);
     let from = Provenance {
         partition: 0,
         hash: RowHash::new(key, 0),
         event_ms: &vec![0; rows],
     };
-    profile
-        .sample
-        .add(layout, &batch, &places, &all, from)
-        .unwrap();
+    let schema = sample::schema(layout);
+    profile.sample.add(&schema, &batch, &places, all, from);
     profile
 }
 
@@ -303,7 +301,7 @@ fn batch(columns: &[Vec<f64>], rows: usize) -> Batch {
         }
     }
     for row in 0..rows {
-        builder.keep(row as i64, None, 1);
+        builder.keep(row as i64, 1);
     }
     builder.finish()
 }

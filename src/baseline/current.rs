@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::kinds::{self, Overrides, Texts};
 use super::read::{self, Files};
 use super::rows::{self, Source};
+use crate::batch::Selection;
 use crate::monitor::Kind;
 use crate::profile::{Bins, FeatureLayout, Layout, Profile};
 
@@ -135,14 +136,10 @@ impl Window<'_> {
         }
         let rows = rows::to_batch(&sources, batch, self.profile.rows, self.max_label_bytes)?;
         let places: Vec<usize> = (0..self.columns.len()).collect();
-        let all = rows::all_rows(&rows);
-        self.profile.add(self.layout, &rows, &places, &all);
-        Ok(rows::offer(
-            &mut self.profile.sample,
-            self.layout,
-            &rows,
-            1,
-        )?)
+        let all = Selection::all(&rows);
+        self.profile.add(self.layout, &rows, &places, all);
+        rows::offer(&mut self.profile.sample, self.layout, &rows, 1);
+        Ok(())
     }
 
     /// A text column for a numeric feature is one of numbers with a few that cannot be read, or it

@@ -255,8 +255,8 @@ fn lists_and_texts_of_lists_are_embeddings_where_that_is_said() {
         kinds::check(column.data_type(), Kind::Embedding).unwrap();
         // Also of a part of a column.
         let batch = written(&column.slice(1, 2), Kind::Embedding, 2);
-        assert_eq!(batch.cells[0], [Cell::Ok; 2]);
-        let norms = norm::numbers(&batch.columns[0]);
+        assert_eq!(batch.cells(0), [Cell::Ok; 2]);
+        let norms = norm::numbers(&batch.array(0));
         assert_eq!(norms.values()[..], [17f64.sqrt(), 20f64.sqrt()]);
     }
     let odd: ArrayRef = Arc::new(StringArray::from(vec![
@@ -270,7 +270,7 @@ fn lists_and_texts_of_lists_are_embeddings_where_that_is_said() {
     let batch = written(&odd, Kind::Embedding, 2);
     use Cell::{Null, Ok, WrongType};
     assert_eq!(
-        batch.cells[0],
+        batch.cells(0),
         [Null, WrongType, WrongType, WrongType, WrongType, Ok]
     );
 }
@@ -339,19 +339,19 @@ fn wide_embeddings_leave_room_for_fewer_rows() {
 fn written(column: &ArrayRef, kind: Kind, dimension: usize) -> Batch {
     let mut builder = Builder::new(&[kinds::shape(kind, dimension)], column.len());
     kinds::write(column, kind, 0, &mut builder).unwrap();
-    builder.keep(0, None, column.len());
+    builder.keep(0, column.len());
     builder.finish()
 }
 
 fn numbers(column: impl Array + 'static) -> (Vec<Option<f64>>, Vec<Cell>) {
     let batch = written(&(Arc::new(column) as ArrayRef), Kind::Numeric, 0);
-    let numbers = norm::numbers(&batch.columns[0]).iter().collect();
-    (numbers, batch.cells[0].clone())
+    let numbers = norm::numbers(&batch.array(0)).iter().collect();
+    (numbers, batch.cells(0).to_vec())
 }
 
 fn labels(column: impl Array + 'static) -> Vec<Option<String>> {
     let batch = written(&(Arc::new(column) as ArrayRef), Kind::Categorical, 0);
-    let texts = arrow::compute::cast(&batch.columns[0], &DataType::Utf8).unwrap();
+    let texts = arrow::compute::cast(&batch.array(0), &DataType::Utf8).unwrap();
     let texts: &StringArray = texts.as_any().downcast_ref().unwrap();
     texts.iter().map(|text| text.map(str::to_owned)).collect()
 }

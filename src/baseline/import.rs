@@ -17,7 +17,7 @@ use super::read::{self, Files};
 use super::rows::{self, Source};
 use super::windows::{self, Counter, Slots};
 use super::{Baseline, Origin, columns, survey};
-use crate::batch::Batch;
+use crate::batch::{Batch, Selection};
 use crate::monitor::TimeUnit;
 use crate::profile::{Layout, Profile, encoding};
 use crate::window::open::OTHER_VERSION;
@@ -252,20 +252,20 @@ impl Count {
         let rows = to_batch(columns, batch, before, self.max_label_bytes)?;
         self.rows += batch.num_rows() as u64;
         let places: Vec<usize> = (0..columns.len()).collect();
-        let all = rows::all_rows(&rows);
-        self.profile.add(layout, &rows, &places, &all);
+        let all = Selection::all(&rows);
+        self.profile.add(layout, &rows, &places, all);
         let Some((index, unit)) = self.time else {
             return Ok(());
         };
         let times = kinds::times(batch.column(index), unit)?;
-        for (row, ms) in all.iter().zip(&times) {
+        for (row, ms) in times.iter().enumerate() {
             if ms.is_some() {
                 continue;
             }
             self.timeless += 1;
             if self.first_timeless.is_none() {
-                let found = shown(batch.column(index), *row as usize)?;
-                self.first_timeless = Some((before + u64::from(*row) + 1, found));
+                let found = shown(batch.column(index), row)?;
+                self.first_timeless = Some((before + row as u64 + 1, found));
             }
         }
         if let Some(slots) = &mut self.slots {

@@ -4,9 +4,9 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::error::ArrowError;
 
 use super::kinds;
-use crate::batch::{Batch, Builder};
+use crate::batch::{Batch, Builder, Selection};
 use crate::monitor::Kind;
-use crate::profile::sample::{Provenance, RowHash};
+use crate::profile::sample::{self, Provenance, RowHash};
 use crate::profile::{Layout, Sample};
 
 /// Keys the choice of the sample. Fixed: the same files always give the same baseline.
@@ -38,32 +38,20 @@ pub(super) fn to_batch(
         }
     }
     for row in before..before + rows.num_rows() as u64 {
-        builder.keep(i64::try_from(row).unwrap_or(i64::MAX), None, 1);
+        builder.keep(i64::try_from(row).unwrap_or(i64::MAX), 1);
     }
     Ok(builder.finish())
 }
 
-/// Every row of a batch, by number.
-pub(super) fn all_rows(batch: &Batch) -> Vec<u32> {
-    (0..u32::try_from(batch.origins.len()).unwrap_or(u32::MAX)).collect()
-}
-
 /// Offers all rows of a batch to a sample; `partition` tells sides apart that have the same row
 /// numbers.
-///
-/// # Errors
-/// Arrow's, where columns and layout disagree.
-pub(super) fn offer(
-    sample: &mut Sample,
-    layout: &Layout,
-    batch: &Batch,
-    partition: i32,
-) -> Result<(), ArrowError> {
+pub(super) fn offer(sample: &mut Sample, layout: &Layout, batch: &Batch, partition: i32) {
     let places: Vec<usize> = (0..layout.features.len()).collect();
     let from = Provenance {
         partition: 0,
         hash: RowHash::new(HASH_KEY, partition),
-        event_ms: &vec![0; batch.origins.len()],
+        event_ms: &vec![0; batch.len()],
     };
-    sample.add(layout, batch, &places, &all_rows(batch), from)
+    let (schema, all) = (sample::schema(layout), Selection::all(batch));
+    sample.add(&schema, batch, &places, all, from);
 }

@@ -15,7 +15,7 @@ use crate::monitor::Kind;
 fn of_files(column: &ArrayRef, kind: Kind) -> Vec<Option<String>> {
     let mut out = Builder::new(&[kinds::shape(kind, 0)], column.len());
     kinds::write(column, kind, 0, &mut out).unwrap();
-    out.keep(0, None, column.len());
+    out.keep(0, column.len());
     texts(&out.finish())
 }
 
@@ -27,7 +27,7 @@ fn of_messages(payloads: &[&str], read: Read) -> Vec<Option<String>> {
     for payload in payloads {
         let payload = format!("{{\"v\": {payload}}}");
         let rows = json::Decoder::default().decode(&plan, payload.as_bytes(), &mut out);
-        out.keep(0, None, rows.unwrap());
+        out.keep(0, rows.unwrap());
     }
     texts(&out.finish())
 }
@@ -94,7 +94,7 @@ fn a_number_is_the_same_label_in_files_and_messages() {
 }
 
 fn texts(batch: &Batch) -> Vec<Option<String>> {
-    let texts = cast(&batch.columns[0], &DataType::Utf8).unwrap();
+    let texts = cast(&batch.array(0), &DataType::Utf8).unwrap();
     let texts = texts.as_string::<i32>().iter();
     texts.map(|text| text.map(str::to_owned)).collect()
 }

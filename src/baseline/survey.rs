@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 
 use super::import::{Error, Request, to_batch};
 use super::kinds::{self, Column, Overrides};
 use super::read::Files;
 use super::rows;
-use crate::batch::{Batch, Cell};
+use crate::batch::{Batch, Cell, Slice};
 use crate::decide::rule::Asking;
 use crate::monitor::{Kind, TimeUnit};
 use crate::profile::sample::{OWN_COLUMNS, most_rows};
@@ -84,12 +84,13 @@ impl Survey {
         }
         for (i, column) in columns.iter().enumerate() {
             if column.kind.is_numeric() {
-                let wrong = rows.cells[i]
+                let wrong = rows
+                    .cells(i)
                     .iter()
                     .filter(|cell| **cell == Cell::WrongType);
                 self.unreadable[i] += wrong.count() as u64;
                 let (least, greatest) = &mut self.ranges[i];
-                for value in norm::numbers(&rows.columns[i]).iter().flatten() {
+                for value in norm::numbers(&rows.array(i)).iter().flatten() {
                     *least = least.min(value);
                     *greatest = greatest.max(value);
                 }
@@ -97,15 +98,19 @@ impl Survey {
                 self.see_levels(i, column, &rows)?;
             }
         }
-        Ok(rows::offer(&mut self.sample, layout, &rows, 0)?)
+        rows::offer(&mut self.sample, layout, &rows, 0);
+        Ok(())
     }
 
     fn see_levels(&mut self, i: usize, column: &Column, rows: &Batch) -> Result<(), Error> {
-        let codes = rows.columns[i].as_dictionary::<arrow::datatypes::UInt32Type>();
-        let texts = codes.values().as_string::<i32>();
+        let Slice::Text(codes, texts) = rows.values(i) else {
+            return Ok(());
+        };
         let mut counts = vec![0u64; texts.len()];
-        for key in codes.keys().iter().flatten() {
-            counts[key as usize] += 1;
+        for (code, cell) in codes.iter().zip(rows.cells(i)) {
+            if cell.has_value() {
+                counts[*code as usize] += 1;
+            }
         }
         let levels = &mut self.levels[i];
         for (code, count) in counts
@@ -113,7 +118,7 @@ impl Survey {
             .enumerate()
             .filter(|(_, count)| *count > 0)
         {
-            *levels.entry(texts.value(code).to_owned()).or_default() += count;
+            *levels.entry(texts.get(code).to_owned()).or_default() += count;
         }
         if levels.len() > self.max_levels {
             let detail = format!(

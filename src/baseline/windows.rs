@@ -7,13 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::UInt32Type;
+use arrow::array::Array;
 use chrono::DateTime;
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, Cell};
+use crate::batch::{Batch, Cell, Slice};
 use crate::decide::rule::question::Scores;
 use crate::decide::rule::{Answers, Asking, Tally, sum_of_products};
 use crate::profile::{Bins, Layout, Levels, norm};
@@ -344,12 +343,12 @@ impl Counter {
         for (i, feature) in layout.features.iter().enumerate() {
             match &feature.bins {
                 Bins::Grid(grid) => {
-                    let values = norm::numbers(&batch.columns[i]);
+                    let values = norm::numbers(&batch.array(i));
                     let bins = grid.bin_all(values.values());
                     let is_number =
-                        |row: usize| values.is_valid(row) && batch.cells[i][row].has_value();
+                        |row: usize| values.is_valid(row) && batch.cells(i)[row].has_value();
                     let bin = |row: usize| is_number(row).then(|| bins[row]);
-                    scored[i] = self.add_numbers(i, &batch.cells[i], &runs, bin);
+                    scored[i] = self.add_numbers(i, batch.cells(i), &runs, bin);
                 }
                 Bins::Levels(levels) => self.add_labels(i, levels, batch, &runs),
             }
@@ -396,12 +395,13 @@ impl Counter {
         let Scores::Labels { group, .. } = &self.asking.features[feature] else {
             return;
         };
-        let codes = batch.columns[feature].as_dictionary::<UInt32Type>();
-        let texts = codes.values().as_string::<i32>();
+        let Slice::Text(codes, texts) = batch.values(feature) else {
+            return;
+        };
         let known: Vec<Option<usize>> = (0..texts.len())
-            .map(|code| levels.get(texts.value(code)))
+            .map(|code| levels.get(texts.get(code)))
             .collect();
-        let (cells, keys) = (&batch.cells[feature], codes.keys().values());
+        let cells = batch.cells(feature);
         for run in runs {
             let Answers {
                 start_ms, features, ..
@@ -410,7 +410,7 @@ impl Counter {
             for (_, row) in *run {
                 let level = cells[*row]
                     .has_value()
-                    .then(|| known[keys[*row] as usize])
+                    .then(|| known[codes[*row] as usize])
                     .flatten();
                 let Some(level) = level else {
                     add_absent(tally, cells[*row]);

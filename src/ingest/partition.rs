@@ -204,7 +204,7 @@ impl Partition {
         }
         self.last_message_ms = now;
         self.idle_since_ms = None;
-        if self.stretch.is_full(&self.plan) || self.spans_many_windows() {
+        if self.stretch.is_full() || self.spans_many_windows() {
             self.hand_on(key)?;
         }
         Ok(())
@@ -307,12 +307,12 @@ impl Partition {
     /// its own not after this one's, and an event time at most `max_future` ahead of that.
     fn close_gaps(&mut self, record_ms: Option<i64>) {
         for gap in std::mem::take(&mut self.open_gaps) {
-            let mut monitors = self.plan.monitors.iter().enumerate();
-            let Some((i, monitor)) = monitors.find(|(_, m)| m.monitor_id == gap.monitor_id) else {
+            let mut monitors = self.plan.monitors.iter();
+            let Some(monitor) = monitors.find(|m| m.monitor_id == gap.monitor_id) else {
                 continue; // an earlier revision's: no row will count for it any more
             };
             let spec = &monitor.spec;
-            let latest = record_ms.max(self.stretch.latest_event(i));
+            let latest = record_ms.max(self.stretch.latest_event(monitor.clock));
             // A timestamp that is no time says nothing.
             let behind = latest.and_then(|ms| ms.checked_add(spec.max_future_ms + 1));
             let behind = behind.filter(|ms| DateTime::from_timestamp_millis(*ms).is_some());
@@ -344,14 +344,11 @@ impl Partition {
         let rows = self.stretch.finish();
         reached(Failpoint::Decoded);
         for (i, monitor) in self.plan.monitors.iter().enumerate() {
-            let event_ms = &rows.event_ms[i];
-            let added = self.windows[i].add(monitor, &rows, event_ms, key.partition, self.hash)?;
-            metrics::counted_rows(&monitor.name, added.counted);
-            metrics::late_rows(&monitor.name, added.late);
-            if added.other > 0 {
-                metrics::capped(&monitor.name, "versions", added.other);
-            }
+            let event_ms = &rows.event_ms[monitor.clock];
+            let added = self.windows[i].add(monitor, &rows, event_ms, key.partition, self.hash);
+            self.plan.counters[i].add(added.counted, added.late, added.other);
         }
+        self.stretch.reuse(rows);
         reached(Failpoint::HandedOn);
         Ok(())
     }
@@ -715,6 +712,9 @@ mod tests {
     #[test]
     fn what_is_set_aside_is_held_until_it_is_saved() {
         let mut partition = reading();
+        read(&mut partition, "x"); // from here on there is room for rows
+        partition.cut(&key(), 0).unwrap();
+        partition.saved();
         let empty = partition.held();
         for _ in 0..100 {
             read(&mut partition, &"x".repeat(1_000));

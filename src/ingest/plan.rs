@@ -9,6 +9,7 @@ use super::path::{self, FieldPath};
 use crate::baseline::Baseline;
 use crate::monitor::{Feature, Features, Input, Kind, TimeUnit, VersionSource};
 use crate::profile::{FeatureLayout, Layout};
+use crate::telemetry::metrics::MonitorCounters;
 use crate::window::open::{MonitorPlan, Version, VersionPlan};
 
 /// Everything that reads one topic.
@@ -18,8 +19,21 @@ pub struct TopicPlan {
     pub topic: String,
     /// Which fields are read into which columns.
     pub plan: Plan,
+    /// How event times are found; monitors that find them alike share one.
+    pub clocks: Vec<Clock>,
     /// Who watches it.
     pub monitors: Vec<MonitorPlan>,
+    /// What each of these counts.
+    pub counters: Vec<MonitorCounters>,
+}
+
+/// How the event time of a row is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Its column; `None`: the record's own timestamp.
+    pub column: Option<usize>,
+    /// Event times further ahead of the record's own timestamp than this are rejected.
+    pub max_future_ms: i64,
 }
 
 /// What cannot be planned.
@@ -81,7 +95,9 @@ impl TopicPlan {
         Self {
             topic: topic.to_owned(),
             plan: Plan::default(),
+            clocks: Vec::new(),
             monitors: Vec::new(),
+            counters: Vec::new(),
         }
     }
 
@@ -116,25 +132,22 @@ impl TopicPlan {
             let plan = self.version(name, &input.features, baseline)?;
             versions.insert(baseline.version.clone(), Arc::new(plan));
         }
-        let nothing = Layout {
-            features: Vec::new(),
-        };
-        let unknown = VersionPlan {
-            baseline_id: None,
-            layout: nothing,
-            columns: Vec::new(),
-        };
+        let clock = self.clock(Clock {
+            column: time,
+            max_future_ms: input.window.max_future_ms,
+        });
+        self.counters.push(MonitorCounters::new(name));
         self.monitors.push(MonitorPlan {
             monitor_id: *monitor_id,
             name: (*name).to_owned(),
             spec: input.window,
             starts_at_ms: *starts_at_ms,
-            time,
+            clock,
             version,
             sample_rows: input.sample_rows,
             keep_payload: input.keep_rejected_payload,
             versions,
-            unknown: Arc::new(unknown),
+            unknown: Arc::new(VersionPlan::counting()),
         });
         Ok(())
     }
@@ -157,10 +170,15 @@ impl TopicPlan {
             };
             columns.push(self.add_source(monitor, source, read(feature))?);
         }
-        Ok(VersionPlan {
-            baseline_id: Some(baseline.id.clone()),
-            layout,
-            columns,
+        let baseline_id = Some(baseline.id.clone());
+        Ok(VersionPlan::new(baseline_id, layout, columns))
+    }
+
+    fn clock(&mut self, clock: Clock) -> usize {
+        let known = self.clocks.iter().position(|known| *known == clock);
+        known.unwrap_or_else(|| {
+            self.clocks.push(clock);
+            self.clocks.len() - 1
         })
     }
 

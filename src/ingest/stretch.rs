@@ -7,8 +7,6 @@ use super::reject::{Reason, Rejected};
 use crate::batch::{Builder, Cell, NO_TIME, Rows};
 use crate::settings::MessageLimits;
 
-/// Rows that are decoded before they are profiled.
-pub const BATCH_ROWS: usize = 2048;
 /// So much text is profiled at once, whatever the number of rows.
 const BATCH_TEXT: usize = 4 << 20;
 
@@ -31,7 +29,10 @@ pub struct Stretch {
     limits: MessageLimits,
     decoder: Decoder,
     builder: Builder,
-    event_ms: Vec<Vec<i64>>,
+    /// Rows that are profiled at once.
+    batch_rows: usize,
+    /// Event times by clock of the plan.
+    times: Vec<EventTimes>,
     /// Messages read since the last checkpoint, good or not.
     pub messages: i64,
     /// Tombstones among them.
@@ -58,12 +59,14 @@ pub enum Taken {
 impl Stretch {
     /// Nothing read yet.
     pub fn new(plan: &TopicPlan, limits: MessageLimits) -> Self {
-        let builder = Builder::new(&plan.plan.shapes(), BATCH_ROWS);
+        let batch_rows = plan.plan.batch_rows();
+        let builder = Builder::growing(&plan.plan.shapes(), 2 * batch_rows);
         Self {
             limits,
             decoder: Decoder::new(limits),
             builder: builder.cutting(limits.label_bytes),
-            event_ms: vec![Vec::with_capacity(BATCH_ROWS); plan.monitors.len()],
+            batch_rows,
+            times: plan.clocks.iter().map(|_| EventTimes::default()).collect(),
             messages: 0,
             skipped: 0,
             rejected_messages: 0,
@@ -79,18 +82,15 @@ impl Stretch {
 
     /// Bytes held, about: rows that wait, with room for a batch of them, and what was set aside.
     pub fn bytes(&self) -> usize {
-        let times: usize = self.event_ms.iter().map(|times| times.capacity() * 8).sum();
+        let times: usize = self.times.iter().map(|times| times.ms.capacity() * 8).sum();
         self.builder.bytes() + times + self.rejected_bytes
     }
 
     /// How far apart the event times are that wait, over all monitors.
     pub fn span_ms(&self) -> i64 {
-        let times = self.event_ms.iter().filter_map(|times| {
-            let first = times.first().filter(|first| **first != NO_TIME)?;
-            let last = times.last().filter(|last| **last != NO_TIME)?;
-            Some(last.saturating_sub(*first).saturating_abs())
-        });
-        times.max().unwrap_or(0)
+        let ranges = self.times.iter().filter_map(|times| times.range);
+        let spans = ranges.map(|(least, greatest)| greatest.saturating_sub(least));
+        spans.max().unwrap_or(0)
     }
 
     /// Whether there is something to hand on: rows, or what messages left that were rejected.
@@ -99,8 +99,8 @@ impl Stretch {
     }
 
     /// Whether so much waits that it has to be handed on.
-    pub fn is_full(&self, plan: &TopicPlan) -> bool {
-        self.waiting() >= plan.plan.batch_rows(BATCH_ROWS) || self.builder.text_bytes() > BATCH_TEXT
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= self.batch_rows || self.builder.text_bytes() > BATCH_TEXT
     }
 
     /// How many labels were cut since this was last asked.
@@ -108,10 +108,9 @@ impl Stretch {
         self.builder.take_cut()
     }
 
-    /// The greatest event time of the rows that wait, for one monitor.
-    pub fn latest_event(&self, monitor: usize) -> Option<i64> {
-        let times = self.event_ms[monitor].iter().copied();
-        times.filter(|ms| *ms != NO_TIME).max()
+    /// The greatest event time of the rows that wait, by one clock of the plan.
+    pub fn latest_event(&self, clock: usize) -> Option<i64> {
+        self.times[clock].range.map(|(_, greatest)| greatest)
     }
 
     /// Reads one message.
@@ -145,12 +144,18 @@ impl Stretch {
     /// Hands on what was decoded.
     pub fn finish(&mut self) -> Rows {
         let batch = self.builder.finish();
-        let event_ms = self
-            .event_ms
-            .iter_mut()
-            .map(|times| std::mem::replace(times, Vec::with_capacity(BATCH_ROWS)))
-            .collect();
-        Rows { batch, event_ms }
+        let event_ms = self.times.iter_mut().map(EventTimes::finish);
+        Rows {
+            batch,
+            event_ms: event_ms.collect(),
+        }
+    }
+
+    /// Takes the memory of rows back that were handed on.
+    pub fn reuse(&mut self, rows: Rows) {
+        let times = self.times.iter_mut().zip(rows.event_ms);
+        times.for_each(|(times, ms)| times.reuse(ms, 2 * self.batch_rows));
+        self.builder.reuse(rows.batch);
     }
 
     fn write_headers(&mut self, plan: &TopicPlan, headers: &[Option<String>], rows: usize) {
@@ -165,7 +170,7 @@ impl Stretch {
         }
     }
 
-    /// Finds each monitor's event times and counts the rows in, if any monitor can use them.
+    /// Finds event times by each clock and counts the rows in, if any monitor can use them.
     fn settle_times(
         &mut self,
         plan: &TopicPlan,
@@ -176,43 +181,44 @@ impl Stretch {
         let base = self.builder.len();
         let mut usable = rows == 0;
         let mut unusable: Vec<(usize, Reason, String)> = Vec::new();
-        for (i, monitor) in plan.monitors.iter().enumerate() {
-            let mut any = rows == 0;
+        for (i, clock) in plan.clocks.iter().enumerate() {
+            let mut odd = None;
             for row in base..base + rows {
-                let time = match monitor.time {
+                let time = match clock.column {
                     Some(column) => self.builder.time_at(column, row),
                     None => message.record_ms.ok_or(Cell::Missing),
                 };
-                match check_time(time, message.record_ms, monitor.spec.max_future_ms) {
+                match check_time(time, message.record_ms, clock.max_future_ms) {
                     Ok(ms) => {
-                        any = true;
-                        self.event_ms[i].push(ms);
+                        usable = true;
+                        self.times[i].push(ms);
                     }
-                    Err((reason, detail)) => {
-                        self.event_ms[i].push(NO_TIME);
-                        if unusable.last().is_none_or(|(last, ..)| *last != i) {
-                            unusable.push((i, reason, detail));
-                        }
+                    Err(why) => {
+                        self.times[i].push(NO_TIME);
+                        odd.get_or_insert(why);
                     }
                 }
             }
-            usable |= any;
+            unusable.extend(odd.map(|(reason, detail)| (i, reason, detail)));
         }
-        if !usable {
-            self.event_ms
+        if !usable && let Some((_, reason, detail)) = unusable.first() {
+            let (reason, detail) = (*reason, detail.clone());
+            self.times
                 .iter_mut()
-                .for_each(|times| times.truncate(base));
+                .for_each(|times| times.ms.truncate(base));
             self.builder.roll_back(rows);
-            let (_, reason, detail) = unusable.swap_remove(0);
             return self.reject(plan, message, payload, reason, detail);
         }
-        self.builder.keep(message.offset, message.record_ms, rows);
-        for (i, reason, detail) in unusable {
-            let monitor = &plan.monitors[i];
-            let keep = monitor.keep_payload.then_some(self.limits.bytes);
-            let name = &monitor.name;
-            let rejected = Rejected::new(message.offset, name, reason, detail, payload, keep);
-            self.set_aside(rejected);
+        self.builder.keep(message.offset, rows);
+        for monitor in &plan.monitors {
+            let odd = unusable.iter().find(|(clock, ..)| *clock == monitor.clock);
+            if let Some((_, reason, detail)) = odd {
+                let keep = monitor.keep_payload.then_some(self.limits.bytes);
+                let (offset, name) = (message.offset, &monitor.name);
+                let detail = detail.clone();
+                let rejected = Rejected::new(offset, name, *reason, detail, payload, keep);
+                self.set_aside(rejected);
+            }
         }
         Taken::Read
     }
@@ -236,6 +242,37 @@ impl Stretch {
     fn set_aside(&mut self, rejected: Rejected) {
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);
+    }
+}
+
+/// Event times of the rows that wait, by one clock.
+#[derive(Debug, Default)]
+struct EventTimes {
+    /// [`NO_TIME`] where there is none.
+    ms: Vec<i64>,
+    /// The least and the greatest.
+    range: Option<(i64, i64)>,
+}
+
+impl EventTimes {
+    fn push(&mut self, ms: i64) {
+        self.ms.push(ms);
+        if ms != NO_TIME {
+            let (least, greatest) = self.range.unwrap_or((ms, ms));
+            self.range = Some((least.min(ms), greatest.max(ms)));
+        }
+    }
+
+    fn finish(&mut self) -> Vec<i64> {
+        self.range = None;
+        std::mem::take(&mut self.ms)
+    }
+
+    fn reuse(&mut self, mut ms: Vec<i64>, most_kept: usize) {
+        if self.ms.capacity() == 0 && ms.capacity() <= most_kept {
+            ms.clear();
+            self.ms = ms;
+        }
     }
 }
 
@@ -452,7 +489,7 @@ mod tests {
             let rejected = Taken::Rejected(Reason::NoTimestamp);
             assert_eq!(stretch.take(&plan, message), rejected);
             most = most.max(stretch.builder.text_bytes());
-            if stretch.is_full(&plan) {
+            if stretch.is_full() {
                 assert!(stretch.holds_any());
                 assert_eq!(stretch.finish().batch.origins.len(), 0);
                 assert!(!stretch.holds_any());

@@ -2,11 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use arrow::array::{Array, AsArray, DictionaryArray};
-use arrow::datatypes::UInt32Type;
-
 use super::per_bin::PerBin;
-use crate::batch::Cell;
+use crate::batch::Texts;
 
 /// The levels of one feature, most frequent first.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -58,26 +55,14 @@ impl Categorical {
         }
     }
 
-    pub(super) fn add(
-        &mut self,
-        levels: &Levels,
-        codes: &DictionaryArray<UInt32Type>,
-        cells: &[Cell],
-        rows: &[u32],
-    ) {
-        let texts = codes.values().as_string::<i32>();
+    /// Adds labels by their codes.
+    pub(super) fn add(&mut self, levels: &Levels, texts: &Texts, codes: impl Iterator<Item = u32>) {
         // One look-up per distinct label of the batch, not per row.
         let mut counts = vec![0; texts.len()];
-        let keys = codes.keys().values();
-        for row in rows {
-            let row = *row as usize;
-            if cells[row].has_value() {
-                counts[keys[row] as usize] += 1;
-            }
-        }
+        codes.for_each(|code| counts[code as usize] += 1);
         let counts = counts.into_iter().enumerate();
         for (code, rows) in counts.filter(|(_, rows)| *rows > 0) {
-            let label = texts.value(code);
+            let label = texts.get(code);
             match levels.get(label) {
                 Some(level) => self.levels.add(level, rows),
                 None => {

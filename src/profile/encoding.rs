@@ -190,7 +190,7 @@ pub fn decode(bytes: &[u8], layout: &Layout) -> Result<Profile, Error> {
         features.push(feature);
     }
     let k = read.size()?;
-    let sample = Sample::of_chunk(k, stream::decode(read.0, layout)?);
+    let sample = Sample::of_stored(k, stream::decode(read.0, layout)?);
     Ok(Profile {
         rows,
         features,
@@ -413,24 +413,27 @@ impl<'a> Reader<'a> {
 
     fn bins<T: Copy + Default + PartialEq + AddAssign>(
         &mut self,
-        into: &mut PerBin<T>,
+        bins: usize,
         mut read: impl FnMut(&mut Self) -> Result<T, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<PerBin<T>, Error> {
+        const ODD: Error = Error::Damaged("more bins than the baseline");
+        let count = self.size()?;
+        let mut held = Vec::with_capacity(count.min(bins));
         let mut next = 0usize;
-        for _ in 0..self.size()? {
+        for _ in 0..count {
             let at = next.saturating_add(self.size()?);
-            if at >= into.bins() {
-                return Err(Error::Damaged("more bins than the baseline"));
+            let bin = read(self)?;
+            if bin != T::default() {
+                held.push((u32::try_from(at).map_err(|_| ODD)?, bin));
             }
-            into.add(at, read(self)?);
-            next = at + 1;
+            next = at.saturating_add(1);
         }
-        Ok(())
+        PerBin::of_ascending(bins, held).ok_or(ODD)
     }
 
     fn numeric(&mut self, grid: &Grid) -> Result<Numeric, Error> {
         let mut numeric = Numeric::empty(grid);
-        self.bins(&mut numeric.bins, |read| {
+        numeric.bins = self.bins(grid.bins(), |read| {
             let (count, sum) = (read.count()?, read.signed()?);
             Ok(Bin { sum, count })
         })?;
@@ -446,7 +449,7 @@ impl<'a> Reader<'a> {
 
     fn categorical(&mut self, levels: &Levels) -> Result<Categorical, Error> {
         let mut categorical = Categorical::empty(levels);
-        self.bins(&mut categorical.levels, Self::count)?;
+        categorical.levels = self.bins(levels.names().len(), Self::count)?;
         categorical.unseen = self.count()?;
         let mut before: Option<(u64, String)> = None;
         let mut named = 0u128;

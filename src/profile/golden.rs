@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
 
 use super::categorical::Strangers;
@@ -63,19 +63,19 @@ fn profile(layout: &Layout) -> Profile {
             1 => builder.text(2, row, "true", Cell::Coerced),
             2.. => {}
         }
-        builder.keep(100 + i64::try_from(row).unwrap(), None, 1);
+        builder.keep(100 + i64::try_from(row).unwrap(), 1);
     }
     let batch = builder.finish();
-    let (rows, columns) = ([0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2]);
+    let (rows, columns) = (Selection::all(&batch), [0, 1, 2]);
     let mut profile = Profile::empty(layout, 5);
-    profile.add(layout, &batch, &columns, &rows);
+    profile.add(layout, &batch, &columns, rows);
     let from = Provenance {
         partition: 3,
         hash: RowHash::new(42, 3),
         event_ms: &[1_700_000_000_000; 8],
     };
     let sample = &mut profile.sample;
-    sample.add(layout, &batch, &columns, &rows, from).unwrap();
+    sample.add(&sample::schema(layout), &batch, &columns, rows, from);
     profile
 }
 
@@ -154,7 +154,33 @@ fn the_profile_of_version_1_is_written() {
     assert!(stored.starts_with(&encode(&mut now, false).unwrap()));
     let mut read = decode(&stored, &layout()).unwrap();
     assert_eq!(read.features, now.features);
-    assert_eq!(read.sample.settle().unwrap(), now.sample.settle().unwrap());
+    assert_same_sample(&mut read, &mut now);
+}
+
+/// The rows are the same, and so is what stands under their nulls, which is stored too.
+fn assert_same_sample(read: &mut Profile, now: &mut Profile) {
+    let (read, now) = (read.sample.settle().unwrap(), now.sample.settle().unwrap());
+    assert_eq!(read, now);
+    assert_eq!(bits(read.unwrap()), bits(now.unwrap()));
+}
+
+fn bits(sample: &RecordBatch) -> Vec<Vec<u64>> {
+    let bits = |column: &dyn Array| {
+        let numbers = column.as_primitive_opt::<Float64Type>()?;
+        Some(
+            numbers
+                .values()
+                .iter()
+                .map(|value| value.to_bits())
+                .collect(),
+        )
+    };
+    let columns = sample.columns().iter();
+    let columns = columns.filter_map(|column| match column.as_fixed_size_list_opt() {
+        Some(vectors) => bits(vectors.values()),
+        None => bits(column),
+    });
+    columns.collect()
 }
 
 fn embedding_layout() -> Layout {
@@ -189,19 +215,19 @@ fn embedding_profile(layout: &Layout) -> Profile {
     for (row, vector) in vectors.into_iter().enumerate() {
         builder.number(0, row, 0.25, Cell::Ok);
         builder.vector(1, row, vector);
-        builder.keep(100 + i64::try_from(row).unwrap(), None, 1);
+        builder.keep(100 + i64::try_from(row).unwrap(), 1);
     }
     let batch = builder.finish();
-    let (rows, columns) = ([0, 1, 2, 3, 4, 5], [0, 1]);
+    let (rows, columns) = (Selection::all(&batch), [0, 1]);
     let mut profile = Profile::empty(layout, 4);
-    profile.add(layout, &batch, &columns, &rows);
+    profile.add(layout, &batch, &columns, rows);
     let from = Provenance {
         partition: 3,
         hash: RowHash::new(42, 3),
         event_ms: &[1_700_000_000_000; 6],
     };
     let sample = &mut profile.sample;
-    sample.add(layout, &batch, &columns, &rows, from).unwrap();
+    sample.add(&sample::schema(layout), &batch, &columns, rows, from);
     profile
 }
 
@@ -237,7 +263,7 @@ fn the_profile_with_an_embedding_is_read_and_written() {
     assert!(stored.starts_with(&encode(&mut now, false).unwrap()));
     let mut read = decode(&stored, &embedding_layout()).unwrap();
     assert_eq!(read.features, now.features);
-    assert_eq!(read.sample.settle().unwrap(), now.sample.settle().unwrap());
+    assert_same_sample(&mut read, &mut now);
 
     assert_eq!(read.features[1].quality.each(), [0, 0, 1, 1, 1, 0, 0]);
     let Values::Numeric(norms) = &read.features[1].values else {
@@ -313,19 +339,19 @@ fn profile_of_all(layout: &Layout) -> Profile {
         if row % 2 == 0 {
             builder.vector(4, row, &[number, 0.5, -0.25]);
         }
-        builder.keep(1_000 + i64::try_from(row).unwrap(), None, 1);
+        builder.keep(1_000 + i64::try_from(row).unwrap(), 1);
     }
     let batch = builder.finish();
-    let (rows, columns) = ((0..400).collect::<Vec<u32>>(), [0, 1, 2, 3, 4]);
+    let (rows, columns) = (Selection::all(&batch), [0, 1, 2, 3, 4]);
     let mut profile = Profile::empty(layout, 6);
-    profile.add(layout, &batch, &columns, &rows);
+    profile.add(layout, &batch, &columns, rows);
     let from = Provenance {
         partition: 7,
         hash: RowHash::new(42, 7),
         event_ms: &[1_700_000_000_000; 400],
     };
     let sample = &mut profile.sample;
-    sample.add(layout, &batch, &columns, &rows, from).unwrap();
+    sample.add(&sample::schema(layout), &batch, &columns, rows, from);
     profile
 }
 
@@ -345,9 +371,9 @@ fn every_kind_of_feature_is_read_and_written() {
     let mut read = decode(&stored, &layout).unwrap();
     assert_eq!((read.rows, read.features.len()), (400, 5));
     assert_eq!(read.features, now.features);
+    assert_same_sample(&mut read, &mut now);
     let sample = read.sample.settle().unwrap().unwrap();
     assert_eq!(sample.num_rows(), 6);
-    assert_eq!(Some(sample), now.sample.settle().unwrap());
 
     let Values::Categorical(labels) = &read.features[1].values else {
         panic!("levels");

@@ -6,7 +6,7 @@
 //! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
 //! - `per_bin`: what was counted per bin, in as much memory as that takes
 //! - `quality`: nulls, missing fields, wrong types
-//! - `sample`: the bottom-k row sample
+//! - `sample`: the bottom-k row sample, and `sampled_rows` in it: the rows as they are gathered
 //! - `encoding`: the stored form, and `stream` in it: the sample
 //!
 //! Merging is associative and commutative and equals profiling everything at once, bit for bit:
@@ -22,17 +22,15 @@ pub mod numeric;
 pub mod per_bin;
 pub mod quality;
 pub mod sample;
+mod sampled_rows;
 mod stream;
-
-use arrow::array::AsArray;
-use arrow::datatypes::{Float64Type, UInt32Type};
 
 pub use categorical::{Categorical, Levels};
 pub use numeric::{Grid, Numeric};
 pub use quality::Quality;
 pub use sample::Sample;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Selection, Slice, norm};
 use crate::monitor::Kind;
 
 /// How the features of a profile are cut into bins: the baseline's, so that every window of a
@@ -102,45 +100,59 @@ pub type Columns = [usize];
 impl Profile {
     /// The profile of no rows, with a sample of at most so many ([`sample::most_rows`]).
     pub fn empty(layout: &Layout, sample_rows: usize) -> Self {
-        let features = layout
-            .features
-            .iter()
-            .map(|feature| Feature {
-                quality: Quality::default(),
-                values: match &feature.bins {
-                    Bins::Grid(grid) => Values::Numeric(Numeric::empty(grid)),
-                    Bins::Levels(levels) => Values::Categorical(Categorical::empty(levels)),
-                },
-            })
-            .collect();
         Self {
             rows: 0,
-            features,
+            features: layout.features.iter().map(Feature::empty).collect(),
             sample: Sample::new(sample::most_rows(layout, sample_rows)),
+        }
+    }
+
+    /// The profile of no rows, which has not even features until rows are added: most open windows
+    /// wait for their next rows, and should take no memory meanwhile.
+    pub fn idle(sample: Sample) -> Self {
+        Self {
+            rows: 0,
+            features: Vec::new(),
+            sample,
+        }
+    }
+
+    /// Hands out what was gathered, and waits for more; see [`Sample::take`].
+    pub fn take(&mut self) -> Self {
+        Self {
+            rows: std::mem::take(&mut self.rows),
+            features: std::mem::take(&mut self.features),
+            sample: self.sample.take(),
         }
     }
 
     /// Adds rows of a batch, all of one window. Their sample rows are added apart, with their
     /// hashes ([`Sample::add`]).
-    pub fn add(&mut self, layout: &Layout, batch: &Batch, columns: &Columns, rows: &[u32]) {
+    pub fn add(&mut self, layout: &Layout, batch: &Batch, columns: &Columns, rows: Selection<'_>) {
+        if self.features.is_empty() {
+            self.features = layout.features.iter().map(Feature::empty).collect();
+        }
         self.rows += rows.len() as u64;
         for ((feature, layout), column) in
             self.features.iter_mut().zip(&layout.features).zip(columns)
         {
-            let cells = &batch.cells[*column];
-            feature.quality.add(cells, rows);
-            let array = &batch.columns[*column];
-            match (&mut feature.values, &layout.bins) {
-                (Values::Numeric(numeric), Bins::Grid(grid)) if layout.dimension > 0 => {
-                    numeric.add(grid, &norm::of_rows(array, rows), cells, rows);
+            let cells = batch.cells(*column);
+            let is_full = batch.is_full(*column);
+            if !is_full {
+                feature.quality.add(cells, rows);
+            }
+            let with_value = rows.iter().filter(|row| is_full || cells[*row].has_value());
+            match (&mut feature.values, &layout.bins, batch.values(*column)) {
+                (Values::Numeric(numeric), Bins::Grid(grid), Slice::Number(values)) => match rows {
+                    Selection::Run(from, to) if is_full => numeric.add(grid, &values[from..to]),
+                    _ => numeric.add_each(grid, with_value.map(|row| values[row])),
+                },
+                (Values::Numeric(numeric), Bins::Grid(grid), Slice::Vector(width, values)) => {
+                    let norm = |row: usize| norm(&values[row * width..(row + 1) * width]);
+                    numeric.add_each(grid, with_value.map(norm));
                 }
-                (Values::Numeric(numeric), Bins::Grid(grid)) => {
-                    let values = array.as_primitive::<Float64Type>().values();
-                    numeric.add(grid, values, cells, rows);
-                }
-                (Values::Categorical(categorical), Bins::Levels(levels)) => {
-                    let codes = array.as_dictionary::<UInt32Type>();
-                    categorical.add(levels, codes, cells, rows);
+                (Values::Categorical(labels), Bins::Levels(levels), Slice::Text(codes, texts)) => {
+                    labels.add(levels, texts, with_value.map(|row| codes[row]));
                 }
                 // A profile is only ever made from its own layout.
                 _ => debug_assert!(false, "profile and layout disagree"),
@@ -179,6 +191,17 @@ impl Profile {
 }
 
 impl Feature {
+    /// No values.
+    fn empty(layout: &FeatureLayout) -> Self {
+        Self {
+            quality: Quality::default(),
+            values: match &layout.bins {
+                Bins::Grid(grid) => Values::Numeric(Numeric::empty(grid)),
+                Bins::Levels(levels) => Values::Categorical(Categorical::empty(levels)),
+            },
+        }
+    }
+
     /// Values that the baseline never held: unseen levels, numbers out of its range.
     pub fn unseen(&self) -> u64 {
         match &self.values {

@@ -27,17 +27,6 @@ pub fn numbers(column: &dyn Array) -> Float64Array {
     (0..vectors.len()).map(of_row).collect()
 }
 
-/// The norms of some rows, each in the place of its row; 0 in all other places.
-pub(super) fn of_rows(column: &dyn Array, rows: &[u32]) -> Vec<f64> {
-    let mut norms = vec![0.0; column.len()];
-    if let Some((vectors, values)) = parts(column) {
-        for row in rows {
-            norms[*row as usize] = of(vectors, values, *row as usize);
-        }
-    }
-    norms
-}
-
 fn parts(column: &dyn Array) -> Option<(&FixedSizeListArray, &[f64])> {
     let vectors = column.as_fixed_size_list_opt()?;
     let values = vectors.values().as_primitive_opt::<Float64Type>()?;
@@ -60,14 +49,14 @@ mod tests {
         builder.vector(0, 0, &[3.0, 4.0]);
         builder.vector(0, 2, &[0.0, -2.0]);
         builder.number(1, 1, 7.0, Cell::Ok);
-        builder.keep(0, None, 3);
-        let columns = builder.finish().columns;
+        builder.keep(0, 3);
+        let batch = builder.finish();
+        let columns = [0, 1, 2].map(|column| batch.array(column));
         let found = |column: &dyn Array| numbers(column).iter().collect::<Vec<_>>();
         assert_eq!(found(&columns[0]), [Some(5.0), None, Some(2.0)]);
         assert_eq!(found(&columns[0].slice(1, 2)), [None, Some(2.0)]);
         assert_eq!(found(&columns[1]), [None, Some(7.0), None]);
         assert_eq!(found(&columns[2]), [None; 3]);
-        assert_eq!(of_rows(&columns[0], &[2]), [0.0, 0.0, 2.0]);
     }
 
     #[derive(serde::Deserialize)]

@@ -4,7 +4,6 @@ use std::hint::select_unpredictable;
 use std::ops::AddAssign;
 
 use super::per_bin::PerBin;
-use crate::batch::Cell;
 
 /// Sums are kept in units of 2^-exponent, chosen so that the baseline's greatest magnitude is
 /// about 2^40 units: twelve decimal digits, and room for 2^46 rows of values three binary orders
@@ -258,41 +257,52 @@ impl Numeric {
         }
     }
 
-    pub(super) fn add(&mut self, grid: &Grid, values: &[f64], cells: &[Cell], rows: &[u32]) {
+    /// Adds values, all of them finite.
+    pub(super) fn add(&mut self, grid: &Grid, values: &[f64]) {
+        let (lanes, rest) = values.as_chunks();
         let scale = exp2(grid.exponent);
+        for values in lanes {
+            self.add_lanes(grid, scale, values);
+        }
+        for value in rest {
+            self.add_one(grid.bin(*value), scale, *value);
+        }
+    }
+
+    /// Adds values that do not stand one after another.
+    pub(super) fn add_each(&mut self, grid: &Grid, values: impl Iterator<Item = f64>) {
         let mut some = [0.0; LANES];
         let mut count = 0;
-        for row in rows {
-            let row = *row as usize;
-            if !cells[row].has_value() {
-                continue;
-            }
-            some[count] = values[row] + 0.0; // -0.0 becomes 0.0, so that least and greatest have one form
+        for value in values {
+            some[count] = value;
             count += 1;
             if count == LANES {
-                self.add_some(grid, scale, &some, count);
+                self.add(grid, &some);
                 count = 0;
             }
         }
-        if count > 0 {
-            self.add_some(grid, scale, &some, count);
+        self.add(grid, &some[..count]);
+    }
+
+    #[inline]
+    fn add_lanes(&mut self, grid: &Grid, scale: f64, values: &[f64; LANES]) {
+        for (bin, value) in grid.bins_of(values).into_iter().zip(values) {
+            self.add_one(bin, scale, *value);
         }
     }
 
     #[inline]
-    fn add_some(&mut self, grid: &Grid, scale: f64, values: &[f64; LANES], count: usize) {
-        let bins = grid.bins_of(values);
-        for (value, bin) in values.iter().zip(bins).take(count) {
-            let units = i128::from(units(*value, scale));
-            let one = Bin {
-                sum: units,
-                count: 1,
-            };
-            self.bins.add(bin, one);
-            self.squares += units * units;
-            self.least = self.least.min(*value);
-            self.greatest = self.greatest.max(*value);
-        }
+    fn add_one(&mut self, bin: usize, scale: f64, value: f64) {
+        let value = value + 0.0; // -0.0 becomes 0.0, so that least and greatest have one form
+        let units = i128::from(units(value, scale));
+        let one = Bin {
+            sum: units,
+            count: 1,
+        };
+        self.bins.add(bin, one);
+        self.squares += units * units;
+        self.least = self.least.min(value);
+        self.greatest = self.greatest.max(value);
     }
 
     /// Whether values can have these sums. A stored profile whose can not is damaged.
@@ -404,8 +414,7 @@ mod tests {
         );
         assert_eq!(grid.deciles.len(), 9);
         let mut numeric = Numeric::empty(&grid);
-        let rows: Vec<u32> = (0..10_000).collect();
-        numeric.add(&grid, &values, &vec![Cell::Ok; values.len()], &rows);
+        numeric.add(&grid, &values);
         assert_eq!(grid.coarse(&numeric.counts()), vec![1000; 10]);
         assert_eq!(numeric.out_of_range(), 0);
         assert!((numeric.mean(&grid).unwrap() - 4999.5).abs() < 1e-6);
@@ -420,7 +429,7 @@ mod tests {
         assert_eq!(constant.bin(5.0), 1);
         let huge = Grid::from_sorted(&[-1e308, 0.0, 1e308], -1e308, 1e308);
         let mut numeric = Numeric::empty(&huge);
-        numeric.add(&huge, &[1e308, -1e308, 1.0], &[Cell::Ok; 3], &[0, 1, 2]);
+        numeric.add(&huge, &[1e308, -1e308, 1.0]);
         assert!(numeric.mean(&huge).unwrap().abs() < 1e300);
         let zero = Grid::from_sorted(&[0.0], 0.0, 0.0);
         assert_eq!(zero.bin(-0.0), 1);

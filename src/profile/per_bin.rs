@@ -32,6 +32,20 @@ impl<T: Copy + Default + PartialEq + AddAssign> PerBin<T> {
         }
     }
 
+    /// What some bins hold, in ascending order; `None`: they are not, or there is no such bin.
+    pub(super) fn of_ascending(bins: usize, list: Vec<(u32, T)>) -> Option<Self> {
+        let is_there = |(bin, _): &(u32, T)| (*bin as usize) < bins;
+        if !list.is_sorted_by(|a, b| a.0 < b.0) || !list.last().is_none_or(is_there) {
+            return None;
+        }
+        let mut per_bin = Self {
+            bins,
+            held: Held::Few(list),
+        };
+        per_bin.spread_out();
+        Some(per_bin)
+    }
+
     /// When more bins than this hold something, each gets a place: the list would soon take more
     /// memory, and a place in it has to be searched.
     fn few(&self) -> usize {
@@ -53,19 +67,25 @@ impl<T: Copy + Default + PartialEq + AddAssign> PerBin<T> {
     #[inline(never)]
     fn add_to_few(&mut self, bin: usize, more: T) {
         assert!(bin < self.bins, "bin {bin} of {}", self.bins);
-        let most = self.few();
         let Held::Few(few) = &mut self.held else {
             return;
         };
         if more == T::default() {
             return;
         }
-        let place = bin as u32; // at most the number of cuts or levels
+        let place = u32::try_from(bin).unwrap_or(u32::MAX); // there are far fewer bins
         match few.binary_search_by_key(&place, |(bin, _)| *bin) {
             Ok(at) => few[at].1 += more,
             Err(at) => few.insert(at, (place, more)),
         }
-        if few.len() > most {
+        self.spread_out();
+    }
+
+    /// Gives each bin a place where there are many.
+    fn spread_out(&mut self) {
+        if let Held::Few(few) = &self.held
+            && few.len() > self.few()
+        {
             self.held = Held::Each(self.to_vec());
         }
     }

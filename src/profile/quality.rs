@@ -1,6 +1,6 @@
 //! What was found instead of a value, counted. These are facts about data quality, not errors.
 
-use crate::batch::Cell;
+use crate::batch::{Cell, Selection};
 
 /// Counts of cells, per feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,9 +22,9 @@ pub struct Quality {
 }
 
 impl Quality {
-    pub(super) fn add(&mut self, cells: &[Cell], rows: &[u32]) {
-        for row in rows {
-            match cells[*row as usize] {
+    pub(super) fn add(&mut self, cells: &[Cell], rows: Selection<'_>) {
+        for row in rows.iter() {
+            match cells[row] {
                 Cell::Ok => {}
                 Cell::Null => self.null += 1,
                 Cell::Missing => self.missing += 1,

@@ -11,15 +11,13 @@
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, UInt32Array, UInt64Array,
-};
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::error::ArrowError;
 
+use super::sampled_rows::SampledRows;
 use super::{Columns, Layout};
-use crate::batch::{Batch, vector_type};
+use crate::batch::{Batch, Selection, vector_type};
 
 /// Columns that every sample has before its features: hash, partition, offset, row, event time.
 pub const OWN_COLUMNS: usize = 5;
@@ -76,12 +74,10 @@ impl RowHash {
 #[derive(Debug, Clone)]
 pub struct Sample {
     k: usize,
-    /// Rows, in no order and possibly more than k until [`Sample::settle`].
-    chunks: Vec<RecordBatch>,
-    rows: usize,
-    bytes: usize,
-    /// Whether `chunks` is one chunk of at most k rows in hash order.
-    settled: bool,
+    /// In no order, and possibly more than k until [`Sample::settle`].
+    gathered: SampledRows,
+    /// At most k in hash order. Rows that are added go before they do.
+    settled: Option<RecordBatch>,
     /// The k least hashes so far, also of rows that earlier stretches have saved already.
     least: BinaryHeap<u64>,
 }
@@ -102,133 +98,129 @@ impl Sample {
     pub fn new(k: usize) -> Self {
         Self {
             k,
-            chunks: Vec::new(),
-            rows: 0,
-            bytes: 0,
-            settled: false,
+            gathered: SampledRows::default(),
+            settled: None,
             least: BinaryHeap::new(),
         }
     }
 
-    /// Adds those of the rows that may be among the k.
-    ///
-    /// # Errors
-    /// Arrow's, where columns and layout disagree.
+    /// Adds those of the rows that may be among the k; `schema` is that of their layout
+    /// ([`schema`]).
     pub fn add(
         &mut self,
-        layout: &Layout,
+        schema: &SchemaRef,
         batch: &Batch,
         columns: &Columns,
-        rows: &[u32],
+        rows: Selection<'_>,
         from: Provenance<'_>,
-    ) -> Result<(), ArrowError> {
+    ) {
         let mut kept = Vec::new();
-        let mut hashes = Vec::new();
-        for row in rows {
-            let origin = batch.origins[*row as usize];
+        for row in rows.iter() {
+            let origin = batch.origins[row];
             let hash = from.hash.of(origin.offset, origin.row);
             if self.admit(hash) {
-                kept.push(*row);
-                hashes.push(hash);
+                kept.push((hash, row));
             }
         }
-        if kept.is_empty() {
-            return Ok(());
+        if !kept.is_empty() {
+            self.unsettle();
+            self.gathered.append(schema, batch, columns, &kept, from);
+            self.drop_surplus();
         }
-        let chunk = chunk(layout, batch, columns, &kept, hashes, from)?;
-        self.push(chunk);
-        if self.rows > self.k.saturating_mul(2).max(1024) {
-            self.settle()?;
-        }
-        Ok(())
     }
 
-    /// Whether a hash is among the k least so far; remembers it if so.
+    /// Whether a hash is among the k least so far; remembers it if so. One that equals the k-th is:
+    /// which of the two rows comes first is found out at the end.
     fn admit(&mut self, hash: u64) -> bool {
         if self.least.len() < self.k {
             self.least.push(hash);
             return true;
         }
-        match self.least.peek() {
-            Some(greatest) if hash < *greatest => {
-                self.least.pop();
-                self.least.push(hash);
+        match self.least.peek_mut() {
+            Some(mut greatest) if hash <= *greatest => {
+                *greatest = hash;
                 true
             }
             _ => false,
         }
     }
 
-    fn push(&mut self, chunk: RecordBatch) {
-        self.settled = false;
-        self.rows += chunk.num_rows();
-        self.bytes += chunk.get_array_memory_size();
-        self.chunks.push(chunk);
+    /// Rows above the k-th hash go when there are too many.
+    fn drop_surplus(&mut self) {
+        let too_many = self.gathered.len() > self.k.saturating_mul(2).max(1024);
+        if let (true, Some(greatest)) = (too_many, self.least.peek()) {
+            self.gathered.retain(|hash| hash <= *greatest);
+        }
     }
 
-    pub(super) fn of_chunk(k: usize, chunk: Option<RecordBatch>) -> Self {
+    /// Settled rows go back to those that are gathered.
+    fn unsettle(&mut self) {
+        if let Some(settled) = self.settled.take() {
+            let all: Vec<usize> = (0..settled.num_rows()).collect();
+            self.gathered.append_arrow(&settled, &all);
+        }
+    }
+
+    /// A sample that was stored.
+    pub(super) fn of_stored(k: usize, rows: Option<RecordBatch>) -> Self {
         let mut sample = Self::new(k);
-        if let Some(chunk) = chunk {
-            for hash in chunk.column(0).as_primitive::<UInt64Type>().values() {
-                sample.admit(*hash);
+        if let Some(rows) = rows {
+            let hashes = rows.column(0).as_primitive::<UInt64Type>().values();
+            sample.least = hashes.to_vec().into();
+            // Damaged ones may be in any order.
+            let is_settled = hashes.len() <= k && hashes.is_sorted_by(|a, b| a < b);
+            sample.settled = Some(rows);
+            if !is_settled {
+                sample.unsettle();
+                while sample.least.len() > k {
+                    sample.least.pop();
+                }
             }
-            sample.push(chunk);
         }
         sample
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
-        for chunk in &other.chunks {
-            for hash in chunk.column(0).as_primitive::<UInt64Type>().values() {
-                self.admit(*hash);
-            }
-            self.push(chunk.clone());
+        if let Some(settled) = &other.settled {
+            let hashes = settled.column(0).as_primitive::<UInt64Type>().values();
+            let rows = self.admitted(hashes.iter().copied());
+            self.unsettle();
+            self.gathered.append_arrow(settled, &rows);
         }
+        if !other.gathered.is_empty() {
+            let rows = self.admitted(other.gathered.hashes());
+            self.unsettle();
+            self.gathered.append_rows(&other.gathered, &rows);
+        }
+        self.drop_surplus();
+    }
+
+    fn admitted(&mut self, hashes: impl Iterator<Item = u64>) -> Vec<usize> {
+        let rows = hashes.enumerate().filter(|(_, hash)| self.admit(*hash));
+        rows.map(|(row, _)| row).collect()
     }
 
     /// The k rows in hash order, as one batch; `None` where there are none.
     ///
     /// # Errors
-    /// Arrow's, where chunks of different layouts were merged.
+    /// Arrow's, where the rows are not of their schema.
     pub fn settle(&mut self) -> Result<Option<&RecordBatch>, ArrowError> {
-        let Some(first) = self.chunks.first() else {
-            return Ok(None);
-        };
-        if self.settled {
-            return Ok(self.chunks.first());
+        if !self.gathered.is_empty() {
+            self.settled = self.gathered.to_arrow(self.k)?;
+            self.gathered = SampledRows::default();
         }
-        let all = concat_batches(&first.schema(), &self.chunks)?;
-        let keys: Vec<SortColumn> = all.columns()[..4]
-            .iter()
-            .map(|values| SortColumn {
-                values: Arc::clone(values),
-                options: None,
-            })
-            .collect();
-        let order = lexsort_to_indices(&keys, Some(self.k))?;
-        let settled = take_record_batch(&all, &order)?;
-        self.chunks.clear();
-        self.rows = 0;
-        self.bytes = 0;
-        self.push(settled);
-        self.settled = true;
-        Ok(self.chunks.first())
+        Ok(self.settled.as_ref())
     }
 
-    /// Hands out what was gathered and goes on empty, but keeps the k-th hash in mind: rows above
-    /// it cannot be in the window's sample any more, whoever merges it.
+    /// Hands out what was gathered and goes on empty, but remembers the k-th hash: rows above it
+    /// cannot be in the window's sample any more, whoever merges it.
     pub fn take(&mut self) -> Self {
-        let taken = Self {
+        Self {
             k: self.k,
-            chunks: std::mem::take(&mut self.chunks),
-            rows: self.rows,
-            bytes: self.bytes,
-            settled: std::mem::take(&mut self.settled),
+            gathered: std::mem::take(&mut self.gathered),
+            settled: self.settled.take(),
             least: BinaryHeap::new(),
-        };
-        self.rows = 0;
-        self.bytes = 0;
-        taken
+        }
     }
 
     /// How many rows are asked for at most.
@@ -238,17 +230,20 @@ impl Sample {
 
     /// Rows held, which may exceed k before [`Sample::settle`].
     pub fn rows(&self) -> usize {
-        self.rows
+        let settled = self.settled.as_ref().map_or(0, RecordBatch::num_rows);
+        settled + self.gathered.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.least.len() * 8
+        let settled = self.settled.as_ref();
+        let settled = settled.map_or(0, RecordBatch::get_array_memory_size);
+        settled + self.gathered.bytes() + self.least.capacity() * 8
     }
 }
 
 /// The Arrow schema of a sample: hash, partition, offset, row, `event_time` (milliseconds), then
 /// the layout's features as `Float64`, `FixedSizeList(Float64)` (embeddings) or `Utf8`.
-pub fn schema(layout: &Layout) -> Schema {
+pub fn schema(layout: &Layout) -> SchemaRef {
     let mut fields = vec![
         Field::new("__hash", DataType::UInt64, false),
         Field::new("__partition", DataType::Int32, false),
@@ -266,41 +261,5 @@ pub fn schema(layout: &Layout) -> Schema {
         };
         fields.push(Field::new(&feature.name, kind, true));
     }
-    Schema::new(fields)
-}
-
-fn chunk(
-    layout: &Layout,
-    batch: &Batch,
-    columns: &Columns,
-    rows: &[u32],
-    hashes: Vec<u64>,
-    from: Provenance<'_>,
-) -> Result<RecordBatch, ArrowError> {
-    let origins = || rows.iter().map(|row| batch.origins[*row as usize]);
-    let mut arrays: Vec<ArrayRef> = vec![
-        Arc::new(UInt64Array::from(hashes)),
-        Arc::new(Int32Array::from(vec![from.partition; rows.len()])),
-        Arc::new(Int64Array::from_iter_values(
-            origins().map(|origin| origin.offset),
-        )),
-        Arc::new(UInt32Array::from_iter_values(
-            origins().map(|origin| origin.row),
-        )),
-        Arc::new(Int64Array::from_iter_values(
-            rows.iter().map(|row| from.event_ms[*row as usize]),
-        )),
-    ];
-    let indices = UInt32Array::from(rows.to_vec());
-    for (column, feature) in columns.iter().zip(&layout.features) {
-        let array = &batch.columns[*column];
-        arrays.push(if feature.kind.is_numeric() {
-            take(array, &indices, None)?
-        } else {
-            let codes = array.as_dictionary::<UInt32Type>();
-            let keys = take(codes.keys(), &indices, None)?;
-            take(codes.values(), &keys, None)?
-        });
-    }
-    RecordBatch::try_new(Arc::new(schema(layout)), arrays)
+    Arc::new(Schema::new(fields))
 }

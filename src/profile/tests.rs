@@ -90,22 +90,21 @@ fn profile(layout: &Layout, rows: &[Row], k: usize) -> Profile {
             if !row.e.is_empty() {
                 builder.vector(2, count, &row.e);
             }
-            builder.keep(row.offset, None, 1);
+            builder.keep(row.offset, 1);
             count += 1;
         }
         let batch = builder.finish();
-        let selected: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
-        profile.add(layout, &batch, &COLUMNS, &selected);
+        let selected = Selection::all(&batch);
+        profile.add(layout, &batch, &COLUMNS, selected);
         let event_ms = vec![7; count];
         let from = Provenance {
             partition,
             hash: RowHash::new(1, partition),
             event_ms: &event_ms,
         };
-        profile
-            .sample
-            .add(layout, &batch, &COLUMNS, &selected, from)
-            .unwrap();
+        let schema = sample::schema(layout);
+        let sample = &mut profile.sample;
+        sample.add(&schema, &batch, &COLUMNS, selected, from);
     }
     profile
 }
@@ -193,18 +192,17 @@ fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
     for row in &rows[1000..] {
         builder.number(0, builder.len(), row.x.unwrap(), Cell::Ok);
         builder.vector(2, builder.len(), &row.e);
-        builder.keep(row.offset, None, 1);
+        builder.keep(row.offset, 1);
     }
     let batch = builder.finish();
-    let selected: Vec<u32> = (0..1000).collect();
     let from = Provenance {
         partition: 0,
         hash: RowHash::new(1, 0),
         event_ms: &[7; 1000],
     };
-    rest.sample
-        .add(&layout, &batch, &COLUMNS, &selected, from)
-        .unwrap();
+    let schema = sample::schema(&layout);
+    let all = Selection::all(&batch);
+    rest.sample.add(&schema, &batch, &COLUMNS, all, from);
     assert!(rest.sample.rows() < 60, "{} rows kept", rest.sample.rows());
     merged.merge(&rest);
     assert_eq!(
@@ -224,10 +222,10 @@ fn a_sample_of_vectors_is_as_large_as_it_says() {
     let mut builder = Builder::new(&[Shape::Vector(DIMENSION)], 100);
     for row in 0..100 {
         builder.vector(0, builder.len(), &[0.5; DIMENSION]);
-        builder.keep(row, None, 1);
+        builder.keep(row, 1);
     }
     let batch = builder.finish();
-    let rows: Vec<u32> = (0..100).collect();
+    let rows = Selection::all(&batch);
     let mut profile = Profile::empty(&layout, 10);
     let before = profile.bytes();
     let event_ms = [7; 100];
@@ -236,11 +234,9 @@ fn a_sample_of_vectors_is_as_large_as_it_says() {
         hash: RowHash::new(1, 0),
         event_ms: &event_ms,
     };
-    profile.add(&layout, &batch, &[0], &rows);
-    profile
-        .sample
-        .add(&layout, &batch, &[0], &rows, from)
-        .unwrap();
+    profile.add(&layout, &batch, &[0], rows);
+    let schema = sample::schema(&layout);
+    profile.sample.add(&schema, &batch, &[0], rows, from);
     profile.sample.settle().unwrap();
     let held = profile.bytes() - before;
     let vectors = 10 * DIMENSION * 8;

@@ -4,6 +4,7 @@
 //! models and closed sets of words, never values from the data. Counters are raised once a batch,
 //! not once a row.
 
+use metrics::Counter;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::Error;
@@ -47,6 +48,13 @@ macro_rules! declare {
             metrics::counter!($name $(, stringify!($label) => $label.to_owned())*).increment(more);
         }
     };
+    // One that is raised with every batch: to be looked up once and kept.
+    (@counter_handle $function:ident($($label:ident),*) $name:literal $help:literal) => {
+        #[doc = $help]
+        fn $function($($label: &str,)*) -> Counter {
+            metrics::counter!($name $(, stringify!($label) => $label.to_owned())*)
+        }
+    };
     (@gauge $function:ident($($label:ident),*) $name:literal $help:literal) => {
         #[doc = $help]
         pub fn $function($($label: &str,)* now: f64) {
@@ -60,6 +68,9 @@ macro_rules! declare {
         }
     };
     (@describe counter $name:literal $help:literal) => {
+        metrics::describe_counter!($name, $help);
+    };
+    (@describe counter_handle $name:literal $help:literal) => {
         metrics::describe_counter!($name, $help);
     };
     (@describe gauge $name:literal $help:literal) => {
@@ -79,9 +90,9 @@ declare! {
         "How often a batch could not be unpacked; its partition stands still until it can.";
     counter skipped_messages(topic) "driftd_skipped_messages_total"
         "Messages without a payload (tombstones).";
-    counter counted_rows(monitor) "driftd_counted_rows_total"
+    counter_handle counted_rows(monitor) "driftd_counted_rows_total"
         "Rows that count in a window.";
-    counter late_rows(monitor) "driftd_late_rows_total"
+    counter_handle late_rows(monitor) "driftd_late_rows_total"
         "Rows behind the watermark of their own partition; they change no verdict.";
     counter late_after_idle_rows(monitor) "driftd_late_after_idle_rows_total"
         "Rows for a window that was judged while their partition was idle.";
@@ -149,6 +160,41 @@ declare! {
         "Transactions that failed, by what was attempted; they are tried again.";
 }
 
+/// What is counted for one monitor with every batch of rows.
+pub struct MonitorCounters {
+    monitor: String,
+    counted: Counter,
+    late: Counter,
+}
+
+impl std::fmt::Debug for MonitorCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("MonitorCounters")
+            .field(&self.monitor)
+            .finish()
+    }
+}
+
+impl MonitorCounters {
+    /// Those of this monitor.
+    pub fn new(monitor: &str) -> Self {
+        Self {
+            monitor: monitor.to_owned(),
+            counted: counted_rows(monitor),
+            late: late_rows(monitor),
+        }
+    }
+
+    /// Counts rows, once per window that they belong to, and rows of versions without a baseline.
+    pub fn add(&self, counted: u64, late: u64, other: u64) {
+        self.counted.increment(counted);
+        self.late.increment(late);
+        if other > 0 {
+            capped(&self.monitor, "versions", other);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +204,11 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for (kind, name) in NAMES {
             assert!(name.starts_with("driftd_"), "{name}");
-            assert_eq!(*kind == "counter", name.ends_with("_total"), "{name}");
+            assert_eq!(
+                kind.starts_with("counter"),
+                name.ends_with("_total"),
+                "{name}"
+            );
             assert!(*kind != "histogram" || name.ends_with("_seconds"), "{name}");
             assert!(seen.insert(name), "{name} is declared twice");
         }

@@ -40,16 +40,8 @@ fn monitor(every_ms: i64, out_of_orderness_ms: i64, allowed_lateness_ms: i64) ->
             ),
         ],
     };
-    let plan = Arc::new(VersionPlan {
-        baseline_id: Some("b".into()),
-        layout,
-        columns: vec![0, 1],
-    });
-    let unknown = VersionPlan {
-        baseline_id: None,
-        layout: Layout { features: vec![] },
-        columns: vec![],
-    };
+    let plan = Arc::new(VersionPlan::new(Some("b".into()), layout, vec![0, 1]));
+    let unknown = VersionPlan::counting();
     MonitorPlan {
         monitor_id: 1,
         name: "m".into(),
@@ -63,7 +55,7 @@ fn monitor(every_ms: i64, out_of_orderness_ms: i64, allowed_lateness_ms: i64) ->
             max_future_ms: 0,
         },
         starts_at_ms: None,
-        time: None,
+        clock: 0,
         version: Version::Column(2),
         sample_rows: 7,
         keep_payload: false,
@@ -114,7 +106,7 @@ fn batch(rows: &[Row]) -> (Rows, Vec<i64>) {
             builder.text(2, at, version, Cell::Ok);
         }
         // The same hash wherever it stands: what the sample holds follows the offset.
-        builder.keep(row.id, None, 1);
+        builder.keep(row.id, 1);
     }
     let event_ms: Vec<i64> = rows.iter().map(|row| row.event_ms).collect();
     let rows = Rows {
@@ -138,7 +130,7 @@ fn read(monitor: &MonitorPlan, log: &[Row], stretches: &[usize], forget: bool) -
         rest = after;
         let (rows, event_ms) = batch(stretch);
         let hash = RowHash::new(1, 0);
-        open.add(monitor, &rows, &event_ms, 0, hash).unwrap();
+        open.add(monitor, &rows, &event_ms, 0, hash);
         for Delta {
             version,
             start_ms,
@@ -245,7 +237,7 @@ fn versions_without_a_baseline_count_together() {
         .enumerate()
     {
         builder.text(2, row, name, Cell::Ok);
-        builder.keep(i64::try_from(row).unwrap(), None, 1);
+        builder.keep(i64::try_from(row).unwrap(), 1);
     }
     let rows = Rows {
         batch: builder.finish(),
@@ -254,7 +246,7 @@ fn versions_without_a_baseline_count_together() {
     let mut open = OpenWindows::default();
     let event_ms = vec![5; names.len() + 2];
     let added = open.add(&monitor, &rows, &event_ms, 0, RowHash::new(1, 0));
-    assert_eq!(added.unwrap().other, 10_001);
+    assert_eq!(added.other, 10_001);
     assert_eq!(open.len(), 2);
     let deltas = open.cut(&monitor);
     let found: Vec<_> = deltas

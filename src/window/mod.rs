@@ -4,6 +4,7 @@
 //! replay and every restart comes to the same numbers.
 
 mod days;
+mod groups;
 pub mod open;
 
 use std::ops::Range;
@@ -101,6 +102,11 @@ impl Spec {
         // A date that a zone left out has no window of its own.
         let mut later = i64::MAX;
         starts.filter(move |start| std::mem::replace(&mut later, *start) > *start)
+    }
+
+    /// Start of the latest window that holds an event time.
+    fn latest_start(&self, event_ms: i64) -> i64 {
+        self.start(self.number(event_ms))
     }
 
     /// The windows that hold an event time, and which other times they hold all of.

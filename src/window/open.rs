@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::UInt32Type;
-use arrow::error::ArrowError;
+use arrow::datatypes::SchemaRef;
 
-use super::{Held, Progress, Spec};
-use crate::batch::{NO_TIME, Rows};
-use crate::profile::sample::{Provenance, RowHash};
-use crate::profile::{Layout, Profile};
+use super::groups::Panes;
+use super::{Progress, Spec};
+use crate::batch::{Batch, Cell, NO_TIME, Rows, Selection, Slice};
+use crate::profile::sample::{self, Provenance, RowHash};
+use crate::profile::{Layout, Profile, Sample};
 
 /// The model version of rows that name none.
 pub const NO_VERSION: &str = "unknown";
@@ -33,8 +32,8 @@ pub struct MonitorPlan {
     pub spec: Spec,
     /// Windows before this belong to an earlier revision.
     pub starts_at_ms: Option<i64>,
-    /// Column of the event time; `None`: the record's own timestamp.
-    pub time: Option<usize>,
+    /// Which of the topic's clocks gives its event times.
+    pub clock: usize,
     /// Where the model version stands.
     pub version: Version,
     /// Rows sampled per window.
@@ -65,6 +64,27 @@ pub struct VersionPlan {
     pub layout: Layout,
     /// The column of each of them.
     pub columns: Vec<usize>,
+    /// The columns of their samples.
+    pub sample_schema: SchemaRef,
+}
+
+impl VersionPlan {
+    /// The features of a layout, each with its column.
+    pub fn new(baseline_id: Option<String>, layout: Layout, columns: Vec<usize>) -> Self {
+        let sample_schema = sample::schema(&layout);
+        Self {
+            baseline_id,
+            layout,
+            columns,
+            sample_schema,
+        }
+    }
+
+    /// Rows that are only counted.
+    pub fn counting() -> Self {
+        let features = Vec::new();
+        Self::new(None, Layout { features }, Vec::new())
+    }
 }
 
 impl MonitorPlan {
@@ -131,9 +151,6 @@ impl Late {
     const BYTES: usize = 192;
 
     fn into_delta(self, (version, start_ms): &Key, monitor: &MonitorPlan) -> Delta {
-        let nothing = Layout {
-            features: Vec::new(),
-        };
         let end_ms = monitor.spec.end(*start_ms);
         Delta {
             version: Arc::clone(version),
@@ -143,7 +160,7 @@ impl Late {
             plan: self.plan,
             late: self.rows,
             offsets: self.offsets,
-            profile: Profile::empty(&nothing, 0),
+            profile: Profile::idle(Sample::new(0)),
         }
     }
 }
@@ -190,9 +207,6 @@ impl OpenWindows {
     }
 
     /// Assigns rows, in offset order, to their windows and profiles them.
-    ///
-    /// # Errors
-    /// Arrow's, where rows and layout disagree.
     pub fn add(
         &mut self,
         monitor: &MonitorPlan,
@@ -200,60 +214,93 @@ impl OpenWindows {
         event_ms: &[i64],
         partition: i32,
         hash: RowHash,
-    ) -> Result<Assigned, ArrowError> {
-        let versions = self.versions_of(monitor, rows);
+    ) -> Assigned {
         let mut assigned = Assigned::default();
-        let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
-        let mut held = Held::default();
-        for (row, ms) in (0u32..).zip(event_ms.iter().copied()) {
+        let panes = self.assign(monitor, rows, event_ms, &mut assigned);
+        let from = Provenance {
+            partition,
+            hash,
+            event_ms,
+        };
+        for pane in panes.all() {
+            for (start, selected) in pane.counting() {
+                self.profile(monitor, &pane.version, start, &rows.batch, selected, from);
+            }
+        }
+        assigned
+    }
+
+    /// Finds the windows of each row, counts those that come too late, and moves the event time on.
+    fn assign(
+        &mut self,
+        monitor: &MonitorPlan,
+        rows: &Rows,
+        event_ms: &[i64],
+        assigned: &mut Assigned,
+    ) -> Panes {
+        let versions = self.versions_of(monitor, rows);
+        let spec = &monitor.spec;
+        let mut panes = Panes::default();
+        for (row, ms) in event_ms.iter().copied().enumerate() {
             if ms == NO_TIME {
                 continue;
             }
-            let version = versions.of(row as usize);
+            let version = versions.of(row);
             assigned.other += u64::from(**version == *OTHER_VERSION);
-            if !held.times.contains(&ms) {
-                held = monitor.spec.held(ms);
+            let pane = panes.of(spec, version, ms);
+            let open = self.open_of(monitor, pane.windows());
+            if open > 0 {
+                assigned.counted += open as u64;
+                pane.note(open, row);
             }
-            for (start, end) in held.windows.iter().copied() {
-                let early = monitor.starts_at_ms.is_some_and(|first| start < first);
-                if early || self.progress.is_late(&monitor.spec, end) {
-                    assigned.late += 1;
-                    let offset = rows.batch.origins[row as usize].offset;
-                    self.count_late(monitor, version, start, offset);
-                    continue;
-                }
-                assigned.counted += 1;
-                let same = |(key, _): &(Key, Vec<u32>)| key.1 == start && *key.0 == **version;
-                match groups.iter().rposition(same) {
-                    Some(at) => groups[at].1.push(row),
-                    None => groups.push(((Arc::clone(version), start), vec![row])),
-                }
+            for (start, _) in &pane.windows()[open..] {
+                assigned.late += 1;
+                let offset = rows.batch.origins[row].offset;
+                self.count_late(monitor, version, *start, offset);
             }
             self.progress.advance(ms);
         }
-        for ((version, start), selected) in groups {
-            let open = self.open(monitor, &version, start);
-            let before = open.bytes;
-            for row in [selected.first(), selected.last()].into_iter().flatten() {
-                let offset = rows.batch.origins[*row as usize].offset;
-                reach(&mut open.offsets, offset);
-            }
-            let VersionPlan {
-                layout, columns, ..
-            } = &*open.plan;
-            open.profile.add(layout, &rows.batch, columns, &selected);
-            let from = Provenance {
-                partition,
-                hash,
-                event_ms,
-            };
-            open.profile
-                .sample
-                .add(layout, &rows.batch, columns, &selected, from)?;
-            let after = open.measure(&version);
-            self.bytes = self.bytes + after - before;
+        panes
+    }
+
+    /// How many of some windows take rows, latest first: the earlier ones are closed before.
+    #[inline]
+    fn open_of(&self, monitor: &MonitorPlan, windows: &[(i64, i64)]) -> usize {
+        let is_open = |(start, end): &(i64, i64)| {
+            let early = monitor.starts_at_ms.is_some_and(|first| *start < first);
+            !early && !self.progress.is_late(&monitor.spec, *end)
+        };
+        match windows.last() {
+            Some(earliest) if is_open(earliest) => windows.len(),
+            _ => windows.partition_point(is_open),
         }
-        Ok(assigned)
+    }
+
+    fn profile(
+        &mut self,
+        monitor: &MonitorPlan,
+        version: &Arc<str>,
+        start: i64,
+        batch: &Batch,
+        selected: Selection<'_>,
+        from: Provenance<'_>,
+    ) {
+        let open = self.open(monitor, version, start);
+        let before = open.bytes;
+        for row in [selected.first(), selected.last()].into_iter().flatten() {
+            reach(&mut open.offsets, batch.origins[row].offset);
+        }
+        let VersionPlan {
+            layout,
+            columns,
+            sample_schema,
+            ..
+        } = &*open.plan;
+        open.profile.add(layout, batch, columns, selected);
+        let sample = &mut open.profile.sample;
+        sample.add(sample_schema, batch, columns, selected, from);
+        let after = open.measure(version);
+        self.bytes = self.bytes + after - before;
     }
 
     fn open(&mut self, monitor: &MonitorPlan, version: &Arc<str>, start: i64) -> &mut Open {
@@ -261,7 +308,8 @@ impl OpenWindows {
             .entry((Arc::clone(version), start))
             .or_insert_with(|| {
                 let plan = Arc::clone(monitor.version(version));
-                let profile = Profile::empty(&plan.layout, monitor.sample_rows);
+                let most = sample::most_rows(&plan.layout, monitor.sample_rows);
+                let profile = Profile::idle(Sample::new(most));
                 Open {
                     plan,
                     profile,
@@ -284,27 +332,25 @@ impl OpenWindows {
         reach(&mut late.offsets, offset);
     }
 
-    fn versions_of(&mut self, monitor: &MonitorPlan, rows: &Rows) -> Versions {
+    fn versions_of<'a>(&mut self, monitor: &MonitorPlan, rows: &'a Rows) -> Versions<'a> {
         match &monitor.version {
             Version::Fixed(version) => Versions::Same(self.intern(version)),
             Version::Column(column) => {
-                let codes = rows.batch.columns[*column].as_dictionary::<UInt32Type>();
-                let texts = codes.values().as_string::<i32>();
+                let none = self.intern(NO_VERSION);
+                let Slice::Text(codes, texts) = rows.batch.values(*column) else {
+                    return Versions::Same(none); // a version's column is one of texts
+                };
                 let names = (0..texts.len())
-                    .map(|code| texts.value(code))
+                    .map(|code| texts.get(code))
                     .map(|name| match monitor.versions.contains_key(name) {
                         true => self.intern(name),
                         false => self.intern(OTHER_VERSION),
                     })
                     .collect();
-                let none = self.intern(NO_VERSION);
-                let valid = rows.batch.cells[*column]
-                    .iter()
-                    .map(|cell| cell.has_value());
                 Versions::Each {
                     names,
-                    codes: codes.keys().values().to_vec(),
-                    valid: valid.collect(),
+                    codes,
+                    cells: rows.batch.cells(*column),
                     none,
                 }
             }
@@ -330,10 +376,7 @@ impl OpenWindows {
                 deltas.extend(late.map(|late| late.into_delta(key, monitor)));
                 continue;
             }
-            let sample = open.profile.sample.take();
-            let mut empty = Profile::empty(&open.plan.layout, monitor.sample_rows);
-            std::mem::swap(&mut empty.sample, &mut open.profile.sample);
-            let profile = std::mem::replace(&mut open.profile, empty);
+            let profile = open.profile.take();
             let end_ms = monitor.spec.end(key.1);
             deltas.push(Delta {
                 version: Arc::clone(&key.0),
@@ -343,7 +386,7 @@ impl OpenWindows {
                 plan: Arc::clone(&open.plan),
                 late: late.map_or(0, |late| late.rows),
                 offsets: std::mem::replace(&mut open.offsets, NOWHERE),
-                profile: Profile { sample, ..profile },
+                profile,
             });
         }
         let late = std::mem::take(&mut self.late);
@@ -388,27 +431,27 @@ impl OpenWindows {
 }
 
 /// The model version of each row of a batch.
-enum Versions {
+enum Versions<'a> {
     Same(Arc<str>),
     Each {
         names: Vec<Arc<str>>,
-        codes: Vec<u32>,
-        valid: Vec<bool>,
+        codes: &'a [u32],
+        cells: &'a [Cell],
         none: Arc<str>,
     },
 }
 
-impl Versions {
+impl Versions<'_> {
     fn of(&self, row: usize) -> &Arc<str> {
         match self {
             Self::Same(version) => version,
             Self::Each {
                 names,
                 codes,
-                valid,
+                cells,
                 none,
             } => {
-                if valid[row] {
+                if cells[row].has_value() {
                     &names[codes[row] as usize]
                 } else {
                     none

@@ -464,7 +464,7 @@ mod tests {
         for (offset, payload) in payloads.iter().enumerate() {
             match decoder.decode(plan, payload, &mut builder) {
                 Ok(rows) => {
-                    builder.keep(i64::try_from(offset).unwrap(), None, rows);
+                    builder.keep(i64::try_from(offset).unwrap(), rows);
                     errors.push(None);
                 }
                 Err(error) => errors.push(Some(error.to_string())),
@@ -478,14 +478,16 @@ mod tests {
     };
 
     fn numbers(batch: &Batch, column: usize) -> Vec<Option<f64>> {
-        batch.columns[column]
+        batch
+            .array(column)
             .as_primitive::<Float64Type>()
             .iter()
             .collect()
     }
 
     fn texts(batch: &Batch, column: usize) -> Vec<Option<String>> {
-        let array = batch.columns[column].as_dictionary::<UInt32Type>();
+        let array = batch.array(column);
+        let array = array.as_dictionary::<UInt32Type>();
         let array = array.downcast_dict::<arrow::array::StringArray>().unwrap();
         array.into_iter().map(|t| t.map(str::to_owned)).collect()
     }
@@ -531,11 +533,11 @@ mod tests {
         assert!(errors.iter().all(Option::is_none), "{errors:?}");
         use Cell::{Coerced, Missing, NaN, NegInf, Null, Ok, PosInf, WrongType};
         assert_eq!(
-            batch.cells[0],
+            batch.cells(0),
             [Coerced, Null, WrongType, NaN, PosInf, NegInf, WrongType, Ok]
         );
         assert_eq!(
-            batch.cells[1],
+            batch.cells(1),
             [
                 Coerced, Null, WrongType, Missing, Coerced, Null, Ok, Missing
             ]
@@ -565,8 +567,9 @@ mod tests {
         );
         assert!(errors.iter().all(Option::is_none));
         assert_eq!(numbers(&batch, 0), [Some(2.0), None]);
-        assert_eq!(batch.cells[1], [Cell::Ok, Cell::Missing]);
-        let times = batch.columns[2].as_primitive::<arrow::datatypes::Int64Type>();
+        assert_eq!(batch.cells(1), [Cell::Ok, Cell::Missing]);
+        let times = batch.array(2);
+        let times = times.as_primitive::<arrow::datatypes::Int64Type>();
         assert_eq!(times.values().to_vec(), [1500, 2000]);
     }
 
@@ -605,19 +608,19 @@ mod tests {
 
     /// Everything that a batch says, with doubles as their bits.
     fn said(batch: &Batch) -> String {
-        let columns =
-            batch
-                .columns
-                .iter()
-                .map(|column| match column.as_primitive_opt::<Float64Type>() {
-                    Some(numbers) => {
-                        let bits = numbers.iter().map(|n| n.map(f64::to_bits));
-                        format!("{:?}", bits.collect::<Vec<_>>())
-                    }
-                    None => format!("{column:?}"),
-                });
-        let columns: Vec<String> = columns.collect();
-        format!("{columns:?} {:?} {:?}", batch.cells, batch.origins)
+        let one = |column: usize| {
+            let array = batch.array(column);
+            let values = match array.as_primitive_opt::<Float64Type>() {
+                Some(numbers) => {
+                    let bits = numbers.iter().map(|n| n.map(f64::to_bits));
+                    format!("{:?}", bits.collect::<Vec<_>>())
+                }
+                None => format!("{array:?}"),
+            };
+            format!("{values} {:?}", batch.cells(column))
+        };
+        let columns: Vec<String> = (0..batch.columns()).map(one).collect();
+        format!("{columns:?} {:?}", batch.origins)
     }
 
     /// Values as they may stand in one place of messages that are alike otherwise.
@@ -699,7 +702,7 @@ mod tests {
                     let rows = Decoder::default().decode(&plan, payload, &mut expected);
                     refused.push(rows.as_ref().err().map(ToString::to_string));
                     if let Ok(rows) = rows {
-                        expected.keep(offset, None, rows);
+                        expected.keep(offset, rows);
                     }
                 }
                 assert_eq!(errors, refused, "{odd}");
@@ -737,7 +740,8 @@ mod tests {
     ];
 
     fn vectors(batch: &Batch, column: usize) -> Vec<Option<Vec<f64>>> {
-        let lists = batch.columns[column].as_fixed_size_list().iter();
+        let lists = batch.array(column);
+        let lists = lists.as_fixed_size_list().iter();
         let numbers =
             |list: arrow::array::ArrayRef| list.as_primitive::<Float64Type>().values().to_vec();
         lists.map(|list| list.map(numbers)).collect()
@@ -761,7 +765,7 @@ mod tests {
         expected.extend([NaN, PosInf, NegInf, PosInf, PosInf, Null]);
         expected.extend([WrongType; 4]);
         expected.extend([Missing, Ok]);
-        assert_eq!(batch.cells[0], expected);
+        assert_eq!(batch.cells(0), expected);
         let found = vectors(&batch, 0);
         assert_eq!(found[1], Some(vec![1500.0, -2.0]));
         assert_eq!(found[2], Some(vec![0.1, 0.300_000_000_000_000_04]));
@@ -791,7 +795,7 @@ mod tests {
                     let rows = Decoder::default().decode(&plan, payload, &mut expected);
                     refused.push(rows.as_ref().err().map(ToString::to_string));
                     if let Ok(rows) = rows {
-                        expected.keep(offset, None, rows);
+                        expected.keep(offset, rows);
                     }
                 }
                 assert_eq!(errors, refused, "{odd}");
@@ -813,11 +817,11 @@ mod tests {
             decoder
                 .decode(&plan, payload.as_bytes(), &mut builder)
                 .unwrap();
-            builder.keep(0, None, 1);
+            builder.keep(0, 1);
         }
         assert_eq!(decoder.misses, 0, "each was read by its shape");
         assert_eq!(
-            builder.finish().cells[0],
+            builder.finish().cells(0),
             [Cell::Null, Cell::Ok, Cell::WrongType]
         );
     }
@@ -836,8 +840,8 @@ mod tests {
         let (batch, errors) = decode(&plan, &sent);
         assert!(errors.iter().all(Option::is_none), "{errors:?}");
         use Cell::{Missing, Ok, WrongType};
-        assert_eq!(batch.cells[0], [Ok, WrongType, Missing, Ok]);
-        assert_eq!(batch.cells[1], [Ok, Ok, Ok, WrongType]);
+        assert_eq!(batch.cells(0), [Ok, WrongType, Missing, Ok]);
+        assert_eq!(batch.cells(1), [Ok, Ok, Ok, WrongType]);
         assert_eq!(vectors(&batch, 1)[2], Some(vec![5.0, 6.0]));
         assert_eq!(numbers(&batch, 2), [Some(6.0); 4]);
     }
@@ -852,7 +856,7 @@ mod tests {
         let message = |rows: usize| format!("{{\"rows\": [{}]}}", vec!["{}"; rows].join(","));
         let most = plan.max_rows(10_000);
         assert_eq!(most, 1023);
-        assert_eq!(plan.batch_rows(2048), 127);
+        assert_eq!(plan.batch_rows(), 16);
         let (batch, errors) = decode(
             &plan,
             &[message(most).as_bytes(), message(most + 1).as_bytes()],
@@ -863,7 +867,7 @@ mod tests {
             Some("an array of more than 1023 rows")
         );
         assert_eq!(Plan::default().max_rows(10_000), 10_000);
-        assert_eq!(Plan::default().batch_rows(2048), 2048);
+        assert_eq!(Plan::default().batch_rows(), 1024);
     }
 
     #[test]
@@ -883,7 +887,7 @@ mod tests {
             (new, 0),
         ] {
             let rows = decoder.decode(&plan, payload, &mut builder).unwrap();
-            builder.keep(0, None, rows);
+            builder.keep(0, rows);
             assert_eq!(decoder.misses, misses);
         }
     }
@@ -936,7 +940,7 @@ mod tests {
             for payload in ["{\"a\":{\"v\":null}}", "{\"a\":{\"v\":[1]}}"] {
                 let decoded = decoder.decode(&plan, payload.as_bytes(), &mut builder);
                 assert_eq!(decoded.is_ok(), fits || payload.contains("null"));
-                builder.keep(0, None, decoded.unwrap_or(0));
+                builder.keep(0, decoded.unwrap_or(0));
             }
         }
     }
@@ -981,7 +985,7 @@ mod tests {
         for (text, a, b) in cases {
             let payload = text.replace('@', &digits);
             let (batch, errors) = decode(&plan, &[payload.as_bytes()]);
-            let cell = |column: usize| batch.cells[column].first().copied();
+            let cell = |column: usize| batch.cells(column).first().copied();
             let named = &text[..text.len().min(40)];
             assert_eq!((cell(0), cell(1)), (a, b), "{named}: {errors:?}");
         }
@@ -1004,6 +1008,6 @@ mod tests {
         );
         assert!(errors[1].as_ref().unwrap().contains("more than 10000 rows"));
         assert_eq!(numbers(&batch, 0), [Some(3.0), None]);
-        assert_eq!(batch.cells[1], [Cell::Missing; 2]);
+        assert_eq!(batch.cells(1), [Cell::Missing; 2]);
     }
 }

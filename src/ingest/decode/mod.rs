@@ -115,6 +115,13 @@ pub struct Plan {
 /// One message never makes more rows than have so many numbers in vectors: 128 MiB.
 const MAX_NUMBERS: usize = 1 << 24;
 
+/// Rows of about so many bytes are profiled at a time,
+const BATCH_BYTES: usize = 128 << 10;
+/// but at least so many,
+const LEAST_ROWS: usize = 16;
+/// and at most so many.
+pub const BATCH_ROWS: usize = 1024;
+
 impl Default for Plan {
     fn default() -> Self {
         Self {
@@ -176,9 +183,12 @@ impl Plan {
         most.min(MAX_NUMBERS / self.width.max(1)).max(1)
     }
 
-    /// How many of `rows` rows are handed on at a time, so that those with vectors do not pile up.
-    pub fn batch_rows(&self, rows: usize) -> usize {
-        rows.min(MAX_NUMBERS / 8 / self.width.max(1)).max(1)
+    /// How many rows are profiled at a time: as many as stay in a near cache on their way from the
+    /// decoder to the profiles.
+    pub fn batch_rows(&self) -> usize {
+        let shapes = self.columns.iter().map(Read::shape);
+        let row: usize = shapes.map(Shape::bytes).sum();
+        (BATCH_BYTES / row.max(1)).clamp(LEAST_ROWS, BATCH_ROWS)
     }
 
     /// Headers to be read, each with its column.
