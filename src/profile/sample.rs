@@ -114,19 +114,28 @@ impl Sample {
         rows: Selection<'_>,
         from: Provenance<'_>,
     ) {
-        let mut kept = Vec::new();
+        let (mut kept, mut hashes) = (Vec::new(), Vec::new());
         for row in rows.iter() {
             let origin = batch.origins[row];
             let hash = from.hash.of(origin.offset, origin.row);
             if self.admit(hash) {
-                kept.push((hash, row));
+                kept.push(u32::try_from(row).unwrap_or(u32::MAX)); // no batch has so many
+                hashes.push(hash);
             }
         }
-        if !kept.is_empty() {
-            self.unsettle();
-            self.gathered.append(schema, batch, columns, &kept, from);
-            self.drop_surplus();
+        if kept.is_empty() {
+            return;
         }
+        let is_every = kept.len() == rows.len();
+        let kept = if is_every {
+            rows
+        } else {
+            Selection::Listed(&kept)
+        };
+        self.unsettle();
+        let rows = (kept, &hashes[..]);
+        self.gathered.append(schema, batch, columns, rows, from);
+        self.drop_surplus();
     }
 
     /// Whether a hash is among the k least so far; remembers it if so. One that equals the k-th is:
@@ -156,8 +165,8 @@ impl Sample {
     /// Settled rows go back to those that are gathered.
     fn unsettle(&mut self) {
         if let Some(settled) = self.settled.take() {
-            let all: Vec<usize> = (0..settled.num_rows()).collect();
-            self.gathered.append_arrow(&settled, &all);
+            let all = Selection::Run(0, settled.num_rows());
+            self.gathered.append_arrow(&settled, all);
         }
     }
 
@@ -183,20 +192,22 @@ impl Sample {
     pub(super) fn merge(&mut self, other: &Self) {
         if let Some(settled) = &other.settled {
             let hashes = settled.column(0).as_primitive::<UInt64Type>().values();
-            let rows = self.admitted(hashes.iter().copied());
+            let rows = self.admitted(hashes);
             self.unsettle();
-            self.gathered.append_arrow(settled, &rows);
+            let rows = Selection::Listed(&rows);
+            self.gathered.append_arrow(settled, rows);
         }
         if !other.gathered.is_empty() {
             let rows = self.admitted(other.gathered.hashes());
             self.unsettle();
-            self.gathered.append_rows(&other.gathered, &rows);
+            let rows = Selection::Listed(&rows);
+            self.gathered.append_rows(&other.gathered, rows);
         }
         self.drop_surplus();
     }
 
-    fn admitted(&mut self, hashes: impl Iterator<Item = u64>) -> Vec<usize> {
-        let rows = hashes.enumerate().filter(|(_, hash)| self.admit(*hash));
+    fn admitted(&mut self, hashes: &[u64]) -> Vec<u32> {
+        let rows = (0..).zip(hashes).filter(|(_, hash)| self.admit(**hash));
         rows.map(|(row, _)| row).collect()
     }
 

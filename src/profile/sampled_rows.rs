@@ -1,8 +1,8 @@
-//! Sampled rows as they are gathered: plain words, of which Arrow is made once, when they are
-//! stored or read.
+//! Sampled rows while they are gathered: a vector per column. Arrow arrays are made of them once,
+//! when the sample is stored or read.
 //!
-//! A batch may bring one row to a window or a thousand. Either costs one append to one vector,
-//! where an Arrow batch would take an array and more for each feature.
+//! A batch may add one row to a window or a thousand. Each column takes its share in one pass: a
+//! run of rows is one copy of memory.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -11,248 +11,168 @@ use arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeListArray, Float64Array, Int32Array, Int64Array,
     RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
-use arrow::buffer::{NullBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, FieldRef, Float64Type, Int32Type, Int64Type, SchemaRef};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, SchemaRef};
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 
 use super::Columns;
 use super::sample::{OWN_COLUMNS, Provenance};
-use crate::batch::{Batch, Cell, Slice};
-
-/// Words at the beginning of a row: hash, offset, partition with row, event time.
-const OWN_WORDS: usize = 4;
-/// So many rows are written column by column, which then still are in the nearest cache.
-const BLOCK: usize = 32;
+use crate::batch::{Batch, Cell, Selection, Slice, Texts};
 
 /// Rows of one schema.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SampledRows {
     schema: Option<SchemaRef>,
-    /// Words of a row: its own, a bit per feature that has a value, and the features.
-    width: usize,
-    words: Vec<u64>,
-    texts: String,
+    hashes: Vec<u64>,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+    /// Positions within the messages.
+    positions: Vec<u32>,
+    event_ms: Vec<i64>,
+    features: Vec<Column>,
 }
 
-/// Where the values of a feature stand in a row.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    feature: usize,
-    word: usize,
-    form: Form,
+/// One feature of the rows.
+#[derive(Debug, Clone)]
+struct Column {
+    values: Values,
+    /// Whether each row has a value; empty while all have one.
+    valid: Vec<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Number,
-    Text,
-    Vector(usize),
+#[derive(Debug, Clone)]
+enum Values {
+    /// So many numbers a row.
+    Numbers(usize, Vec<f64>),
+    /// Texts one after another, and where each ends.
+    Texts(Vec<u8>, Vec<usize>),
 }
 
-impl Form {
-    fn of(data_type: &DataType) -> Self {
-        match data_type {
-            DataType::Utf8 => Self::Text,
-            DataType::FixedSizeList(_, width) => Self::Vector(usize::try_from(*width).unwrap_or(0)),
-            _ => Self::Number,
-        }
-    }
-
-    fn words(self) -> usize {
-        match self {
-            Self::Number => 1,
-            Self::Text => 2, // where it begins, and how long it is
-            Self::Vector(width) => width,
-        }
-    }
+/// Sampled rows to copy from.
+struct View<'a> {
+    schema: SchemaRef,
+    hashes: &'a [u64],
+    partitions: &'a [i32],
+    offsets: &'a [i64],
+    positions: &'a [u32],
+    event_ms: &'a [i64],
+    features: Vec<Source<'a>>,
 }
 
-impl Place {
-    fn words(self, row: &[u64]) -> &[u64] {
-        &row[self.word..self.word + self.form.words()]
-    }
+/// A feature to copy from, by row.
+struct Source<'a> {
+    values: Given<'a>,
+    valid: Valid<'a>,
 }
 
-fn places(schema: &SchemaRef) -> impl Iterator<Item = Place> {
-    let features = &schema.fields()[OWN_COLUMNS..];
-    let mut word = OWN_WORDS + features.len().div_ceil(64);
-    features.iter().enumerate().map(move |(feature, field)| {
-        let form = Form::of(field.data_type());
-        let place = Place {
-            feature,
-            word,
-            form,
-        };
-        word += form.words();
-        place
-    })
+enum Given<'a> {
+    /// As many a row as the column has. Rows at the end may be left out; they are zeros.
+    Numbers(&'a [f64]),
+    /// Numbers of a batch, where [`Cell::Missing`] stands beside one of an earlier batch.
+    Found(&'a [f64], &'a [Cell]),
+    Coded(&'a [u32], &'a Texts),
+    Arrow(&'a StringArray),
+    Gathered(&'a [u8], &'a [usize]),
 }
 
-/// What says which row it is, beside its hash.
-type Identity = (i32, i64, u32);
+#[derive(Clone, Copy)]
+enum Valid<'a> {
+    All,
+    Cells(&'a [Cell]),
+    Bits(&'a NullBuffer),
+    Flags(&'a [bool]),
+}
 
 impl SampledRows {
     pub(super) fn len(&self) -> usize {
-        self.words.len().checked_div(self.width).unwrap_or(0)
+        self.hashes.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.hashes.is_empty()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.words.capacity() * 8 + self.texts.capacity()
+        let own = self.hashes.capacity() * 8
+            + self.partitions.capacity() * 4
+            + self.offsets.capacity() * 8
+            + self.positions.capacity() * 4
+            + self.event_ms.capacity() * 8;
+        let features = self.features.capacity() * size_of::<Column>();
+        own + features + self.features.iter().map(Column::bytes).sum::<usize>()
     }
 
-    pub(super) fn hashes(&self) -> impl Iterator<Item = u64> {
-        self.rows().map(|row| row[0])
+    pub(super) fn hashes(&self) -> &[u64] {
+        &self.hashes
     }
 
-    /// Appends rows of a batch, each given with its hash.
+    /// Appends rows of a batch with their hashes.
     pub(super) fn append(
         &mut self,
         schema: &SchemaRef,
         batch: &Batch,
         columns: &Columns,
-        rows: &[(u64, usize)],
+        (rows, hashes): (Selection<'_>, &[u64]),
         from: Provenance<'_>,
     ) {
         self.take_schema(schema);
-        for block in rows.chunks(BLOCK) {
-            let first = self.make_room(block.len());
-            let own = block.iter().map(|(hash, row)| {
-                let origin = batch.origins[*row];
-                let place = identity_word(from.partition, origin.row);
-                let [offset, event_ms] = [origin.offset, from.event_ms[*row]];
-                [
-                    *hash,
-                    offset.cast_unsigned(),
-                    place,
-                    event_ms.cast_unsigned(),
-                ]
-            });
-            let written = self.words[first..].chunks_exact_mut(self.width);
-            for (to, own) in written.zip(own) {
-                to[..OWN_WORDS].copy_from_slice(&own);
-            }
-            for (place, column) in places(schema).zip(columns) {
-                self.write(first, place, batch, *column, block);
-            }
-        }
-    }
-
-    /// Writes one feature of some rows.
-    fn write(
-        &mut self,
-        first: usize,
-        place: Place,
-        batch: &Batch,
-        column: usize,
-        rows: &[(u64, usize)],
-    ) {
-        let cells = batch.cells(column);
-        let texts = &mut self.texts;
-        let written = self.words[first..].chunks_exact_mut(self.width);
-        let written = written.zip(rows.iter().map(|(_, row)| *row));
-        match batch.values(column) {
-            Slice::Number(values) => written.for_each(|(to, row)| {
-                set_valid(to, place.feature, cells[row].has_value());
-                // What is under a null is stored too, so that it must not be an earlier batch's.
-                let missing = cells[row] == Cell::Missing;
-                to[place.word] = if missing { 0 } else { values[row].to_bits() };
-            }),
-            Slice::Text(codes, known) => written.for_each(|(to, row)| {
-                if cells[row].has_value() {
-                    set_valid(to, place.feature, true);
-                    append_text(texts, &mut to[place.word..], known.get(codes[row] as usize));
-                }
-            }),
-            Slice::Vector(width, values) => written.for_each(|(to, row)| {
-                set_valid(to, place.feature, cells[row].has_value());
-                let vector = values.get(row * width..(row + 1) * width);
-                write_vector(&mut to[place.word..], vector.unwrap_or_default());
-            }),
-            Slice::Time(_) => {} // no feature is one
+        let before = self.len();
+        let origins = || rows.iter().map(|row| batch.origins[row]);
+        let partitions = std::iter::repeat_n(from.partition, rows.len());
+        extend(&mut self.hashes, hashes.iter().copied());
+        extend(&mut self.partitions, partitions);
+        extend(&mut self.offsets, origins().map(|origin| origin.offset));
+        extend(&mut self.positions, origins().map(|origin| origin.row));
+        copy(&mut self.event_ms, from.event_ms, rows);
+        for (feature, column) in self.features.iter_mut().zip(columns) {
+            feature.append(before, &Source::of_batch(batch, *column), rows);
         }
     }
 
     /// Appends some rows of a sample that was read.
-    pub(super) fn append_arrow(&mut self, sample: &RecordBatch, rows: &[usize]) {
-        let schema = sample.schema();
-        self.take_schema(&schema);
-        let first = self.make_room(rows.len());
-        let own = sample.columns();
-        let hashes = own[0].as_primitive::<UInt64Type>().values();
-        let partitions = own[1].as_primitive::<Int32Type>().values();
-        let offsets = own[2].as_primitive::<Int64Type>().values();
-        let numbers = own[3].as_primitive::<UInt32Type>().values();
-        let event_ms = own[4].as_primitive::<Int64Type>().values();
-        let written = self.words[first..].chunks_exact_mut(self.width);
-        for (to, row) in written.zip(rows.iter().copied()) {
-            to[..OWN_WORDS].copy_from_slice(&[
-                hashes[row],
-                offsets[row].cast_unsigned(),
-                identity_word(partitions[row], numbers[row]),
-                event_ms[row].cast_unsigned(),
-            ]);
-        }
-        for place in places(&schema) {
-            let column = sample.column(OWN_COLUMNS + place.feature);
-            self.write_arrow(first, place, column, rows);
-        }
-    }
-
-    fn write_arrow(&mut self, first: usize, place: Place, column: &ArrayRef, rows: &[usize]) {
-        let texts = &mut self.texts;
-        let written = self.words[first..].chunks_exact_mut(self.width);
-        for (to, row) in written.zip(rows.iter().copied()) {
-            let valid = column.is_valid(row);
-            set_valid(to, place.feature, valid);
-            let to = &mut to[place.word..];
-            match place.form {
-                Form::Number => to[0] = column.as_primitive::<Float64Type>().value(row).to_bits(),
-                Form::Text if valid => {
-                    append_text(texts, to, column.as_string::<i32>().value(row));
-                }
-                Form::Text => {}
-                Form::Vector(width) => {
-                    let vectors = column.as_fixed_size_list();
-                    let numbers = vectors.values().as_primitive::<Float64Type>().values();
-                    let start = vectors.value_offset_at(row);
-                    write_vector(to, &numbers[start..start + width]);
-                }
-            }
-        }
+    pub(super) fn append_arrow(&mut self, sample: &RecordBatch, rows: Selection<'_>) {
+        self.append_view(&View::of_arrow(sample), rows);
     }
 
     /// Appends some rows of other gathered ones.
-    pub(super) fn append_rows(&mut self, other: &Self, rows: &[usize]) {
-        let Some(schema) = &other.schema else {
-            return;
-        };
-        self.take_schema(schema);
-        let is_text = |place: &Place| place.form == Form::Text;
-        let texts: Vec<Place> = places(schema).filter(is_text).collect();
-        self.words.reserve(rows.len() * self.width);
-        for row in rows {
-            let first = self.words.len();
-            self.words.extend_from_slice(other.row(*row));
-            let to = &mut self.words[first..];
-            for place in &texts {
-                let to = &mut to[place.word..];
-                let text = other.text(to);
-                append_text(&mut self.texts, to, text);
-            }
+    pub(super) fn append_rows(&mut self, other: &Self, rows: Selection<'_>) {
+        if let Some(schema) = &other.schema {
+            self.append_view(&other.view(schema), rows);
+        }
+    }
+
+    fn append_view(&mut self, other: &View<'_>, rows: Selection<'_>) {
+        self.take_schema(&other.schema);
+        let before = self.len();
+        copy(&mut self.hashes, other.hashes, rows);
+        copy(&mut self.partitions, other.partitions, rows);
+        copy(&mut self.offsets, other.offsets, rows);
+        copy(&mut self.positions, other.positions, rows);
+        copy(&mut self.event_ms, other.event_ms, rows);
+        for (feature, source) in self.features.iter_mut().zip(&other.features) {
+            feature.append(before, source, rows);
+        }
+    }
+
+    fn view(&self, schema: &SchemaRef) -> View<'_> {
+        View {
+            schema: Arc::clone(schema),
+            hashes: &self.hashes,
+            partitions: &self.partitions,
+            offsets: &self.offsets,
+            positions: &self.positions,
+            event_ms: &self.event_ms,
+            features: self.features.iter().map(Column::source).collect(),
         }
     }
 
     /// Keeps only the rows with such hashes.
     pub(super) fn retain(&mut self, keeps: impl Fn(u64) -> bool) {
+        let rows = (0..).zip(&self.hashes).filter(|(_, hash)| keeps(**hash));
+        let rows: Vec<u32> = rows.map(|(row, _)| row).collect();
         let all = std::mem::take(self);
-        let rows = all.hashes().enumerate().filter(|(_, hash)| keeps(*hash));
-        let rows: Vec<usize> = rows.map(|(row, _)| row).collect();
-        self.append_rows(&all, &rows);
+        self.append_rows(&all, Selection::Listed(&rows));
     }
 
     /// The `most` rows that come first, in order.
@@ -263,53 +183,25 @@ impl SampledRows {
         let Some(schema) = &self.schema else {
             return Ok(None);
         };
-        // Whole rows are put in order first: each column by itself would be looked up all over memory.
         let mut ordered = Self::default();
-        ordered.append_rows(self, &self.order(most));
-        let own = |word: usize| ordered.rows().map(move |row| row[word]);
-        let identities = || (0..ordered.len()).map(|row| ordered.identity(row));
+        ordered.append_rows(self, Selection::Listed(&self.order(most)));
         let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from_iter_values(own(0))),
-            Arc::new(Int32Array::from_iter_values(identities().map(|one| one.0))),
-            Arc::new(Int64Array::from_iter_values(identities().map(|one| one.1))),
-            Arc::new(UInt32Array::from_iter_values(identities().map(|one| one.2))),
-            Arc::new(Int64Array::from_iter_values(own(3).map(u64::cast_signed))),
+            Arc::new(UInt64Array::from(ordered.hashes)),
+            Arc::new(Int32Array::from(ordered.partitions)),
+            Arc::new(Int64Array::from(ordered.offsets)),
+            Arc::new(UInt32Array::from(ordered.positions)),
+            Arc::new(Int64Array::from(ordered.event_ms)),
         ];
-        let features = &schema.fields()[OWN_COLUMNS..];
-        for (place, field) in places(schema).zip(features) {
-            arrays.push(ordered.array(place, field)?);
+        for (feature, field) in ordered.features.into_iter().zip(features(schema)) {
+            arrays.push(feature.into_array(field)?);
         }
         RecordBatch::try_new(Arc::clone(schema), arrays).map(Some)
     }
 
-    fn array(&self, place: Place, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
-        let valid = |row: &[u64]| is_valid(row, place.feature);
-        let nulls: NullBuffer = self.rows().map(valid).collect();
-        let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
-        let numbers = || {
-            let words = self.rows().flat_map(|row| place.words(row));
-            let mut numbers = Vec::with_capacity(self.len() * place.form.words());
-            numbers.extend(words.map(|word| f64::from_bits(*word)));
-            ScalarBuffer::from(numbers)
-        };
-        Ok(match (place.form, field.data_type()) {
-            (Form::Text, _) => {
-                let text = |row| valid(row).then(|| self.text(place.words(row)));
-                Arc::new(self.rows().map(text).collect::<StringArray>())
-            }
-            (Form::Vector(_), DataType::FixedSizeList(item, width)) => {
-                let (item, values) = (Arc::clone(item), Float64Array::new(numbers(), None));
-                let values = Arc::new(values);
-                Arc::new(FixedSizeListArray::try_new(item, *width, values, nulls)?)
-            }
-            _ => Arc::new(Float64Array::try_new(numbers(), nulls)?),
-        })
-    }
-
     /// The rows with the least hashes, ascending; of equal hashes by what row they are.
-    fn order(&self, most: usize) -> Vec<usize> {
-        let mut rows: Vec<(u64, usize)> = self.hashes().zip(0..).collect();
-        let compare = |a: &(u64, usize), b: &(u64, usize)| -> Ordering {
+    fn order(&self, most: usize) -> Vec<u32> {
+        let mut rows: Vec<(u64, u32)> = self.hashes.iter().copied().zip(0..).collect();
+        let compare = |a: &(u64, u32), b: &(u64, u32)| -> Ordering {
             let ties = || self.identity(a.1).cmp(&self.identity(b.1));
             a.0.cmp(&b.0).then_with(ties)
         };
@@ -321,72 +213,250 @@ impl SampledRows {
         rows.into_iter().map(|(_, row)| row).collect()
     }
 
-    fn rows(&self) -> impl Iterator<Item = &[u64]> {
-        self.words.chunks_exact(self.width.max(1))
-    }
-
-    fn row(&self, row: usize) -> &[u64] {
-        &self.words[row * self.width..(row + 1) * self.width]
-    }
-
-    fn identity(&self, row: usize) -> Identity {
-        let row = self.row(row);
-        let [a, b, c, d, e, f, g, h] = row[2].to_be_bytes();
-        let (partition, number) = ([a, b, c, d], [e, f, g, h]);
-        let offset = row[1].cast_signed();
-        (
-            i32::from_be_bytes(partition),
-            offset,
-            u32::from_be_bytes(number),
-        )
-    }
-
-    fn text(&self, words: &[u64]) -> &str {
-        // Both are lengths of what is in memory.
-        let [start, length] = [words[0], words[1]].map(|word| usize::try_from(word).unwrap_or(0));
-        &self.texts[start..start + length]
+    /// What says which row it is, beside its hash.
+    fn identity(&self, row: u32) -> (i32, i64, u32) {
+        let row = row as usize;
+        (self.partitions[row], self.offsets[row], self.positions[row])
     }
 
     fn take_schema(&mut self, schema: &SchemaRef) {
-        if self.words.is_empty() {
+        if self.is_empty() {
             self.schema = Some(Arc::clone(schema));
-            let last = places(schema).last();
-            self.width = last.map_or(OWN_WORDS, |last| last.word + last.form.words());
+            self.features = features(schema).map(Column::new).collect();
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    fn of_arrow(sample: &'a RecordBatch) -> Self {
+        let (own, features) = sample.columns().split_at(OWN_COLUMNS);
+        Self {
+            schema: sample.schema(),
+            hashes: own[0].as_primitive::<UInt64Type>().values(),
+            partitions: own[1].as_primitive::<Int32Type>().values(),
+            offsets: own[2].as_primitive::<Int64Type>().values(),
+            positions: own[3].as_primitive::<UInt32Type>().values(),
+            event_ms: own[4].as_primitive::<Int64Type>().values(),
+            features: features.iter().map(Source::of_arrow).collect(),
+        }
+    }
+}
+
+impl<'a> Source<'a> {
+    fn of_batch(batch: &'a Batch, column: usize) -> Self {
+        let cells = batch.cells(column);
+        let is_full = batch.is_full(column);
+        let values = match batch.values(column) {
+            Slice::Number(values) if is_full => Given::Numbers(values),
+            Slice::Number(values) => Given::Found(values, cells),
+            Slice::Vector(_, values) => Given::Numbers(values),
+            Slice::Text(codes, known) => Given::Coded(codes, known),
+            Slice::Time(_) => Given::Numbers(&[]), // no feature is one
+        };
+        let valid = if is_full {
+            Valid::All
+        } else {
+            Valid::Cells(cells)
+        };
+        Self { values, valid }
+    }
+
+    fn of_arrow(column: &'a ArrayRef) -> Self {
+        let numbers = |array: &'a ArrayRef| array.as_primitive::<Float64Type>().values();
+        Self {
+            values: match column.data_type() {
+                DataType::Utf8 => Given::Arrow(column.as_string()),
+                DataType::FixedSizeList(..) => {
+                    Given::Numbers(numbers(column.as_fixed_size_list().values()))
+                }
+                _ => Given::Numbers(numbers(column)),
+            },
+            valid: column.nulls().map_or(Valid::All, Valid::Bits),
+        }
+    }
+}
+
+impl Valid<'_> {
+    #[inline]
+    fn of(self, row: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Cells(cells) => cells[row].has_value(),
+            Self::Bits(bits) => bits.is_valid(row),
+            Self::Flags(flags) => flags[row],
+        }
+    }
+}
+
+impl Column {
+    fn new(field: &Field) -> Self {
+        let values = match field.data_type() {
+            DataType::Utf8 => Values::Texts(Vec::new(), Vec::new()),
+            DataType::FixedSizeList(_, width) => {
+                Values::Numbers(usize::try_from(*width).unwrap_or(0), Vec::new())
+            }
+            _ => Values::Numbers(1, Vec::new()),
+        };
+        let valid = Vec::new();
+        Self { values, valid }
+    }
+
+    fn bytes(&self) -> usize {
+        let values = match &self.values {
+            Values::Numbers(_, numbers) => numbers.capacity() * 8,
+            Values::Texts(texts, ends) => texts.capacity() + ends.capacity() * 8,
+        };
+        values + self.valid.capacity()
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source {
+            values: match &self.values {
+                Values::Numbers(_, numbers) => Given::Numbers(numbers),
+                Values::Texts(texts, ends) => Given::Gathered(texts, ends),
+            },
+            valid: match &self.valid[..] {
+                [] => Valid::All,
+                flags => Valid::Flags(flags),
+            },
         }
     }
 
-    /// Appends empty rows; where the first of them begins. Grows by a quarter, since a full sample
-    /// is megabytes.
-    fn make_room(&mut self, rows: usize) -> usize {
-        let (first, more) = (self.words.len(), rows * self.width);
-        if self.words.capacity() - first < more {
-            self.words.reserve_exact(more.max(first / 4));
+    /// Appends some rows to the `before` that the column has.
+    fn append(&mut self, before: usize, from: &Source<'_>, rows: Selection<'_>) {
+        let valid = from.valid;
+        if !self.valid.is_empty() || !is_all(valid, rows) {
+            self.valid.resize(before, true);
+            extend(&mut self.valid, rows.iter().map(|row| valid.of(row)));
         }
-        self.words.resize(first + more, 0);
-        first
+        match (&mut self.values, &from.values) {
+            (Values::Numbers(width, to), Given::Numbers(from)) => {
+                append_numbers(to, *width, from, rows);
+            }
+            (Values::Numbers(_, to), Given::Found(from, cells)) => {
+                let is_missing = |row: usize| cells[row] == Cell::Missing;
+                let numbers = rows.iter();
+                // What is under a null is stored too, so that it must not be an earlier batch's.
+                let numbers = numbers.map(|row| if is_missing(row) { 0.0 } else { from[row] });
+                extend(to, numbers);
+            }
+            (Values::Texts(to, ends), from) => {
+                let texts = rows.iter().map(|row| match valid.of(row) {
+                    true => from.text(row),
+                    false => &[],
+                });
+                append_texts(to, ends, texts);
+            }
+            (Values::Numbers(..), _) => debug_assert!(false, "texts for numbers"),
+        }
+    }
+
+    fn into_array(self, field: &Field) -> Result<ArrayRef, ArrowError> {
+        let nulls = Some(self.valid).filter(|valid| !valid.is_empty());
+        let nulls = nulls.map(NullBuffer::from);
+        let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+        Ok(match (self.values, field.data_type()) {
+            (Values::Texts(texts, ends), _) => {
+                let offset =
+                    |end| i32::try_from(end).map_err(|_| ArrowError::OffsetOverflowError(end));
+                let offsets = std::iter::once(0).chain(ends).map(offset);
+                let offsets: Vec<i32> = offsets.collect::<Result<_, _>>()?;
+                let offsets = OffsetBuffer::new(offsets.into());
+                Arc::new(StringArray::try_new(offsets, Buffer::from(texts), nulls)?)
+            }
+            (Values::Numbers(_, numbers), DataType::FixedSizeList(item, width)) => {
+                let numbers = Arc::new(Float64Array::from(numbers));
+                let item = Arc::clone(item);
+                Arc::new(FixedSizeListArray::try_new(item, *width, numbers, nulls)?)
+            }
+            (Values::Numbers(_, numbers), _) => {
+                Arc::new(Float64Array::try_new(numbers.into(), nulls)?)
+            }
+        })
     }
 }
 
-/// Partition and position in the message.
-fn identity_word(partition: i32, row: u32) -> u64 {
-    u64::from(partition.cast_unsigned()) << 32 | u64::from(row)
+impl<'a> Given<'a> {
+    #[inline]
+    fn text(&self, row: usize) -> &'a [u8] {
+        match *self {
+            Self::Coded(codes, known) => known.get(codes[row] as usize).as_bytes(),
+            Self::Arrow(texts) => texts.value(row).as_bytes(),
+            Self::Gathered(texts, ends) => {
+                let start = if row == 0 { 0 } else { ends[row - 1] };
+                &texts[start..ends[row]]
+            }
+            Self::Numbers(_) | Self::Found(..) => &[],
+        }
+    }
 }
 
-fn set_valid(row: &mut [u64], feature: usize, valid: bool) {
-    row[OWN_WORDS + feature / 64] |= u64::from(valid) << (feature % 64);
+fn features(schema: &SchemaRef) -> impl Iterator<Item = &Field> {
+    schema.fields()[OWN_COLUMNS..].iter().map(|field| &**field)
 }
 
-fn is_valid(row: &[u64], feature: usize) -> bool {
-    row[OWN_WORDS + feature / 64] >> (feature % 64) & 1 == 1
+fn is_all(valid: Valid<'_>, rows: Selection<'_>) -> bool {
+    matches!(valid, Valid::All) || rows.iter().all(|row| valid.of(row))
 }
 
-fn append_text(texts: &mut String, words: &mut [u64], text: &str) {
-    (words[0], words[1]) = (texts.len() as u64, text.len() as u64);
-    texts.push_str(text);
+fn append_numbers(to: &mut Vec<f64>, width: usize, from: &[f64], rows: Selection<'_>) {
+    make_room(to, rows.len() * width);
+    let end = to.len() + rows.len() * width;
+    match rows {
+        Selection::Run(first, last) => {
+            let place = |row: usize| (row * width).min(from.len());
+            to.extend_from_slice(&from[place(first)..place(last)]);
+        }
+        Selection::Listed(_) if width == 1 => {
+            let number = |row: usize| from.get(row).copied().unwrap_or_default();
+            to.extend(rows.iter().map(number));
+        }
+        Selection::Listed(_) => {
+            for row in rows.iter() {
+                let end = to.len() + width;
+                let numbers = from.get(row * width..(row + 1) * width);
+                to.extend_from_slice(numbers.unwrap_or_default());
+                to.resize(end, 0.0);
+            }
+        }
+    }
+    to.resize(end, 0.0);
 }
 
-fn write_vector(words: &mut [u64], vector: &[f64]) {
-    for (word, number) in words.iter_mut().zip(vector) {
-        *word = number.to_bits();
+fn append_texts<'a>(
+    to: &mut Vec<u8>,
+    ends: &mut Vec<usize>,
+    texts: impl Iterator<Item = &'a [u8]>,
+) {
+    extend(
+        ends,
+        texts.map(|text| {
+            make_room(to, text.len());
+            to.extend_from_slice(text);
+            to.len()
+        }),
+    );
+}
+
+fn copy<T: Copy>(to: &mut Vec<T>, from: &[T], rows: Selection<'_>) {
+    match rows {
+        Selection::Run(first, last) => {
+            make_room(to, last - first);
+            to.extend_from_slice(&from[first..last]);
+        }
+        Selection::Listed(_) => extend(to, rows.iter().map(|row| from[row])),
+    }
+}
+
+fn extend<T>(to: &mut Vec<T>, more: impl Iterator<Item = T>) {
+    make_room(to, more.size_hint().0);
+    to.extend(more);
+}
+
+/// Grows by half, not to the double: a full sample is megabytes.
+#[inline]
+fn make_room<T>(column: &mut Vec<T>, more: usize) {
+    if column.capacity() - column.len() < more {
+        column.reserve_exact(more.max(column.len() / 2));
     }
 }
