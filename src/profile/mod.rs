@@ -6,7 +6,7 @@
 //! - `coarse`: about ten bins a feature, for the learned mode and tests on counts
 //! - `per_bin`: what was counted per bin, in as much memory as that takes
 //! - `quality`: nulls, missing fields, wrong types
-//! - `sample`: the bottom-k row sample, and `sampled_rows` in it: the rows as they are gathered
+//! - `sample`: the bottom-k row sample, and `sampled_rows` in it: the rows while they are gathered
 //! - `encoding`: the stored form, and `stream` in it: the sample
 //!
 //! Merging is associative and commutative and equals profiling everything at once, bit for bit:

@@ -118,7 +118,7 @@ impl Sample {
         for row in rows.iter() {
             let origin = batch.origins[row];
             let hash = from.hash.of(origin.offset, origin.row);
-            if self.admit(hash) {
+            if admit(&mut self.least, self.k, hash) {
                 kept.push(u32::try_from(row).unwrap_or(u32::MAX)); // no batch has so many
                 hashes.push(hash);
             }
@@ -133,25 +133,9 @@ impl Sample {
             Selection::Listed(&kept)
         };
         self.unsettle();
-        let rows = (kept, &hashes[..]);
-        self.gathered.append(schema, batch, columns, rows, from);
+        let gathered = &mut self.gathered;
+        gathered.append(schema, batch, columns, kept, &hashes, from);
         self.drop_surplus();
-    }
-
-    /// Whether a hash is among the k least so far; remembers it if so. One that equals the k-th is:
-    /// which of the two rows comes first is found out at the end.
-    fn admit(&mut self, hash: u64) -> bool {
-        if self.least.len() < self.k {
-            self.least.push(hash);
-            return true;
-        }
-        match self.least.peek_mut() {
-            Some(mut greatest) if hash <= *greatest => {
-                *greatest = hash;
-                true
-            }
-            _ => false,
-        }
     }
 
     /// Rows above the k-th hash go when there are too many.
@@ -190,25 +174,20 @@ impl Sample {
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
+        if other.rows() > 0 {
+            self.unsettle();
+        }
         if let Some(settled) = &other.settled {
             let hashes = settled.column(0).as_primitive::<UInt64Type>().values();
-            let rows = self.admitted(hashes);
-            self.unsettle();
+            let rows = (0..).zip(hashes);
+            let rows = rows.filter(|(_, hash)| admit(&mut self.least, self.k, **hash));
+            let rows: Vec<u32> = rows.map(|(row, _)| row).collect();
             let rows = Selection::Listed(&rows);
             self.gathered.append_arrow(settled, rows);
         }
-        if !other.gathered.is_empty() {
-            let rows = self.admitted(other.gathered.hashes());
-            self.unsettle();
-            let rows = Selection::Listed(&rows);
-            self.gathered.append_rows(&other.gathered, rows);
-        }
+        let admits = |hash| admit(&mut self.least, self.k, hash);
+        self.gathered.append_rows(&other.gathered, admits);
         self.drop_surplus();
-    }
-
-    fn admitted(&mut self, hashes: &[u64]) -> Vec<u32> {
-        let rows = (0..).zip(hashes).filter(|(_, hash)| self.admit(**hash));
-        rows.map(|(row, _)| row).collect()
     }
 
     /// The k rows in hash order, as one batch; `None` where there are none.
@@ -249,6 +228,22 @@ impl Sample {
         let settled = self.settled.as_ref();
         let settled = settled.map_or(0, RecordBatch::get_array_memory_size);
         settled + self.gathered.bytes() + self.least.capacity() * 8
+    }
+}
+
+/// Whether a hash is among the k least so far; remembers it if so. One that equals the k-th is:
+/// which of the two rows comes first is found out at the end.
+fn admit(least: &mut BinaryHeap<u64>, k: usize, hash: u64) -> bool {
+    if least.len() < k {
+        least.push(hash);
+        return true;
+    }
+    match least.peek_mut() {
+        Some(mut greatest) if hash <= *greatest => {
+            *greatest = hash;
+            true
+        }
+        _ => false,
     }
 }
 

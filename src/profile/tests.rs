@@ -1,5 +1,7 @@
 //! Merge laws, and stored forms that come back as they were.
 
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
 use proptest::prelude::*;
 
 use super::encoding::{decode, decode_layout, encode, encode_layout};
@@ -209,6 +211,82 @@ fn a_stretch_that_follows_another_keeps_only_rows_that_can_still_matter() {
         encode(&mut merged, true).unwrap(),
         encode(&mut whole, true).unwrap()
     );
+}
+
+/// Many rows of several batches: those with the least hashes, each as it was.
+#[test]
+fn a_large_sample_holds_its_rows_as_they_were() {
+    let layout = layout();
+    let row = |i: i64| Row {
+        partition: i32::try_from(i % 3).unwrap(),
+        offset: i,
+        x: (i % 7 > 0).then_some(i as f64),
+        c: (i % 5 > 0).then(|| "é".repeat(usize::try_from(i % 4).unwrap())),
+        e: vec![i as f64; if i % 11 > 0 { 3 } else { 0 }],
+    };
+    let rows: Vec<Row> = (0..6000).map(row).collect();
+    for k in [1, 2500, 10_000] {
+        let mut merged = Profile::empty(&layout, k);
+        for (number, rows) in rows.chunks(700).enumerate() {
+            let mut part = profile(&layout, rows, k);
+            if number % 2 == 0 {
+                part.sample.settle().unwrap();
+            }
+            merged.merge(&part);
+        }
+        let hash = |row: &Row| RowHash::new(1, row.partition).of(row.offset, 0);
+        let mut expected = rows.clone();
+        expected.sort_by_key(hash);
+        expected.truncate(k);
+        assert_sample(merged.sample.settle().unwrap().unwrap(), &expected);
+    }
+}
+
+fn assert_sample(sample: &RecordBatch, expected: &[Row]) {
+    assert_eq!(sample.num_rows(), expected.len());
+    let partitions = sample.column(1).as_primitive::<Int32Type>();
+    let offsets = sample.column(2).as_primitive::<Int64Type>();
+    let x = sample.column(5).as_primitive::<Float64Type>();
+    let c = sample.column(6).as_string::<i32>();
+    let e = sample.column(7).as_fixed_size_list();
+    for (at, row) in expected.iter().enumerate() {
+        assert_eq!(partitions.value(at), row.partition);
+        assert_eq!(offsets.value(at), row.offset);
+        assert_eq!(x.is_valid(at).then(|| x.value(at)), row.x);
+        assert_eq!(c.is_valid(at).then(|| c.value(at)), row.c.as_deref());
+        assert_eq!(e.is_valid(at), !row.e.is_empty());
+        if e.is_valid(at) {
+            let vector = e.value(at);
+            let vector = vector.as_primitive::<Float64Type>();
+            assert_eq!(vector.values(), &row.e[..]);
+        }
+    }
+}
+
+/// Most windows of quiet partitions hold no row or one.
+#[test]
+fn a_sample_of_few_rows_takes_little_memory() {
+    let mut layout = layout();
+    layout.features = vec![layout.features[0].clone(); 25];
+    let mut builder = Builder::new(&[Shape::Number; 25], 1);
+    for column in 0..25 {
+        builder.number(column, 0, 1.0, Cell::Ok);
+    }
+    builder.keep(0, 1);
+    let batch = builder.finish();
+    let mut sample = Sample::new(10_000);
+    assert_eq!(sample.bytes(), 0);
+    let columns: Vec<usize> = (0..25).collect();
+    let from = Provenance {
+        partition: 0,
+        hash: RowHash::new(1, 0),
+        event_ms: &[7],
+    };
+    let schema = sample::schema(&layout);
+    sample.add(&schema, &batch, &columns, Selection::all(&batch), from);
+    assert!(sample.bytes() < 3 << 10, "{} bytes", sample.bytes());
+    sample.take();
+    assert!(sample.bytes() < 100, "{} bytes", sample.bytes());
 }
 
 /// What a window's sample of embeddings holds in memory is counted.

@@ -1,41 +1,17 @@
-//! Sampled rows while they are gathered: a vector per column. Arrow arrays are made of them once,
-//! when the sample is stored or read.
-//!
-//! A batch may add one row to a window or a thousand. Each column takes its share in one pass: a
-//! run of rows is one copy of memory.
+//! One feature of sampled rows: where its values come from, and how they become an Arrow array.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, Float64Array, Int32Array, Int64Array,
-    RecordBatch, StringArray, UInt32Array, UInt64Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float64Array, StringArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, SchemaRef};
-use arrow::datatypes::{UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Float64Type};
 use arrow::error::ArrowError;
 
-use super::Columns;
-use super::sample::{OWN_COLUMNS, Provenance};
 use crate::batch::{Batch, Cell, Selection, Slice, Texts};
-
-/// Rows of one schema.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SampledRows {
-    schema: Option<SchemaRef>,
-    hashes: Vec<u64>,
-    partitions: Vec<i32>,
-    offsets: Vec<i64>,
-    /// Positions within the messages.
-    positions: Vec<u32>,
-    event_ms: Vec<i64>,
-    features: Vec<Column>,
-}
 
 /// One feature of the rows.
 #[derive(Debug, Clone)]
-struct Column {
+pub(super) struct Column {
     values: Values,
     /// Whether each row has a value; empty while all have one.
     valid: Vec<bool>,
@@ -49,19 +25,8 @@ enum Values {
     Texts(Vec<u8>, Vec<usize>),
 }
 
-/// Sampled rows to copy from.
-struct View<'a> {
-    schema: SchemaRef,
-    hashes: &'a [u64],
-    partitions: &'a [i32],
-    offsets: &'a [i64],
-    positions: &'a [u32],
-    event_ms: &'a [i64],
-    features: Vec<Source<'a>>,
-}
-
 /// A feature to copy from, by row.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     values: Given<'a>,
     valid: Valid<'a>,
 }
@@ -84,166 +49,8 @@ enum Valid<'a> {
     Flags(&'a [bool]),
 }
 
-impl SampledRows {
-    pub(super) fn len(&self) -> usize {
-        self.hashes.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        let own = self.hashes.capacity() * 8
-            + self.partitions.capacity() * 4
-            + self.offsets.capacity() * 8
-            + self.positions.capacity() * 4
-            + self.event_ms.capacity() * 8;
-        let features = self.features.capacity() * size_of::<Column>();
-        own + features + self.features.iter().map(Column::bytes).sum::<usize>()
-    }
-
-    pub(super) fn hashes(&self) -> &[u64] {
-        &self.hashes
-    }
-
-    /// Appends rows of a batch with their hashes.
-    pub(super) fn append(
-        &mut self,
-        schema: &SchemaRef,
-        batch: &Batch,
-        columns: &Columns,
-        (rows, hashes): (Selection<'_>, &[u64]),
-        from: Provenance<'_>,
-    ) {
-        self.take_schema(schema);
-        let before = self.len();
-        let origins = || rows.iter().map(|row| batch.origins[row]);
-        let partitions = std::iter::repeat_n(from.partition, rows.len());
-        extend(&mut self.hashes, hashes.iter().copied());
-        extend(&mut self.partitions, partitions);
-        extend(&mut self.offsets, origins().map(|origin| origin.offset));
-        extend(&mut self.positions, origins().map(|origin| origin.row));
-        copy(&mut self.event_ms, from.event_ms, rows);
-        for (feature, column) in self.features.iter_mut().zip(columns) {
-            feature.append(before, &Source::of_batch(batch, *column), rows);
-        }
-    }
-
-    /// Appends some rows of a sample that was read.
-    pub(super) fn append_arrow(&mut self, sample: &RecordBatch, rows: Selection<'_>) {
-        self.append_view(&View::of_arrow(sample), rows);
-    }
-
-    /// Appends some rows of other gathered ones.
-    pub(super) fn append_rows(&mut self, other: &Self, rows: Selection<'_>) {
-        if let Some(schema) = &other.schema {
-            self.append_view(&other.view(schema), rows);
-        }
-    }
-
-    fn append_view(&mut self, other: &View<'_>, rows: Selection<'_>) {
-        self.take_schema(&other.schema);
-        let before = self.len();
-        copy(&mut self.hashes, other.hashes, rows);
-        copy(&mut self.partitions, other.partitions, rows);
-        copy(&mut self.offsets, other.offsets, rows);
-        copy(&mut self.positions, other.positions, rows);
-        copy(&mut self.event_ms, other.event_ms, rows);
-        for (feature, source) in self.features.iter_mut().zip(&other.features) {
-            feature.append(before, source, rows);
-        }
-    }
-
-    fn view(&self, schema: &SchemaRef) -> View<'_> {
-        View {
-            schema: Arc::clone(schema),
-            hashes: &self.hashes,
-            partitions: &self.partitions,
-            offsets: &self.offsets,
-            positions: &self.positions,
-            event_ms: &self.event_ms,
-            features: self.features.iter().map(Column::source).collect(),
-        }
-    }
-
-    /// Keeps only the rows with such hashes.
-    pub(super) fn retain(&mut self, keeps: impl Fn(u64) -> bool) {
-        let rows = (0..).zip(&self.hashes).filter(|(_, hash)| keeps(**hash));
-        let rows: Vec<u32> = rows.map(|(row, _)| row).collect();
-        let all = std::mem::take(self);
-        self.append_rows(&all, Selection::Listed(&rows));
-    }
-
-    /// The `most` rows that come first, in order.
-    ///
-    /// # Errors
-    /// Arrow's, where columns and schema disagree.
-    pub(super) fn to_arrow(&self, most: usize) -> Result<Option<RecordBatch>, ArrowError> {
-        let Some(schema) = &self.schema else {
-            return Ok(None);
-        };
-        let mut ordered = Self::default();
-        ordered.append_rows(self, Selection::Listed(&self.order(most)));
-        let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(ordered.hashes)),
-            Arc::new(Int32Array::from(ordered.partitions)),
-            Arc::new(Int64Array::from(ordered.offsets)),
-            Arc::new(UInt32Array::from(ordered.positions)),
-            Arc::new(Int64Array::from(ordered.event_ms)),
-        ];
-        for (feature, field) in ordered.features.into_iter().zip(features(schema)) {
-            arrays.push(feature.into_array(field)?);
-        }
-        RecordBatch::try_new(Arc::clone(schema), arrays).map(Some)
-    }
-
-    /// The rows with the least hashes, ascending; of equal hashes by what row they are.
-    fn order(&self, most: usize) -> Vec<u32> {
-        let mut rows: Vec<(u64, u32)> = self.hashes.iter().copied().zip(0..).collect();
-        let compare = |a: &(u64, u32), b: &(u64, u32)| -> Ordering {
-            let ties = || self.identity(a.1).cmp(&self.identity(b.1));
-            a.0.cmp(&b.0).then_with(ties)
-        };
-        if most < rows.len() {
-            rows.select_nth_unstable_by(most, compare);
-            rows.truncate(most);
-        }
-        rows.sort_unstable_by(compare);
-        rows.into_iter().map(|(_, row)| row).collect()
-    }
-
-    /// What says which row it is, beside its hash.
-    fn identity(&self, row: u32) -> (i32, i64, u32) {
-        let row = row as usize;
-        (self.partitions[row], self.offsets[row], self.positions[row])
-    }
-
-    fn take_schema(&mut self, schema: &SchemaRef) {
-        if self.is_empty() {
-            self.schema = Some(Arc::clone(schema));
-            self.features = features(schema).map(Column::new).collect();
-        }
-    }
-}
-
-impl<'a> View<'a> {
-    fn of_arrow(sample: &'a RecordBatch) -> Self {
-        let (own, features) = sample.columns().split_at(OWN_COLUMNS);
-        Self {
-            schema: sample.schema(),
-            hashes: own[0].as_primitive::<UInt64Type>().values(),
-            partitions: own[1].as_primitive::<Int32Type>().values(),
-            offsets: own[2].as_primitive::<Int64Type>().values(),
-            positions: own[3].as_primitive::<UInt32Type>().values(),
-            event_ms: own[4].as_primitive::<Int64Type>().values(),
-            features: features.iter().map(Source::of_arrow).collect(),
-        }
-    }
-}
-
 impl<'a> Source<'a> {
-    fn of_batch(batch: &'a Batch, column: usize) -> Self {
+    pub(super) fn of_batch(batch: &'a Batch, column: usize) -> Self {
         let cells = batch.cells(column);
         let is_full = batch.is_full(column);
         let values = match batch.values(column) {
@@ -261,7 +68,7 @@ impl<'a> Source<'a> {
         Self { values, valid }
     }
 
-    fn of_arrow(column: &'a ArrayRef) -> Self {
+    pub(super) fn of_arrow(column: &'a ArrayRef) -> Self {
         let numbers = |array: &'a ArrayRef| array.as_primitive::<Float64Type>().values();
         Self {
             values: match column.data_type() {
@@ -289,7 +96,7 @@ impl Valid<'_> {
 }
 
 impl Column {
-    fn new(field: &Field) -> Self {
+    pub(super) fn new(field: &Field) -> Self {
         let values = match field.data_type() {
             DataType::Utf8 => Values::Texts(Vec::new(), Vec::new()),
             DataType::FixedSizeList(_, width) => {
@@ -301,7 +108,7 @@ impl Column {
         Self { values, valid }
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let values = match &self.values {
             Values::Numbers(_, numbers) => numbers.capacity() * 8,
             Values::Texts(texts, ends) => texts.capacity() + ends.capacity() * 8,
@@ -309,7 +116,7 @@ impl Column {
         values + self.valid.capacity()
     }
 
-    fn source(&self) -> Source<'_> {
+    pub(super) fn source(&self) -> Source<'_> {
         Source {
             values: match &self.values {
                 Values::Numbers(_, numbers) => Given::Numbers(numbers),
@@ -323,7 +130,7 @@ impl Column {
     }
 
     /// Appends some rows to the `before` that the column has.
-    fn append(&mut self, before: usize, from: &Source<'_>, rows: Selection<'_>) {
+    pub(super) fn append(&mut self, before: usize, from: &Source<'_>, rows: Selection<'_>) {
         let valid = from.valid;
         if !self.valid.is_empty() || !is_all(valid, rows) {
             self.valid.resize(before, true);
@@ -341,17 +148,15 @@ impl Column {
                 extend(to, numbers);
             }
             (Values::Texts(to, ends), from) => {
-                let texts = rows.iter().map(|row| match valid.of(row) {
-                    true => from.text(row),
-                    false => &[],
-                });
+                let text = |row: usize| if valid.of(row) { from.text(row) } else { &[] };
+                let texts = rows.iter().map(text);
                 append_texts(to, ends, texts);
             }
             (Values::Numbers(..), _) => debug_assert!(false, "texts for numbers"),
         }
     }
 
-    fn into_array(self, field: &Field) -> Result<ArrayRef, ArrowError> {
+    pub(super) fn into_array(self, field: &Field) -> Result<ArrayRef, ArrowError> {
         let nulls = Some(self.valid).filter(|valid| !valid.is_empty());
         let nulls = nulls.map(NullBuffer::from);
         let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
@@ -389,10 +194,6 @@ impl<'a> Given<'a> {
             Self::Numbers(_) | Self::Found(..) => &[],
         }
     }
-}
-
-fn features(schema: &SchemaRef) -> impl Iterator<Item = &Field> {
-    schema.fields()[OWN_COLUMNS..].iter().map(|field| &**field)
 }
 
 fn is_all(valid: Valid<'_>, rows: Selection<'_>) -> bool {
@@ -438,7 +239,7 @@ fn append_texts<'a>(
     );
 }
 
-fn copy<T: Copy>(to: &mut Vec<T>, from: &[T], rows: Selection<'_>) {
+pub(super) fn copy<T: Copy>(to: &mut Vec<T>, from: &[T], rows: Selection<'_>) {
     match rows {
         Selection::Run(first, last) => {
             make_room(to, last - first);
@@ -448,7 +249,7 @@ fn copy<T: Copy>(to: &mut Vec<T>, from: &[T], rows: Selection<'_>) {
     }
 }
 
-fn extend<T>(to: &mut Vec<T>, more: impl Iterator<Item = T>) {
+pub(super) fn extend<T>(to: &mut Vec<T>, more: impl Iterator<Item = T>) {
     make_room(to, more.size_hint().0);
     to.extend(more);
 }
