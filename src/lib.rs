@@ -29,12 +29,6 @@ pub mod judge;
 /// What a judged window does to alerts.
 pub mod alert;
 
-/// What the collect half asks of the brokers.
-pub mod ask;
-
-/// What the collect half asks of Postgres.
-pub mod save;
-
 /// Messages in, Arrow record batches out.
 pub mod ingest;
 

@@ -14,10 +14,10 @@ use chrono::{DateTime, Utc};
 use driftd::batch::Selection;
 use driftd::clock::Clock;
 use driftd::embedded::postgres::{Options, Postgres};
+use driftd::ingest::reject::{Reason, Rejected};
 use driftd::profile::{Profile, encoding};
 use driftd::settings::{Retention, environment};
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
-use driftd::store::rejected::Rejected;
 use driftd::store::ripe::Claimed;
 use driftd::store::windows::{self, Next, ScoreRow, Window};
 use driftd::store::{self, partitions, time_partitions, vacuum};
@@ -138,10 +138,10 @@ async fn prepare(pool: &PgPool) -> anyhow::Result<()> {
         insert into driftd.monitors (monitor, revision, model, topic, definition, definition_digest, settings)
             select 'bench-' || n, 1, 'bench', 'bench', '{}', '', '{}' from generate_series(1, 1000) n";
     sqlx::raw_sql(statements).execute(pool).await?;
-    let mut connection = pool.acquire().await?;
-    for partition in 0..PARTITIONS {
-        partitions::take_over(&mut connection, records::NAME, partition, "bench").await?;
-    }
+    let all: Vec<i32> = (0..PARTITIONS).collect();
+    partitions::take_over(pool, records::NAME, &all, "bench").await?;
+    let begin = "update driftd.partition_progress set next_offset = 0, first_offset = 0";
+    sqlx::query(begin).execute(pool).await?;
     Ok(())
 }
 
@@ -185,14 +185,11 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
     let (first_offset, next_offset) = (round * stretch, (round + 1) * stretch);
     let start = start_of(window);
     let rejected = |offset| Rejected {
-        topic: records::NAME.into(),
-        partition,
-        generation: 1,
         offset,
         monitor: String::new(),
-        reason: "unparsable".into(),
+        reason: Reason::Unparsable,
         detail: "expected value at line 1 column 1".into(),
-        digest: vec![7; 32],
+        digest: [7; 32],
         payload_bytes: 500,
         payload: None,
     };
@@ -214,7 +211,6 @@ fn checkpoint(partition: i32, round: i64, window: i64, bytes: &[u8]) -> anyhow::
         topic: records::NAME.into(),
         partition,
         epoch: 1,
-        expected_offset: if round == 0 { -1 } else { first_offset },
         first_offset,
         next_offset,
         messages: stretch,

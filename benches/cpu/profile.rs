@@ -18,7 +18,7 @@ use crate::records;
 /// Batches per repeat.
 const BATCHES: usize = 20;
 /// Offsets of a batch.
-pub(crate) const BATCH_OFFSETS: i64 = BATCH_ROWS as i64;
+pub(crate) const BATCH_OFFSETS: i64 = 1024;
 
 /// So many rows, decoded as the collect half does it.
 pub(crate) fn rows(plan: &TopicPlan, rows: usize) -> Rows {

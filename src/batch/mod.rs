@@ -6,7 +6,7 @@
 //! out of step with another.
 //!
 //! A batch may hold one row or a thousand, and costs what it holds: its buffers are handed over
-//! whole, come back ([`Builder::reuse`]), and grow with the rows that are written.
+//! whole, come back (`Builder::reuse`), and grow with the rows that are written.
 
 mod buffers;
 mod builder;

@@ -16,9 +16,10 @@ use rdkafka::consumer::Consumer as _;
 use sqlx::PgPool;
 
 use super::{FAILED, Usage};
-use crate::ingest::consumer::{self, Log, TopicPartition};
-use crate::ingest::describe;
-use crate::ingest::start::Stored;
+use crate::collect::partition::log::{Log, LogId};
+use crate::collect::partition::start;
+use crate::ingest::admin;
+use crate::ingest::consumer::{self, TopicPartition};
 use crate::monitor::OnGap;
 use crate::settings::{Kafka, Settings, StartAt};
 use crate::store::gaps::Gap;
@@ -212,7 +213,7 @@ async fn ask_brokers(kafka: &Kafka, topic: &str, partition: i32) -> anyhow::Resu
         let brokers = client.fetch_metadata(Some(&topic), TIMEOUT)?;
         let broker = brokers.brokers().first().map_or(-1, |broker| broker.id());
         let names = std::slice::from_ref(&topic);
-        let described = describe::describe(client.client(), broker, names, TIMEOUT)?;
+        let described = admin::describe(client.client(), broker, names, TIMEOUT)?;
         let found = described.into_iter().next();
         let Some(Ok(found)) = found else {
             bail!(Usage(format!("topic `{topic}` does not exist")));
@@ -242,12 +243,12 @@ async fn ask_brokers(kafka: &Kafka, topic: &str, partition: i32) -> anyhow::Resu
 /// What is to be done, or why it will not do.
 fn plan(standing: &Standing, there: &There, to: To) -> Result<Plan, String> {
     let Log { low, high, .. } = there.log;
-    let stored = Stored {
-        next_offset: Some(standing.next_offset),
+    let read = LogId {
         generation: standing.generation,
         topic_id: standing.topic_id.clone(),
     };
-    let start = stored.start(there.topic_id.as_deref(), &there.log, StartAt::Earliest);
+    let (next, topic_id) = (Some(standing.next_offset), there.topic_id.as_deref());
+    let start = start::find(&read, next, topic_id, &there.log, StartAt::Earliest);
     let is_same_log = start.generation == standing.generation;
     let target = match to {
         To::Earliest => low,

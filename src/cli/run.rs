@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{NEEDS_A_PERSON, WRONG};
+use super::WRONG;
 use crate::settings::Settings;
 use crate::{collect, daemon, store};
 
@@ -34,10 +34,6 @@ pub async fn run(args: Args, settings: Settings) -> anyhow::Result<ExitCode> {
     tracing::debug!(settings = %settings.redacted(), "settings");
     match daemon::run(settings, stop).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if matches!(error.downcast_ref(), Some(collect::Error::Gap { .. })) => {
-            tracing::error!("{error:#}");
-            Ok(ExitCode::from(NEEDS_A_PERSON))
-        }
         Err(error) if matches!(error.downcast_ref(), Some(collect::Error::NameTaken { .. })) => {
             tracing::error!("{error:#}");
             Ok(ExitCode::from(WRONG))

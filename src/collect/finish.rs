@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
 
+use super::partition::{Event, Partition};
+use super::perform::keys_of;
 use super::{Collector, Error};
 use crate::api::Readiness;
-use crate::ingest::consumer::TopicPartition;
-use crate::ingest::partition::Partition;
 
 /// How long saving may take.
 const SAVING_MS: i64 = 20_000;
@@ -18,42 +18,40 @@ impl Collector {
     /// Nothing more is taken in. A partition that is fenced now is somebody else's: nothing of it
     /// is lost.
     pub(super) fn finish(mut self, readiness: &Readiness) -> Result<(), Error> {
-        self.finishing = true;
-        let begun = self.clock.now_ms();
-        for (key, partition) in &mut self.partitions {
-            partition.hand_on(key)?;
+        for key in keys_of(&self.topics, |_, _| true) {
+            self.tell(key, Event::Revoked);
         }
-        let mut open = 0;
+        let begun = self.clock.now_ms();
         let mut now = begun;
-        while now < begun + SAVING_MS {
-            let keys: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
-            for key in keys {
-                let partition = self.partitions.get(&key);
-                if partition.is_some_and(Partition::has_unsaved) {
-                    self.save(&key, false, now);
-                }
-            }
-            if now >= begun + CONFIRMING_MS {
-                self.partitions.retain(|_, p| p.confirming.is_none());
-            }
-            open = self.partitions.values().filter(|p| p.saving).count();
-            if open == 0 {
+        loop {
+            self.perform();
+            let left = keys_of(&self.topics, |key, topic| {
+                let partition = &topic.partitions[&key.partition].partition;
+                partition.is_in_flight() && (now < begun + CONFIRMING_MS || is_saving(partition))
+            });
+            if left.is_empty() {
                 break;
             }
-            self.ask_topics(now);
+            if now >= begun + SAVING_MS {
+                tracing::warn!(
+                    partitions = left.len(),
+                    "not saved in time; it will be read again"
+                );
+                break;
+            }
             std::thread::sleep(Duration::from_millis(5));
-            self.hear_answers(readiness)?;
-            self.hear_replies()?;
+            self.hear(readiness);
             now = self.clock.now_ms();
-        }
-        if open > 0 {
-            tracing::warn!(
-                partitions = open,
-                "not saved in time; it will be read again"
-            );
         }
         self.consumer.unsubscribe();
         tracing::info!("collecting has ended");
         Ok(())
     }
+}
+
+/// Whether what was read is on its way to Postgres already.
+fn is_saving(partition: &Partition) -> bool {
+    partition
+        .reading()
+        .is_some_and(|reading| reading.is_saving())
 }

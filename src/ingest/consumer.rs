@@ -3,20 +3,21 @@
 //! Offsets live in Postgres, beside the results they belong to. So an assignment starts paused: a
 //! partition is read only after it was taken over there and sought to the stored offset.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::leader_epoch;
+use super::leader_epoch::{self, Place};
+use crate::collect::partition::log::{Log, ReadUpTo};
 use crate::settings::Kafka;
 use crate::telemetry::metrics;
 
@@ -167,13 +168,14 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
         .set("client.id", "driftd")
         // A fast consumer that empties its queue would otherwise wait a second for more.
         .set("fetch.queue.backoff.ms", "10")
-        // A broker answers one request of a connection after the other: other questions wait for
-        // so long behind a fetch that finds nothing.
-        .set("fetch.wait.max.ms", "100")
+        .set("fetch.wait.max.ms", fetch_wait_ms(topics.len()))
         .set("queued.max.messages.kbytes", "65536")
         // How soon the group notices partitions that were added.
         .set("topic.metadata.refresh.interval.ms", "30000")
-        .set("statistics.interval.ms", "5000");
+        .set(
+            "statistics.interval.ms",
+            statistics_interval_ms(topics.len()),
+        );
     if !kafka.brokers_assign() {
         config.set("partition.assignment.strategy", "cooperative-sticky");
     }
@@ -191,6 +193,18 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
     let consumer: BaseConsumer<Context> = config.create_with_context(Context::default())?;
     consumer.subscribe(topics)?;
     Ok(consumer)
+}
+
+/// A broker answers one request of a connection after the other: other questions wait for so long behind
+/// a fetch that finds nothing. But each fetch names all partitions of a broker, so that many partitions
+/// which are quiet have to wait longer each time.
+fn fetch_wait_ms(topics: usize) -> String {
+    topics.clamp(100, 1_000).to_string()
+}
+
+/// Statistics name every partition too.
+fn statistics_interval_ms(topics: usize) -> String {
+    (topics * 50).clamp(5_000, 30_000).to_string()
 }
 
 /// A client that asks and reads nothing. It is no member of the group, and is told the real ends of
@@ -252,32 +266,6 @@ fn is_of_a_member(name: &str) -> bool {
         "max.poll.interval.ms",
     ];
     name.starts_with("group.") || OTHERS.contains(&name)
-}
-
-/// A partition's log as it is at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
-    /// The first offset that is kept.
-    pub low: i64,
-    /// The offset behind the last one, whether or not its transaction has ended.
-    pub high: i64,
-    /// The first offset with a timestamp not before the one asked for; `None`: there is none, or
-    /// it was not asked for.
-    pub since: Option<i64>,
-    /// The log was cut here and written on, below an offset up to which it was read; `None`:
-    /// nothing tells of that, or it was not asked for.
-    pub diverges_at: Option<i64>,
-}
-
-/// How far a partition was read, and under which leader that was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadUpTo {
-    /// The offset behind it.
-    pub offset: i64,
-    /// The leader's epoch.
-    pub leader_epoch: i32,
-    /// The client would not go on from there.
-    pub given_up: bool,
 }
 
 /// Asks where a log begins and ends.
@@ -363,7 +351,16 @@ pub fn diverges_at(
     assign_paused(&client, &mut list_of([key]), false)?;
     let mut begun = false;
     for _ in 0..timeout.as_millis().div_ceil(PAUSE.as_millis()) {
-        begun = begun || start_at(&client, key, read.offset, Some(read.leader_epoch));
+        begun = begun || {
+            let place = Place {
+                topic: &key.topic,
+                partition: key.partition,
+                offset: read.offset,
+                leader_epoch: Some(read.leader_epoch),
+            };
+            let sought = seek(&client, &[place], Duration::from_secs(1));
+            sought == [true] && client.resume(&list_of([key])).is_ok()
+        };
         let first = match client.poll(PAUSE) {
             Some(Ok(message)) => message.offset(),
             Some(Err(KafkaError::PartitionEOF(_))) => end_of(&client, key, Offset::End, timeout)?,
@@ -376,25 +373,29 @@ pub fn diverges_at(
     ))
 }
 
-/// Seeks a paused partition, and lets it be read. False: the client starts a new assignment in the
-/// background and refuses to seek until then, so this has to be asked again a little later.
+/// Seeks paused partitions; answers whether each is where it should be. The client starts a new
+/// assignment in the background and refuses to seek until then: this has to be asked again a little
+/// later.
 ///
 /// Where it is known under which leader the message before was written, the client asks the brokers
-/// whether the log still has it, and gives the partition up where it has not.
-pub fn start_at(
+/// whether the log still has it, and stops fetching where it has not.
+pub fn seek(
     consumer: &BaseConsumer<Context>,
-    key: &TopicPartition,
-    offset: i64,
-    leader_epoch: Option<i32>,
-) -> bool {
-    let place = leader_epoch::place(key, offset, leader_epoch);
-    let sought = place.and_then(|place| consumer.seek_partitions(place, Duration::from_secs(1)));
-    let sought = sought.and_then(|list| list.elements().iter().try_for_each(|one| one.error()));
-    let resumed = sought.and_then(|()| consumer.resume(&list_of([key])));
-    if let Err(error) = &resumed {
-        tracing::debug!(topic = %key.topic, partition = key.partition, %error, "cannot start yet");
+    places: &[Place<'_>],
+    timeout: Duration,
+) -> Vec<bool> {
+    let list = leader_epoch::list(places);
+    let sought = list.and_then(|list| consumer.seek_partitions(list, timeout));
+    match sought {
+        Ok(list) => {
+            let elements = list.elements();
+            elements.iter().map(|one| one.error().is_ok()).collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "cannot seek yet");
+            vec![false; places.len()]
+        }
     }
-    resumed.is_ok()
 }
 
 /// Lets go of partitions and takes them again, paused, as the group has assigned them: a client
@@ -422,19 +423,24 @@ pub fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
     )
 }
 
-/// How far the client has come in a partition, with the markers of transactions, which no reader is
+/// How far the client has come in partitions, with the markers of transactions, which no reader is
 /// given; and under which leader what lies before was written.
-pub fn position(
+pub fn positions(
     consumer: &BaseConsumer<Context>,
-    key: &TopicPartition,
-) -> Option<(i64, Option<i32>)> {
-    let positions = consumer.position().ok()?;
-    let found = positions.find_partition(&key.topic, key.partition)?;
-    let epoch = leader_epoch::of_place(&positions, key).ok()?;
-    match found.offset() {
-        Offset::Offset(offset) => Some((offset, epoch)),
-        _ => None,
-    }
+    keys: &[TopicPartition],
+) -> HashMap<TopicPartition, (i64, Option<i32>)> {
+    let Ok(positions) = leader_epoch::positions(consumer.client(), &list_of(keys)) else {
+        return HashMap::new();
+    };
+    let found = keys.iter().filter_map(|key| {
+        let found = positions.find_partition(&key.topic, key.partition)?;
+        let epoch = leader_epoch::of_place(&positions, key).ok()?;
+        match found.offset() {
+            Offset::Offset(offset) => Some((key.clone(), (offset, epoch))),
+            _ => None,
+        }
+    });
+    found.collect()
 }
 
 /// Partitions as the client takes them.
@@ -446,32 +452,9 @@ pub fn list_of<'a>(keys: impl IntoIterator<Item = &'a TopicPartition>) -> TopicP
     list
 }
 
-/// Tells the group how far a partition was read: for tools that show lag, never read back.
-pub fn commit_for_lag_tools(
-    consumer: &BaseConsumer<Context>,
-    partition: &TopicPartition,
-    next: i64,
-) {
-    let mut list = TopicPartitionList::new();
-    let added =
-        list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(next));
-    let done = added.and_then(|()| consumer.commit(&list, rdkafka::consumer::CommitMode::Async));
-    if let Err(error) = done {
-        tracing::debug!(%error, "cannot commit an offset for lag tools");
+/// Tells the group how far partitions were read: for tools that show lag, never read back.
+pub fn commit_for_lag_tools(consumer: &BaseConsumer<Context>, read: &TopicPartitionList) {
+    if let Err(error) = consumer.commit(read, CommitMode::Async) {
+        tracing::debug!(%error, "cannot commit offsets for lag tools");
     }
-}
-
-/// The values of the headers that a plan reads; the last one wins where a name comes twice.
-pub fn header_values(
-    message: &BorrowedMessage<'_>,
-    names: &[(String, usize)],
-) -> Vec<Option<String>> {
-    let Some(headers) = message.headers() else {
-        return vec![None; names.len()];
-    };
-    let value = |name: &str| {
-        let found = headers.iter().filter(|header| header.key == name).last()?;
-        Some(String::from_utf8_lossy(found.value?).into_owned())
-    };
-    names.iter().map(|(name, _)| value(name)).collect()
 }

@@ -1,4 +1,4 @@
-//! Under which leader a message was written.
+//! Places in logs, with the leader under which the message before was written.
 //!
 //! Each leader of a partition has a number, and each message that of the leader who wrote it. After
 //! an election that cut the log, the brokers can tell where the log of an earlier leader ends: who
@@ -9,18 +9,12 @@
 
 use std::ffi::CString;
 
-use rdkafka::error::KafkaResult;
-use rdkafka::message::BorrowedMessage;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka_sys as sys;
 
 use super::consumer::TopicPartition;
-
-/// The epoch a message was written under; `None`: its broker is too old to say.
-pub fn of_message(message: &BorrowedMessage<'_>) -> Option<i32> {
-    // SAFETY: the message is alive as long as its reference, and only a number of it is read.
-    known(unsafe { sys::rd_kafka_message_leader_epoch(message.ptr()) })
-}
 
 /// The epoch of a partition's place in a list.
 ///
@@ -41,20 +35,54 @@ pub fn of_place(list: &TopicPartitionList, key: &TopicPartition) -> KafkaResult<
     }))
 }
 
-/// A list with one place: this offset, behind a message of that epoch.
+/// How far a client has come in the partitions of a list.
 ///
 /// # Errors
-/// The offset is none.
-pub fn place(
-    key: &TopicPartition,
-    offset: i64,
-    epoch: Option<i32>,
+/// The client refuses.
+pub fn positions<C: ClientContext>(
+    client: &Client<C>,
+    list: &TopicPartitionList,
 ) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&key.topic, key.partition, Offset::Offset(offset))?;
-    if let Some(epoch) = epoch {
-        // SAFETY: the list is alive, and the element that was just added is its first.
-        unsafe { sys::rd_kafka_topic_partition_set_leader_epoch((*list.ptr()).elems, epoch) };
+    let list = list.clone();
+    // SAFETY: client and list are alive; only elements of the list are written to.
+    let code = unsafe { sys::rd_kafka_position(client.native_ptr(), list.ptr()) };
+    match code {
+        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(list),
+        code => Err(KafkaError::MetadataFetch(code.into())),
+    }
+}
+
+/// An offset of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// The leader epoch of the message before it, where that is known.
+    pub leader_epoch: Option<i32>,
+}
+
+/// Places as the client takes them.
+///
+/// # Errors
+/// An offset is negative.
+pub fn list(places: &[Place<'_>]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for place in places {
+        let offset = Offset::Offset(place.offset);
+        list.add_partition_offset(place.topic, place.partition, offset)?;
+    }
+    for (at, place) in places.iter().enumerate() {
+        if let Some(epoch) = place.leader_epoch {
+            // SAFETY: the list is alive, and holds its elements in the order in which they were added.
+            unsafe {
+                let element = (*list.ptr()).elems.add(at);
+                sys::rd_kafka_topic_partition_set_leader_epoch(element, epoch);
+            }
+        }
     }
     Ok(list)
 }

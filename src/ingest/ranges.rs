@@ -146,13 +146,17 @@ pub fn read(
         }
         // A range may end with what no reader is given: markers and aborted messages. The client's own
         // position counts them.
-        wanted.retain(|partition, next| {
-            let key = TopicPartition {
-                topic: topic.into(),
-                partition: *partition,
-            };
-            consumer::position(&client, &key).is_none_or(|(position, _)| position < *next)
+        let keys = wanted.keys().map(|partition| TopicPartition {
+            topic: topic.into(),
+            partition: *partition,
         });
+        let positions = consumer::positions(&client, &keys.collect::<Vec<_>>());
+        let reached = |partition: i32| {
+            let mut positions = positions.iter();
+            let found = positions.find(|(key, _)| key.partition == partition);
+            found.map(|(_, (position, _))| *position)
+        };
+        wanted.retain(|partition, next| reached(*partition).is_none_or(|at| at < *next));
     }
     Ok(())
 }

@@ -5,10 +5,14 @@ use super::decode::time;
 use super::plan::TopicPlan;
 use super::reject::{Reason, Rejected};
 use crate::batch::{Builder, Cell, NO_TIME, Rows};
+use crate::collect::partition::Tally;
 use crate::settings::MessageLimits;
 
 /// So much text is profiled at once, whatever the number of rows.
 const BATCH_TEXT: usize = 4 << 20;
+
+/// Rows that reach over more windows than this are not gathered into one batch.
+const WINDOWS_AT_ONCE: i64 = 16;
 
 /// A message as it comes from Kafka.
 #[derive(Debug, Clone, Copy)]
@@ -103,14 +107,28 @@ impl Stretch {
         self.waiting() >= self.batch_rows || self.builder.text_bytes() > BATCH_TEXT
     }
 
+    /// Rows of a sparse log reach over many windows, each with a profile of its own. Not all of them
+    /// are opened before the next look at what is held.
+    pub fn spans_many_windows(&self, plan: &TopicPlan) -> bool {
+        let every = plan.monitors.iter().map(|one| one.spec.every_ms).min();
+        let reach = every.map(|every| every.saturating_mul(WINDOWS_AT_ONCE));
+        reach.is_some_and(|reach| self.span_ms() > reach)
+    }
+
+    /// What messages left beside rows since this was last asked.
+    pub fn take_tally(&mut self) -> Tally {
+        self.rejected_bytes = 0;
+        Tally {
+            messages: std::mem::take(&mut self.messages),
+            skipped: std::mem::take(&mut self.skipped),
+            rejected_messages: std::mem::take(&mut self.rejected_messages),
+            rejected: std::mem::take(&mut self.rejected),
+        }
+    }
+
     /// How many labels were cut since this was last asked.
     pub fn take_cut_labels(&mut self) -> u64 {
         self.builder.take_cut()
-    }
-
-    /// The greatest event time of the rows that wait, by one clock of the plan.
-    pub fn latest_event(&self, clock: usize) -> Option<i64> {
-        self.times[clock].range.map(|(_, greatest)| greatest)
     }
 
     /// Reads one message.

@@ -21,10 +21,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
+pub use crate::collect::partition::start::StartAt;
 use crate::monitor::{Judging, Monitor};
 use crate::retrain::handover::Handover;
 
@@ -112,17 +112,6 @@ impl Kafka {
 const PROTOCOL: &str = "group.protocol";
 /// Its value for groups whose partitions the brokers assign.
 const CONSUMER_PROTOCOL: &str = "consumer";
-
-/// Where a partition that was never read is begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartAt {
-    /// At the oldest message that is kept.
-    Earliest,
-    /// At the next message.
-    Latest,
-    /// At the first message with a Kafka timestamp not before this.
-    Timestamp(DateTime<Utc>),
-}
 
 /// How to reach Postgres.
 #[derive(Clone)]

@@ -1,76 +1,17 @@
 //! `checkpoints` and `profile_deltas`: what a stretch of a partition added, saved in one fenced
 //! transaction with the offset up to which it reaches.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::gaps::{self, OpenGap};
-use super::topics::{self, Count};
-use super::{Error, Result, rejected};
+use super::{Error, Result, gaps, rejected, topics};
+use crate::collect::partition::log;
 use crate::failpoint::{Failpoint, reached};
 
 /// A stretch of a partition with all that it added.
-#[derive(Debug, Clone)]
-pub struct Checkpoint {
-    /// Topic.
-    pub topic: String,
-    /// Partition.
-    pub partition: i32,
-    /// The epoch the partition was taken over with.
-    pub epoch: i64,
-    /// The offset that Postgres has to have, -1 for a partition that was never read.
-    pub expected_offset: i64,
-    /// The first offset of the stretch.
-    pub first_offset: i64,
-    /// The offset after it.
-    pub next_offset: i64,
-    /// The leader epoch of the last message before that, where it is known.
-    pub leader_epoch: Option<i32>,
-    /// Which log under the partition's name it was read from.
-    pub generation: i64,
-    /// How many partitions the topic has, where that is news: no window ripens without the new
-    /// ones once what was read here is saved.
-    pub count: Option<Count>,
-    /// Gaps behind which it has the first message, with the first window that is whole again.
-    pub closed_gaps: Vec<(OpenGap, DateTime<Utc>)>,
-    /// Messages in it.
-    pub messages: i64,
-    /// Messages that no monitor could use.
-    pub rejected_messages: i64,
-    /// Tombstones.
-    pub skipped: i64,
-    /// What was set aside.
-    pub rejected: Vec<rejected::Rejected>,
-    /// Greatest event time per monitor.
-    pub max_event_times: Vec<(i64, DateTime<Utc>)>,
-    /// What it adds to windows.
-    pub deltas: Vec<Delta>,
-    /// Since when the partition is caught up and quiet.
-    pub idle_since: Option<DateTime<Utc>>,
-    /// When the brokers were asked whose answer has confirmed that last.
-    pub idle_confirmed_at: Option<DateTime<Utc>>,
-    /// The partition was idle at the last checkpoint: windows may have been judged without it.
-    pub was_idle: bool,
-}
-
-impl Checkpoint {
-    /// Windows of its rows may be in the judge's hands: the rows are late, or the judge did not wait
-    /// for this partition, because it was idle or was not there.
-    fn may_be_behind_the_judge(&self) -> bool {
-        let is_still_idle = self.idle_since.is_some() && !self.has_stretch();
-        (self.does_not_hold_back() && !is_still_idle)
-            || self.deltas.iter().any(|delta| delta.late > 0)
-    }
-
-    fn has_stretch(&self) -> bool {
-        self.first_offset < self.next_offset
-    }
-
-    /// Up to now the judge did not wait for this partition.
-    fn does_not_hold_back(&self) -> bool {
-        self.was_idle || self.expected_offset < 0
-    }
-}
+pub type Checkpoint = log::Checkpoint<Delta>;
 
 /// What a stretch adds to one window.
 #[derive(Debug, Clone)]
@@ -108,97 +49,150 @@ pub enum Outcome {
     Fenced,
 }
 
-/// Saves a checkpoint in one transaction, if its epoch and offset are still the stored ones.
+/// Saves one checkpoint: [`save_all`].
+///
+/// # Errors
+/// When Postgres cannot be asked; nothing was saved then, or everything.
+pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
+    let outcomes = save_all(pool, std::slice::from_ref(checkpoint)).await?;
+    Ok(outcomes.first().copied().unwrap_or(Outcome::Fenced))
+}
+
+/// Saves checkpoints of partitions of one topic in one transaction, those whose epoch and offset are
+/// still the stored ones. A fenced one drops out of it alone.
 ///
 /// A commit whose answer was lost may have happened all the same: then the stored offset is the
 /// checkpoint's own end, under its own epoch, and trying again answers [`Outcome::Saved`].
 ///
 /// # Errors
 /// When Postgres cannot be asked; nothing was saved then, or everything.
-pub async fn save(pool: &PgPool, checkpoint: &Checkpoint) -> Result<Outcome> {
-    let mut transaction = pool
-        .begin()
-        .await
-        .map_err(Error::doing("begin a checkpoint"))?;
+pub async fn save_all(pool: &PgPool, checkpoints: &[Checkpoint]) -> Result<Vec<Outcome>> {
+    let Some(first) = checkpoints.first() else {
+        return Ok(Vec::new());
+    };
+    let topic = first.topic.as_str();
+    let begun = pool.begin().await;
+    let mut transaction = begun.map_err(Error::doing("begin checkpoints"))?;
     reached(Failpoint::CheckpointBegun);
-    // In front of the partition's row, as everybody locks these two.
-    if let Some(count) = &checkpoint.count {
+    // In front of the partitions' rows, as everybody locks these two.
+    let news = checkpoints.iter().filter_map(|one| one.count.as_ref());
+    if let Some(count) = news.max_by_key(|count| count.partitions) {
         topics::note(&mut *transaction, count).await?;
     }
-    if !advance(&mut transaction, checkpoint).await? {
-        let done = is_saved(&mut transaction, checkpoint).await?;
-        return Ok(if done {
-            Outcome::Saved
-        } else {
-            Outcome::Fenced
+    let advanced = advance(&mut transaction, topic, checkpoints).await?;
+    let mut outcomes = Vec::with_capacity(checkpoints.len());
+    for checkpoint in checkpoints {
+        let saved = advanced.contains(&checkpoint.partition)
+            || is_saved(&mut transaction, checkpoint).await?;
+        outcomes.push(match saved {
+            true => Outcome::Saved,
+            false => Outcome::Fenced,
         });
     }
     reached(Failpoint::CheckpointAdvanced);
-    gaps::close_windows(&mut transaction, &checkpoint.closed_gaps).await?;
-    let maybe_judged = checkpoint.may_be_behind_the_judge();
-    if maybe_judged {
-        lock_cursors(&mut transaction, checkpoint).await?;
-        reached(Failpoint::CheckpointLocked);
-    }
-    // One without a stretch tells only that the partition is idle, or is no more.
-    if checkpoint.has_stretch() {
-        insert_stretch(&mut transaction, checkpoint, maybe_judged).await?;
-    }
+    let ours = checkpoints.iter();
+    let ours = ours.filter(|one| advanced.contains(&one.partition));
+    insert_all(&mut transaction, topic, &ours.collect::<Vec<_>>()).await?;
     reached(Failpoint::BeforeCheckpointCommit);
-    transaction
-        .commit()
-        .await
-        .map_err(Error::doing("commit a checkpoint"))?;
+    let done = transaction.commit().await;
+    done.map_err(Error::doing("commit checkpoints"))?;
     reached(Failpoint::CheckpointCommitted);
-    Ok(Outcome::Saved)
+    Ok(outcomes)
 }
 
-/// The stretch and what it adds.
-async fn insert_stretch(
-    transaction: &mut PgConnection,
-    checkpoint: &Checkpoint,
-    maybe_judged: bool,
+/// Windows of a checkpoint's rows may be in the judge's hands: the rows are late, or the judge did not
+/// wait for this partition, because it was idle or was not there.
+fn may_be_behind_the_judge(checkpoint: &Checkpoint) -> bool {
+    let is_still_idle = checkpoint.idle_since.is_some() && !checkpoint.has_stretch();
+    (checkpoint.was_idle && !is_still_idle) || checkpoint.deltas.iter().any(|delta| delta.late > 0)
+}
+
+/// What the checkpoints that are ours add.
+async fn insert_all(
+    connection: &mut PgConnection,
+    topic: &str,
+    ours: &[&Checkpoint],
 ) -> Result<()> {
-    let checkpoint_id = insert(transaction, checkpoint).await?;
+    let closed: Vec<_> = ours
+        .iter()
+        .flat_map(|one| &one.closed_gaps)
+        .copied()
+        .collect();
+    gaps::close_windows(connection, &closed).await?;
+    let behind = ours.iter().copied();
+    let behind: Vec<&Checkpoint> = behind.filter(|one| may_be_behind_the_judge(one)).collect();
+    if !behind.is_empty() {
+        lock_cursors(connection, topic, &behind).await?;
+        reached(Failpoint::CheckpointLocked);
+    }
+    // One without a stretch tells only whether the partition is idle.
+    let stretches = ours.iter().copied().filter(|one| one.has_stretch());
+    let stretches: Vec<&Checkpoint> = stretches.collect();
+    if stretches.is_empty() {
+        return Ok(());
+    }
+    let ids = insert(connection, topic, &stretches).await?;
     reached(Failpoint::CheckpointInserted);
-    rejected::insert(&mut *transaction, &checkpoint.rejected).await?;
+    for checkpoint in &stretches {
+        rejected::insert_of(&mut *connection, checkpoint).await?;
+    }
     reached(Failpoint::CheckpointRejected);
-    advance_watermarks(transaction, checkpoint).await?;
+    advance_watermarks(connection, topic, &stretches).await?;
     reached(Failpoint::CheckpointWatermarks);
-    advance_cursors(transaction, checkpoint).await?;
+    let added = Deltas::of(&stretches, &ids);
+    advance_cursors(connection, &added).await?;
     reached(Failpoint::CheckpointLines);
-    let waiting = insert_deltas(transaction, checkpoint_id, checkpoint).await?;
+    let waiting = insert_deltas(connection, &added).await?;
     reached(Failpoint::CheckpointDeltas);
     // A partition that was idle may bring rows for judged windows for more than one checkpoint.
-    if maybe_judged || waiting < checkpoint.deltas.len() as u64 {
-        count_late(transaction, checkpoint).await?;
+    if !behind.is_empty() || waiting < added.starts.len() as u64 {
+        count_late(connection, &added).await?;
     }
     Ok(())
 }
 
-/// The fence: compare and set.
-async fn advance(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<bool> {
-    let done = sqlx::query!(
-        r#"-- advance a partition, if it is still ours
-        update driftd.partition_progress
-        set next_offset = $5, leader_epoch = $8, idle_since = $6, idle_confirmed_at = $9,
-            updated_at = now(),
-            first_offset = case when first_offset < 0 then $7 else first_offset end
-        where topic = $1 and partition = $2 and epoch = $3 and next_offset = $4"#,
-        checkpoint.topic,
-        checkpoint.partition,
-        checkpoint.epoch,
-        checkpoint.expected_offset,
-        checkpoint.next_offset,
-        checkpoint.idle_since,
-        checkpoint.first_offset,
-        checkpoint.leader_epoch,
-        checkpoint.idle_confirmed_at,
+/// The fence: compare and set. Answers the partitions that are still ours.
+async fn advance(
+    connection: &mut PgConnection,
+    topic: &str,
+    checkpoints: &[Checkpoint],
+) -> Result<Vec<i32>> {
+    let column = |value: fn(&Checkpoint) -> i64| checkpoints.iter().map(value).collect::<Vec<_>>();
+    let partitions: Vec<i32> = checkpoints.iter().map(|one| one.partition).collect();
+    let leader_epochs: Vec<Option<i32>> = checkpoints.iter().map(|one| one.leader_epoch).collect();
+    let idle: Vec<Option<DateTime<Utc>>> = checkpoints.iter().map(|one| one.idle_since).collect();
+    let confirmed = checkpoints.iter().map(|one| one.idle_confirmed_at);
+    let confirmed: Vec<Option<DateTime<Utc>>> = confirmed.collect();
+    sqlx::query_scalar!(
+        r#"-- advance partitions that are still ours
+        with stretches as (
+            select * from unnest($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::int[],
+                $7::timestamptz[], $8::timestamptz[])
+                as u (partition, epoch, first, next, leader_epoch, idle, confirmed)
+        ), ours as (
+            select p.partition from driftd.partition_progress p join stretches s using (partition)
+            where p.topic = $1 and p.epoch = s.epoch and p.next_offset = s.first
+            order by p.partition for update of p
+        )
+        update driftd.partition_progress p
+        set next_offset = s.next, leader_epoch = s.leader_epoch, idle_since = s.idle,
+            idle_confirmed_at = s.confirmed, updated_at = now()
+        from stretches s
+        where p.topic = $1 and p.partition = s.partition and p.epoch = s.epoch
+            and p.next_offset = s.first and p.partition in (select partition from ours)
+        returning p.partition"#,
+        topic,
+        &partitions,
+        &column(|one| one.epoch),
+        &column(|one| one.first_offset),
+        &column(|one| one.next_offset),
+        &leader_epochs as &[Option<i32>],
+        &idle as &[Option<DateTime<Utc>>],
+        &confirmed as &[Option<DateTime<Utc>>],
     )
-    .execute(connection)
+    .fetch_all(connection)
     .await
-    .map_err(Error::doing("advance a partition"))?;
-    Ok(done.rows_affected() == 1)
+    .map_err(Error::doing("advance partitions"))
 }
 
 async fn is_saved(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<bool> {
@@ -220,50 +214,73 @@ async fn is_saved(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Res
     Ok(saved)
 }
 
-async fn insert(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<i64> {
-    sqlx::query_scalar!(
-        r#"-- insert a checkpoint
-        insert into driftd.checkpoints
-            (topic, partition, epoch, first_offset, next_offset, messages, rejected, skipped,
-            generation)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning checkpoint_id"#,
-        checkpoint.topic,
-        checkpoint.partition,
-        checkpoint.epoch,
-        checkpoint.first_offset,
-        checkpoint.next_offset,
-        checkpoint.messages,
-        checkpoint.rejected_messages,
-        checkpoint.skipped,
-        checkpoint.generation,
+/// Inserts the stretches; answers the id of each.
+async fn insert(
+    connection: &mut PgConnection,
+    topic: &str,
+    stretches: &[&Checkpoint],
+) -> Result<HashMap<i32, i64>> {
+    let column = |value: fn(&Checkpoint) -> i64| {
+        let values = stretches.iter().map(|one| value(one));
+        values.collect::<Vec<_>>()
+    };
+    let partitions: Vec<i32> = stretches.iter().map(|one| one.partition).collect();
+    let rows = sqlx::query!(
+        r#"-- insert checkpoints
+        insert into driftd.checkpoints (topic, partition, epoch, first_offset, next_offset, messages,
+            rejected, skipped, generation)
+        select $1::text, * from unnest($2::int[], $3::bigint[], $4::bigint[], $5::bigint[],
+            $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
+        returning partition, checkpoint_id"#,
+        topic,
+        &partitions,
+        &column(|one| one.epoch),
+        &column(|one| one.first_offset),
+        &column(|one| one.next_offset),
+        &column(|one| one.messages),
+        &column(|one| one.rejected_messages),
+        &column(|one| one.skipped),
+        &column(|one| one.generation),
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await
-    .map_err(Error::doing("insert a checkpoint"))
+    .map_err(Error::doing("insert checkpoints"))?;
+    let ids = rows
+        .into_iter()
+        .map(|row| (row.partition, row.checkpoint_id));
+    Ok(ids.collect())
 }
 
 /// Every monitor for which a row was read has a greatest event time.
-async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let (monitors, times): (Vec<i64>, Vec<DateTime<Utc>>) =
-        checkpoint.max_event_times.iter().copied().unzip();
-    let rows_of = |monitor: &i64| {
-        let deltas = checkpoint.deltas.iter();
-        let own = deltas.filter(|delta| delta.monitor_id == *monitor);
-        own.map(|delta| delta.rows + delta.late).sum()
-    };
-    let rows: Vec<i64> = monitors.iter().map(rows_of).collect();
+async fn advance_watermarks(
+    connection: &mut PgConnection,
+    topic: &str,
+    stretches: &[&Checkpoint],
+) -> Result<()> {
+    let (mut monitors, mut partitions, mut times, mut rows) = (vec![], vec![], vec![], vec![]);
+    for checkpoint in stretches {
+        for (monitor, time) in &checkpoint.max_event_times {
+            let own = checkpoint.deltas.iter();
+            let own = own.filter(|delta| delta.monitor_id == *monitor);
+            monitors.push(*monitor);
+            partitions.push(checkpoint.partition);
+            times.push(*time);
+            rows.push(own.map(|delta| delta.rows + delta.late).sum::<i64>());
+        }
+    }
     sqlx::query!(
-        r#"-- advance a partition's watermarks
+        r#"-- advance the watermarks of partitions
         insert into driftd.watermarks as w (monitor_id, topic, partition, max_event_time, rows)
-        select m, $3, $4, t, r from unnest($1::bigint[], $2::timestamptz[], $5::bigint[])
-            as u (m, t, r)
+        select m, $3::text, p, t, r
+        from unnest($1::bigint[], $2::int[], $4::timestamptz[], $5::bigint[]) as u (m, p, t, r)
+        order by m, p
         on conflict (monitor_id, topic, partition) do update
             set max_event_time = greatest(w.max_event_time, excluded.max_event_time),
                 rows = w.rows + excluded.rows"#,
         &monitors,
+        &partitions,
+        topic,
         &times,
-        checkpoint.topic,
-        checkpoint.partition,
         &rows,
     )
     .execute(connection)
@@ -276,8 +293,13 @@ async fn advance_watermarks(connection: &mut PgConnection, checkpoint: &Checkpoi
 /// is at work on. Waiting for the judge's locks makes each of them count in one place: with the
 /// deltas that the judge sums up, or on the judged window. A partition that was idle waits for all
 /// lines of its topic, also those of which it brings no row yet: from now on the judge waits for it.
-async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let late = checkpoint.deltas.iter().filter(|delta| delta.late > 0);
+async fn lock_cursors(
+    connection: &mut PgConnection,
+    topic: &str,
+    behind: &[&Checkpoint],
+) -> Result<()> {
+    let deltas = behind.iter().flat_map(|one| &one.deltas);
+    let late = deltas.filter(|delta| delta.late > 0);
     let monitors: Vec<i64> = late.map(|delta| delta.monitor_id).collect();
     sqlx::query!(
         r#"-- wait for the judge
@@ -285,8 +307,8 @@ async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) ->
             or ($2 and monitor_id in (select monitor_id from driftd.monitors where topic = $3))
         order by monitor_id, version, segment for update"#,
         &monitors,
-        checkpoint.does_not_hold_back(),
-        checkpoint.topic,
+        behind.iter().any(|one| one.was_idle),
+        topic,
     )
     .fetch_all(connection)
     .await
@@ -294,21 +316,59 @@ async fn lock_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) ->
     Ok(())
 }
 
+/// What stretches add to windows, in columns.
+#[derive(Default)]
+struct Deltas {
+    checkpoints: Vec<i64>,
+    partitions: Vec<i32>,
+    generations: Vec<i64>,
+    monitors: Vec<i64>,
+    versions: Vec<String>,
+    starts: Vec<DateTime<Utc>>,
+    /// Of the windows with rows that count.
+    counted_starts: Vec<Option<DateTime<Utc>>>,
+    counted_ends: Vec<Option<DateTime<Utc>>>,
+    baselines: Vec<Option<String>>,
+    first_offsets: Vec<i64>,
+    next_offsets: Vec<i64>,
+    rows: Vec<i64>,
+    late: Vec<i64>,
+    keep_up: Vec<bool>,
+    stored: Vec<Option<Vec<u8>>>,
+}
+
+impl Deltas {
+    fn of(stretches: &[&Checkpoint], ids: &HashMap<i32, i64>) -> Self {
+        let mut columns = Self::default();
+        for checkpoint in stretches {
+            let id = ids.get(&checkpoint.partition).copied().unwrap_or_default();
+            for delta in &checkpoint.deltas {
+                let counted = |at: DateTime<Utc>| (delta.rows > 0).then_some(at);
+                columns.checkpoints.push(id);
+                columns.partitions.push(checkpoint.partition);
+                columns.generations.push(checkpoint.generation);
+                columns.monitors.push(delta.monitor_id);
+                columns.versions.push(delta.version.clone());
+                columns.starts.push(delta.window_start);
+                columns.counted_starts.push(counted(delta.window_start));
+                columns.counted_ends.push(counted(delta.window_end));
+                columns.baselines.push(delta.baseline_id.clone());
+                columns.first_offsets.push(delta.first_offset);
+                columns.next_offsets.push(delta.next_offset);
+                columns.rows.push(delta.rows);
+                columns.late.push(delta.late);
+                columns.keep_up.push(delta.keeps_up);
+                columns.stored.push(delta.delta.clone());
+            }
+        }
+        columns
+    }
+}
+
 /// Starts the lines of windows that are new, and tells them how far rows that count reach. Most checkpoints
 /// change nothing here; those leave the line alone before `on conflict` would lock it, or they would
 /// wait for the judge and for each other. Rows of a window that the clock has judged do not count.
-async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let deltas = &checkpoint.deltas;
-    let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
-    let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
-    let counted = |delta: &Delta, at: DateTime<Utc>| (delta.rows > 0).then_some(at);
-    let starts = deltas
-        .iter()
-        .map(|delta| counted(delta, delta.window_start));
-    let starts: Vec<Option<DateTime<Utc>>> = starts.collect();
-    let ends = deltas.iter().map(|delta| counted(delta, delta.window_end));
-    let ends: Vec<Option<DateTime<Utc>>> = ends.collect();
-    let keep_up: Vec<bool> = deltas.iter().map(|delta| delta.keeps_up).collect();
+async fn advance_cursors(connection: &mut PgConnection, added: &Deltas) -> Result<()> {
     sqlx::query!(
         r#"-- advance lines of windows
         with lines as (
@@ -339,11 +399,11 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
                 and (c.last_start is null or c.last_start < excluded.last_start
                     or (excluded.keeps_up and not c.keeps_up)
                     or (c.judged = 0 and excluded.next_start < c.next_start))"#,
-        &monitors,
-        &versions,
-        &starts as &[Option<DateTime<Utc>>],
-        &keep_up,
-        &ends as &[Option<DateTime<Utc>>],
+        &added.monitors,
+        &added.versions,
+        &added.counted_starts as &[Option<DateTime<Utc>>],
+        &added.keep_up,
+        &added.counted_ends as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await
@@ -354,42 +414,29 @@ async fn advance_cursors(connection: &mut PgConnection, checkpoint: &Checkpoint)
 /// What waits for the judge; answers how many deltas do. Rows for windows that their line has passed
 /// do not: [`count_late`] counts them. A line that has judged nothing has passed nothing, since its
 /// first window may still turn out to be an earlier one.
-async fn insert_deltas(
-    connection: &mut PgConnection,
-    checkpoint_id: i64,
-    checkpoint: &Checkpoint,
-) -> Result<u64> {
-    let deltas = &checkpoint.deltas;
-    let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
-    let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
-    let starts: Vec<DateTime<Utc>> = deltas.iter().map(|delta| delta.window_start).collect();
-    let baselines: Vec<Option<String>> = deltas.iter().map(|d| d.baseline_id.clone()).collect();
-    let rows: Vec<i64> = deltas.iter().map(|delta| delta.rows).collect();
-    let late: Vec<i64> = deltas.iter().map(|delta| delta.late).collect();
-    let first_offsets: Vec<i64> = deltas.iter().map(|delta| delta.first_offset).collect();
-    let next_offsets: Vec<i64> = deltas.iter().map(|delta| delta.next_offset).collect();
-    let stored: Vec<Option<Vec<u8>>> = deltas.iter().map(|delta| delta.delta.clone()).collect();
+async fn insert_deltas(connection: &mut PgConnection, added: &Deltas) -> Result<u64> {
     let done = sqlx::query!(
         r#"-- insert deltas
         insert into driftd.profile_deltas (checkpoint_id, monitor_id, version, window_start,
             baseline_id, partition, first_offset, next_offset, rows, late, delta, generation)
-        select $1, m, v, s, b, $8, f, n, r, l, d, $12
-        from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[],
-                $7::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) as u (m, v, s, b, r, l, f, n, d)
+        select i, m, v, s, b, p, f, n, r, l, d, g
+        from unnest($1::bigint[], $2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::int[],
+                $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[], $12::bigint[])
+                as u (i, m, v, s, b, p, f, n, r, l, d, g)
             join driftd.window_cursors c on c.monitor_id = m and c.version = v and c.segment = 'all'
                 and (c.judged = 0 or c.next_start <= s)"#,
-        checkpoint_id,
-        &monitors,
-        &versions,
-        &starts,
-        &baselines as &[Option<String>],
-        &rows,
-        &late,
-        checkpoint.partition,
-        &first_offsets,
-        &next_offsets,
-        &stored as &[Option<Vec<u8>>],
-        checkpoint.generation,
+        &added.checkpoints,
+        &added.monitors,
+        &added.versions,
+        &added.starts,
+        &added.baselines as &[Option<String>],
+        &added.partitions,
+        &added.first_offsets,
+        &added.next_offsets,
+        &added.rows,
+        &added.late,
+        &added.stored as &[Option<Vec<u8>>],
+        &added.generations,
     )
     .execute(connection)
     .await
@@ -400,23 +447,18 @@ async fn insert_deltas(
 /// Rows for windows that are judged already: late ones, and those that only the idleness of their
 /// partition has made late. They change the window's counts and nothing else. Those of windows that
 /// nobody judged, or that retention has dropped, are counted by their line.
-async fn count_late(connection: &mut PgConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let deltas = &checkpoint.deltas;
-    let monitors: Vec<i64> = deltas.iter().map(|delta| delta.monitor_id).collect();
-    let versions: Vec<String> = deltas.iter().map(|delta| delta.version.clone()).collect();
-    let starts: Vec<DateTime<Utc>> = deltas.iter().map(|delta| delta.window_start).collect();
-    let late: Vec<i64> = deltas.iter().map(|delta| delta.late).collect();
-    let rows: Vec<i64> = deltas.iter().map(|delta| delta.rows).collect();
+async fn count_late(connection: &mut PgConnection, added: &Deltas) -> Result<()> {
     // `any ($3)` tells the planner which time partitions to look into.
     sqlx::query!(
         r#"-- count late rows of judged windows
         with passed as (
-            select m, v, s, l, r
+            select m, v, s, sum(l)::bigint as l, sum(r)::bigint as r
             from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[])
                     as u (m, v, s, l, r)
                 join driftd.window_cursors c
                     on c.monitor_id = m and c.version = v and c.segment = 'all'
             where c.judged > 0 and s < c.next_start
+            group by m, v, s
         ), counted as (
             update driftd.windows w
             set late = w.late + p.l, late_after_idle = w.late_after_idle + p.r
@@ -432,11 +474,11 @@ async fn count_late(connection: &mut PgConnection, checkpoint: &Checkpoint) -> R
         on conflict (monitor_id, version, segment) do update
             set late = o.late + excluded.late,
                 late_after_idle = o.late_after_idle + excluded.late_after_idle"#,
-        &monitors,
-        &versions,
-        &starts,
-        &late,
-        &rows,
+        &added.monitors,
+        &added.versions,
+        &added.starts,
+        &added.late,
+        &added.rows,
     )
     .execute(connection)
     .await

@@ -5,28 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
 use super::{Error, Result};
-
-/// Messages that were gone before they were read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// Which log under the partition's name.
-    pub generation: i64,
-    /// The first offset that could not be read.
-    pub from_offset: i64,
-    /// The first that can be read again; `None`: nobody knows how far that log reached.
-    pub to_offset: Option<i64>,
-    /// `retention`, `truncated`, `recreated`.
-    pub reason: &'static str,
-}
-
-/// A gap of which it is not known yet behind which window it ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenGap {
-    /// The gap.
-    pub gap_id: i64,
-    /// The monitor whose windows they are.
-    pub monitor_id: i64,
-}
+pub use crate::collect::partition::log::{Gap, OpenGap};
 
 /// Records gaps of a partition, once. `passed`: reading goes on behind them now; else it stands
 /// before them and waits for a person.
@@ -126,35 +105,39 @@ pub async fn hand_on(
     Ok(())
 }
 
-/// The gaps of a partition behind which no message was read yet; and those of partitions that went with
-/// an earlier topic of that name, where they have no end yet, or nothing of this partition's log was
-/// read. Its first message ends them too: no message of the old topic can be younger than that.
+/// The gaps of partitions behind which no message was read yet; and those of partitions that went with
+/// an earlier topic of that name, where they have no end yet, or nothing of a partition's log was read.
+/// Its first message ends them too: no message of the old topic can be younger than that.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn open(
     executor: impl PgExecutor<'_>,
     topic: &str,
-    partition: i32,
-) -> Result<Vec<OpenGap>> {
-    sqlx::query_as!(
-        OpenGap,
+    partitions: &[i32],
+) -> Result<Vec<(i32, OpenGap)>> {
+    let rows = sqlx::query!(
         r#"-- gaps without an end
-        select w.gap_id, w.monitor_id
+        select p.partition, w.gap_id, w.monitor_id
         from driftd.gap_windows w join driftd.gaps g using (gap_id)
             join driftd.topics t using (topic)
-            join driftd.partition_progress p on p.topic = t.topic and p.partition = $2
+            join driftd.partition_progress p on p.topic = t.topic and p.partition = any($2)
         where g.topic = $1 and g.passed_at is not null
-            and ((g.partition = $2 and w.until_start is null)
+            and ((g.partition = p.partition and w.until_start is null)
                 or (g.partition >= t.partitions and p.topic_id = t.topic_id
                     and (w.until_start is null or p.next_offset = p.first_offset)))
-        order by w.gap_id, w.monitor_id"#,
+        order by p.partition, w.gap_id, w.monitor_id"#,
         topic,
-        partition,
+        partitions,
     )
     .fetch_all(executor)
     .await
-    .map_err(Error::doing("read the gaps without an end"))
+    .map_err(Error::doing("read the gaps without an end"))?;
+    let gaps = rows.into_iter().map(|row| {
+        let (gap_id, monitor_id) = (row.gap_id, row.monitor_id);
+        (row.partition, OpenGap { gap_id, monitor_id })
+    });
+    Ok(gaps.collect())
 }
 
 /// Notes from which window on nothing is missing any more. Where several partitions say so of a gap,
@@ -175,7 +158,9 @@ pub async fn close_windows(
     sqlx::query!(
         r#"-- note from which window on nothing is missing
         update driftd.gap_windows w set until_start = least(w.until_start, u.s)
-        from unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) as u (g, m, s)
+        from (select g, m, min(s) as s
+            from unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) as x (g, m, s)
+            group by g, m) as u
         where w.gap_id = u.g and w.monitor_id = u.m
             and (w.until_start is null or u.s < w.until_start)"#,
         &gap_ids,

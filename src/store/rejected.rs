@@ -2,6 +2,7 @@
 
 use sqlx::PgExecutor;
 
+use super::checkpoints::Checkpoint;
 use super::{Error, Result};
 
 /// A message that could not be used.
@@ -27,6 +28,26 @@ pub struct Rejected {
     pub payload_bytes: i64,
     /// The payload, where the operator asks for it.
     pub payload: Option<Vec<u8>>,
+}
+
+/// Keeps the rejected messages of a stretch.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn insert_of(executor: impl PgExecutor<'_>, checkpoint: &Checkpoint) -> Result<u64> {
+    let rejected = checkpoint.rejected.iter().map(|one| Rejected {
+        topic: checkpoint.topic.clone(),
+        partition: checkpoint.partition,
+        generation: checkpoint.generation,
+        offset: one.offset,
+        monitor: one.monitor.clone(),
+        reason: one.reason.as_str().to_owned(),
+        detail: one.detail.clone(),
+        digest: one.digest.to_vec(),
+        payload_bytes: i64::try_from(one.payload_bytes).unwrap_or(i64::MAX),
+        payload: one.payload.clone(),
+    });
+    insert(executor, &rejected.collect::<Vec<_>>()).await
 }
 
 /// Keeps rejected messages, in one statement. A message that is read a second time is kept once;

@@ -2,20 +2,11 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
+pub use crate::collect::partition::log::Count;
+
 use super::gaps::Gap;
 use super::resets::{self, Reset};
 use super::{Error, Result};
-
-/// How many partitions a topic has, by the brokers' word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Count {
-    /// Topic.
-    pub topic: String,
-    /// Kafka's id of it; `None`: the brokers have none.
-    pub topic_id: Option<String>,
-    /// Its partitions.
-    pub partitions: i32,
-}
 
 /// Notes how many partitions a topic has. As long as it is the same topic it never loses any, so the
 /// greater number is the newer one. What is said of another topic than the one that is stored is left
@@ -43,29 +34,31 @@ pub async fn note(executor: impl PgExecutor<'_>, count: &Count) -> Result<bool> 
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes that a topic has this partition, and perhaps more. One that was taken over before was counted
-/// then; where it is not counted any more, it went with an earlier topic of that name.
+/// Notes that a topic has these partitions, and perhaps more. Those that were taken over before were
+/// counted then; where one is not counted any more, it went with an earlier topic of that name.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn note_partition(
+pub async fn note_partitions(
     executor: impl PgExecutor<'_>,
     topic: &str,
-    partition: i32,
+    partitions: &[i32],
 ) -> Result<()> {
     sqlx::query!(
-        r#"-- note a partition of a topic
-        insert into driftd.topics as t (topic, partitions) values ($1, $2::int + 1)
+        r#"-- note partitions of a topic
+        insert into driftd.topics as t (topic, partitions)
+        select $1::text, max(u.partition) + 1 from unnest($2::int[]) as u (partition)
+        where not exists (select from driftd.partition_progress p
+            where p.topic = $1 and p.partition = u.partition)
+        having count(*) > 0
         on conflict (topic) do update set partitions = excluded.partitions, seen_at = now()
-            where t.partitions < excluded.partitions
-                and not exists (select from driftd.partition_progress p
-                    where p.topic = $1 and p.partition = $2)"#,
+            where t.partitions < excluded.partitions"#,
         topic,
-        partition,
+        partitions,
     )
     .execute(executor)
     .await
-    .map_err(Error::doing("note a partition of a topic"))?;
+    .map_err(Error::doing("note partitions of a topic"))?;
     Ok(())
 }
 

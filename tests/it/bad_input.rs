@@ -8,8 +8,8 @@ use sqlx::postgres::PgConnectOptions;
 use crate::harness::daemon::Daemon;
 use crate::harness::postgres;
 use crate::harness::reference::{Reference, Window};
-use crate::harness::stage::{Knobs, Stage, fresh_topic, mock_topic};
-use crate::harness::traffic::{Record, messages, produce, steady};
+use crate::harness::stage::{CLASSIC, Knobs, Stage, broker, fresh_topic, mock_topic};
+use crate::harness::traffic::{PARTITIONS, Record, messages, produce, steady};
 use crate::harness::until;
 
 /// Waits until the log has a line with all of these words.
@@ -42,16 +42,26 @@ async fn is_ready(daemon: &Daemon) {
 }
 
 #[tokio::test]
-async fn a_topic_that_does_not_exist_ends_the_run_with_its_name() {
+async fn a_topic_that_does_not_exist_fails_alone_and_is_waited_for() {
     let topic = fresh_topic();
-    let stage = Stage::set(&Knobs::mock(&topic)).await;
+    let knobs = Knobs::mock(&topic);
+    let stage = Stage::set(&knobs).await;
+    let refresh = "\"topic.metadata.refresh.interval.ms\" = 500\n";
+    stage.set_properties(&format!("{CLASSIC}{refresh}"));
     let mut daemon = Daemon::start(&stage.config);
-    assert_eq!(daemon.ended().await.code(), Some(1), "{}", daemon.log());
+    stage.topic_fails(&mut daemon, "does not exist on").await;
     let log = daemon.log();
-    assert!(
-        log.contains(&topic) && log.contains("does not exist"),
-        "{log}"
-    );
+    assert!(log.contains(&topic), "{log}");
+    // Somebody creates it: it is read, and nothing has failed any more.
+    broker().create_topic(&topic, PARTITIONS).unwrap();
+    let records = messages(60, &[steady(40), steady(40)]);
+    produce(&knobs.brokers, &topic, &records);
+    stage.saved(records.len()).await;
+    until("the failure is gone", async || {
+        stage.count("select count(*) from driftd.failures").await == 0
+    })
+    .await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
 }
 
 #[tokio::test]

@@ -2,18 +2,16 @@
 
 use chrono::DateTime;
 use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
-use driftd::store::{monitors, partitions};
+use driftd::store::monitors;
+use driftd::store::partitions::Takeover;
 use sqlx::PgPool;
 
 use crate::harness::monitors::streaming;
-use crate::harness::postgres;
 use crate::harness::until;
+use crate::harness::{lines, postgres};
 
-async fn take_over(pool: &PgPool, owner: &str) -> partitions::Taken {
-    let mut connection = pool.acquire().await.unwrap();
-    partitions::take_over(&mut connection, "t", 0, owner)
-        .await
-        .unwrap()
+async fn take_over(pool: &PgPool, owner: &str) -> Takeover {
+    lines::take_over(pool, "t", 0, owner).await
 }
 
 fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
@@ -23,9 +21,9 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         window_start: DateTime::UNIX_EPOCH,
         window_end: DateTime::UNIX_EPOCH + chrono::TimeDelta::days(1),
         baseline_id: None,
-        first_offset: from.max(0),
+        first_offset: from,
         next_offset: to,
-        rows: to - from.max(0),
+        rows: to - from,
         late: 0,
         keeps_up: false,
         delta: Some(vec![1]),
@@ -35,13 +33,12 @@ fn stretch(monitor_id: i64, epoch: i64, from: i64, to: i64) -> Checkpoint {
         topic: "t".into(),
         partition: 0,
         epoch,
-        expected_offset: from,
-        first_offset: from.max(0),
+        first_offset: from,
         next_offset: to,
         generation: 1,
         count: None,
         closed_gaps: Vec::new(),
-        messages: to - from.max(0),
+        messages: to - from,
         rejected_messages: 0,
         skipped: 0,
         rejected: Vec::new(),
@@ -78,7 +75,7 @@ async fn only_the_newest_epoch_at_the_expected_offset_is_saved() {
     let zombie = take_over(pool, "a").await;
     assert_eq!((zombie.epoch, zombie.next_offset), (1, None));
     assert_eq!(
-        save(pool, &stretch(id, 1, -1, 10)).await.unwrap(),
+        save(pool, &stretch(id, 1, 0, 10)).await.unwrap(),
         Outcome::Saved
     );
 
@@ -119,7 +116,7 @@ async fn a_checkpoint_that_moves_no_line_waits_for_no_judge() {
     transaction.commit().await.unwrap();
     let id = monitor.monitor_id;
     take_over(pool, "a").await;
-    save(pool, &stretch(id, 1, -1, 10)).await.unwrap();
+    save(pool, &stretch(id, 1, 0, 10)).await.unwrap();
 
     let mut judge = pool.begin().await.unwrap();
     sqlx::query("select from driftd.window_cursors for update")

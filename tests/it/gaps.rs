@@ -21,8 +21,6 @@ use crate::harness::traffic::{
 use crate::harness::until;
 
 const SEED: u64 = 160;
-/// What ends a daemon that only a person can help.
-const NEEDS_A_PERSON: i32 = 3;
 
 /// A topic of its own, and a daemon's settings for it.
 async fn set(kafka: &Kafka, partitions: i32, start_at: &'static str) -> (Knobs, Stage) {
@@ -183,8 +181,10 @@ async fn what_retention_took_while_nobody_read_is_recorded() {
     // By default a person has to decide; until then nothing is read over it.
     for _ in 0..2 {
         let mut daemon = Daemon::start(&stage.config);
-        let status = daemon.ended().await;
-        assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+        stage
+            .topic_fails(&mut daemon, "are gone from the log")
+            .await;
+        assert!(daemon.terminate().await.success(), "{}", daemon.log());
         let waits = (
             0,
             1,
@@ -331,8 +331,10 @@ async fn a_topic_made_anew_while_nobody_read_is_another_log() {
     make_anew(kafka, &knobs, PARTITIONS, &second).await;
 
     let mut daemon = Daemon::start(&stage.config);
-    let status = daemon.ended().await;
-    assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+    stage
+        .topic_fails(&mut daemon, "deleted and made anew")
+        .await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
     let waiting = gaps(&stage).await;
     assert_eq!(waiting.len(), 3, "{waiting:?}");
     assert!(
@@ -464,8 +466,10 @@ async fn a_person_is_told_of_partitions_that_are_no_more() {
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     make_anew(kafka, &knobs, 1, &second).await;
     let mut daemon = Daemon::start(&stage.config);
-    let status = daemon.ended().await;
-    assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+    stage
+        .topic_fails(&mut daemon, "deleted and made anew")
+        .await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
     assert_eq!(partitions_of(&stage).await, i64::from(PARTITIONS));
 
     let config = stage.config.to_str().unwrap();
@@ -507,8 +511,8 @@ async fn a_log_that_ends_before_what_was_read_was_cut() {
     let end = count(&first, 0);
 
     let mut daemon = Daemon::start(&stage.config);
-    let status = daemon.ended().await;
-    assert_eq!(status.code(), Some(NEEDS_A_PERSON), "{}", daemon.log());
+    stage.topic_fails(&mut daemon, "the log was cut").await;
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
 
     go_on_at_gaps(&stage);
     let mut daemon = Daemon::start(&stage.config);

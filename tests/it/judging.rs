@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use driftd::store::gaps;
 use driftd::store::ripe::Listener;
 use driftd::store::topics::{self, Count};
-use driftd::store::{gaps, partitions};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::harness::daemon::Daemon;
-use crate::harness::lines::{Lines, Stretch, count, day, number_of, save, say, somebody_waits};
+use crate::harness::lines::{
+    self, Lines, Stretch, count, day, number_of, save, say, somebody_waits,
+};
 use crate::harness::oracle::{check, run_undisturbed};
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, hold, mock_topic};
@@ -424,8 +426,9 @@ async fn a_window_is_claimed_by_one_and_judged_once() {
 /// The first message of the new topic ends the gap, in whatever order partitions tell of theirs.
 async fn check_first_message_ends_it(pool: &PgPool, topic: &str) {
     let open = async |partition| {
-        let open = gaps::open(pool, topic, partition).await;
-        open.unwrap()
+        let open = gaps::open(pool, topic, &[partition]).await;
+        let gaps = open.unwrap().into_iter().map(|(_, gap)| gap);
+        gaps.collect::<Vec<_>>()
     };
     assert_eq!(open(0).await, [], "it is read of the old topic still");
     sqlx::query("update driftd.partition_progress set first_offset = next_offset, topic_id = 'b'")
@@ -487,11 +490,9 @@ async fn partitions_that_went_with_their_topic_are_not_waited_for() {
     let mut connection = pool.acquire().await.unwrap();
     let nothing = topics::made_anew(&mut connection, &late, "continue").await;
     assert_eq!(nothing.unwrap(), []);
-    let mut connection = pool.acquire().await.unwrap();
-    let taken = partitions::take_over(&mut connection, &anew.topic, 2, "late").await;
-    let taken = taken.unwrap();
+    let taken = lines::take_over(&pool, &anew.topic, 2, "late").await;
     assert_eq!(taken.past_topic_ids, ["a"]);
-    assert_eq!((taken.generation, taken.next_offset), (2, Some(0)));
+    assert_eq!((taken.log.generation, taken.next_offset), (2, Some(0)));
     assert_eq!(counted().await, 2);
     topics::note(&pool, &of_topic("b", 3)).await.unwrap();
     let ids = async || -> (Option<String>, Vec<String>) {

@@ -5,13 +5,12 @@ use std::process::{Command, Output, Stdio};
 
 use driftd::store::checkpoints::{self, Outcome};
 use driftd::store::gaps::Gap;
-use driftd::store::partitions;
 use driftd::store::resets::{self, Reset};
 use driftd::store::verify::{self, Findings};
 use sqlx::PgPool;
 
 use crate::harness::daemon::{BINARY, Daemon, driftd};
-use crate::harness::lines::{Lines, Stretch, TOPIC, day, somebody_waits};
+use crate::harness::lines::{self, Lines, Stretch, TOPIC, day, somebody_waits};
 use crate::harness::stage::{Knobs, Stage, mock_topic};
 use crate::harness::traffic::{Record, messages, produce, story};
 use crate::harness::until;
@@ -213,10 +212,7 @@ async fn whoever_reads_meanwhile_is_fenced() {
     assert_eq!(late, Outcome::Fenced);
     assert_eq!(stored(&pool, 0).await, (7, 2, 2));
     check_is_sound(&pool).await;
-    let mut connection = pool.acquire().await.unwrap();
-    let taken = partitions::take_over(&mut connection, TOPIC, 0, "test")
-        .await
-        .unwrap();
-    assert_eq!((taken.next_offset, taken.generation), (Some(7), 2));
+    let taken = lines::take_over(&pool, TOPIC, 0, "test").await;
+    assert_eq!((taken.next_offset, taken.log.generation), (Some(7), 2));
     assert_eq!(taken.open_gaps.len(), 2);
 }

@@ -10,7 +10,7 @@ use driftd::store::checkpoints::{Checkpoint, Delta, Outcome, save};
 use driftd::store::rejected::Rejected;
 use driftd::store::ripe::Claimed;
 use driftd::store::windows;
-use driftd::store::{self, monitors, partitions, time_partitions, upkeep};
+use driftd::store::{self, monitors, time_partitions, upkeep};
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::daemon::Daemon;
 use crate::harness::monitors::streaming;
-use crate::harness::postgres;
 use crate::harness::reference::Reference;
 use crate::harness::stage::{Knobs, Stage, mock_topic};
 use crate::harness::traffic::{messages, produce, story};
 use crate::harness::until;
+use crate::harness::{lines, postgres};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -148,10 +148,8 @@ impl<'a> Log<'a> {
         let mut transaction = pool.begin().await.unwrap();
         let registered = monitors::register(&mut transaction, &streaming(monitor)).await;
         let monitor_id = registered.unwrap().monitor_id;
-        partitions::take_over(&mut transaction, "t", partition, "me")
-            .await
-            .unwrap();
         transaction.commit().await.unwrap();
+        lines::take_over(pool, "t", partition, "me").await;
         Self {
             pool,
             monitor_id,
@@ -181,7 +179,6 @@ impl<'a> Log<'a> {
             topic: "t".into(),
             partition: self.partition,
             epoch: 1,
-            expected_offset: if first == 0 { -1 } else { first },
             first_offset: first,
             next_offset: next,
             generation: 1,

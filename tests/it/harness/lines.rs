@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use driftd::store::checkpoints::{self, Checkpoint, Delta, Outcome};
+use driftd::store::monitors;
+use driftd::store::partitions::{self, Takeover};
 use driftd::store::ripe::{self, Claimed, Ripeness};
 use driftd::store::topics::{self, Count};
 use driftd::store::windows::{self, Next, Window};
-use driftd::store::{monitors, partitions};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
@@ -127,16 +128,14 @@ impl Lines {
     /// Takes one more partition over.
     pub(crate) async fn add_partition(&mut self) {
         let partition = i32::try_from(self.read.len()).unwrap();
-        let mut connection = self.db.pool.acquire().await.unwrap();
-        let taken = partitions::take_over(&mut connection, TOPIC, partition, "test").await;
-        self.read.push((taken.unwrap().epoch, -1));
+        let taken = take_over(&self.db.pool, TOPIC, partition, "test").await;
+        self.read.push((taken.epoch, 0));
         self.greatest.push(None);
     }
 
     /// The next checkpoint of a partition.
     pub(crate) fn checkpoint(&mut self, partition: usize, stretch: &Stretch) -> Checkpoint {
-        let (epoch, expected_offset) = self.read[partition];
-        let first_offset = expected_offset.max(0);
+        let (epoch, first_offset) = self.read[partition];
         let next_offset = first_offset + stretch.messages();
         self.read[partition].1 = next_offset;
         let newest = stretch.rows.iter().map(|(_, day)| *day).max();
@@ -166,7 +165,6 @@ impl Lines {
             topic: TOPIC.to_owned(),
             partition: i32::try_from(partition).unwrap(),
             epoch,
-            expected_offset,
             first_offset,
             next_offset,
             generation: 1,
@@ -238,6 +236,16 @@ impl Lines {
         }
         judged
     }
+}
+
+/// Takes a partition over; one that was never read begins at its first message.
+pub(crate) async fn take_over(pool: &PgPool, topic: &str, partition: i32, owner: &str) -> Takeover {
+    let taken = partitions::take_over(pool, topic, &[partition], owner).await;
+    let begin = "update driftd.partition_progress set next_offset = 0, first_offset = 0
+        where topic = $1 and partition = $2 and next_offset < 0";
+    let begun = sqlx::query(begin).bind(topic).bind(partition).execute(pool);
+    begun.await.unwrap();
+    taken.unwrap().remove(0)
 }
 
 pub(crate) async fn save(pool: &PgPool, checkpoint: &Checkpoint) {

@@ -9,7 +9,7 @@ use driftd::embedded::broker::Broker;
 use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
 
-use super::daemon::driftd;
+use super::daemon::{Daemon, driftd};
 use super::kafka::Kafka;
 use super::postgres::{self, TestDb};
 use super::reference::{ALPHA, CREDIT, FEATURES, LIMITS, MIN_ROWS, RESOLVE_AFTER, Watch};
@@ -167,6 +167,23 @@ impl Stage {
         let settings = std::fs::read_to_string(&self.config).unwrap();
         assert!(settings.contains(from), "{from} is not in\n{settings}");
         std::fs::write(&self.config, settings.replace(from, to)).unwrap();
+    }
+
+    /// Waits until a topic stands still for a reason that holds these words, and everything else of
+    /// driftd goes on.
+    pub(crate) async fn topic_fails(&self, daemon: &mut Daemon, words: &str) {
+        let sql = "select count(*) from driftd.failures where kind = 'topic' and reason ~ $1";
+        until("the topic is reported", async || {
+            let count = sqlx::query_scalar::<_, i64>(sql).bind(words);
+            count.fetch_one(&self.db.pool).await.unwrap() == 1
+        })
+        .await;
+        until("it says so, and is ready", async || {
+            assert!(daemon.is_running(), "{}", daemon.log());
+            let ready = daemon.get("/readyz").map(|(status, _)| status);
+            daemon.log().contains(words) && ready == Some(200)
+        })
+        .await;
     }
 
     /// Waits until so many messages are saved.

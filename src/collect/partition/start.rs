@@ -7,18 +7,19 @@
 
 use std::fmt;
 
-use super::consumer::Log;
-use crate::settings::StartAt;
+use chrono::{DateTime, Utc};
 
-/// How far Postgres says that a partition was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Where reading goes on; `None`: it was never read.
-    pub next_offset: Option<i64>,
-    /// In which of its logs.
-    pub generation: i64,
-    /// Kafka's id of the topic that was read; `None`: not known.
-    pub topic_id: Option<String>,
+use super::log::{Log, LogId};
+
+/// Where a partition that was never read is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the oldest message that is kept.
+    Earliest,
+    /// At the next message.
+    Latest,
+    /// At the first message with a Kafka timestamp not before this.
+    Timestamp(DateTime<Utc>),
 }
 
 /// Where reading goes on.
@@ -90,60 +91,59 @@ impl fmt::Display for Missing {
     }
 }
 
-impl Stored {
-    /// Whether the topic is another one than was read. Where one of the ids is not known, nothing
-    /// is concluded.
-    pub fn is_another(&self, topic_id: Option<&str>) -> bool {
-        matches!((self.topic_id.as_deref(), topic_id), (Some(ours), Some(theirs)) if ours != theirs)
+/// Finds where to go on in the log that is there now. `next_offset` is how far `read` was read;
+/// `None`: it never was.
+pub fn find(
+    read: &LogId,
+    next_offset: Option<i64>,
+    topic_id: Option<&str>,
+    log: &Log,
+    start_at: StartAt,
+) -> Start {
+    let generation = read.generation;
+    let Some(stored) = next_offset else {
+        let offset = match start_at {
+            StartAt::Earliest => log.low,
+            StartAt::Latest => log.high,
+            // Nothing as young as that: begin with what comes next.
+            StartAt::Timestamp(_) => log.since.unwrap_or(log.high),
+        };
+        return Start {
+            offset,
+            generation,
+            missing: Vec::new(),
+        };
+    };
+    let missing = |generation, from_offset, to_offset, reason| Missing {
+        generation,
+        from_offset,
+        to_offset,
+        reason,
+    };
+    if read.is_other_topic(topic_id) {
+        let mut gone = vec![missing(generation, stored, None, Reason::Recreated)];
+        if log.low > 0 {
+            gone.push(missing(generation + 1, 0, Some(log.low), Reason::Retention));
+        }
+        return Start {
+            offset: log.low,
+            generation: generation + 1,
+            missing: gone,
+        };
     }
-
-    /// Finds where to go on in the log that is there now.
-    pub fn start(&self, topic_id: Option<&str>, log: &Log, start_at: StartAt) -> Start {
-        let generation = self.generation;
-        let Some(stored) = self.next_offset else {
-            let offset = match start_at {
-                StartAt::Earliest => log.low,
-                StartAt::Latest => log.high,
-                // Nothing as young as that: begin with what comes next.
-                StartAt::Timestamp(_) => log.since.unwrap_or(log.high),
-            };
-            return Start {
-                offset,
-                generation,
-                missing: Vec::new(),
-            };
+    let diverges_at = log.diverges_at.filter(|at| *at < stored);
+    if let Some(cut) = diverges_at.or((stored > log.high).then_some(log.high)) {
+        return Start {
+            offset: cut.max(log.low),
+            generation: generation + 1,
+            missing: vec![missing(generation, stored, None, Reason::Truncated)],
         };
-        let missing = |generation, from_offset, to_offset, reason| Missing {
-            generation,
-            from_offset,
-            to_offset,
-            reason,
-        };
-        if self.is_another(topic_id) {
-            let mut gone = vec![missing(generation, stored, None, Reason::Recreated)];
-            if log.low > 0 {
-                gone.push(missing(generation + 1, 0, Some(log.low), Reason::Retention));
-            }
-            return Start {
-                offset: log.low,
-                generation: generation + 1,
-                missing: gone,
-            };
-        }
-        let diverges_at = log.diverges_at.filter(|at| *at < stored);
-        if let Some(cut) = diverges_at.or((stored > log.high).then_some(log.high)) {
-            return Start {
-                offset: cut.max(log.low),
-                generation: generation + 1,
-                missing: vec![missing(generation, stored, None, Reason::Truncated)],
-            };
-        }
-        let gone = missing(generation, stored, Some(log.low), Reason::Retention);
-        Start {
-            offset: stored.max(log.low),
-            generation,
-            missing: (stored < log.low).then_some(gone).into_iter().collect(),
-        }
+    }
+    let gone = missing(generation, stored, Some(log.low), Reason::Retention);
+    Start {
+        offset: stored.max(log.low),
+        generation,
+        missing: (stored < log.low).then_some(gone).into_iter().collect(),
     }
 }
 
@@ -158,19 +158,22 @@ mod tests {
         diverges_at: None,
     };
 
-    fn stored(next_offset: Option<i64>, topic_id: Option<&str>) -> Stored {
-        Stored {
-            next_offset,
+    /// How far it was read, and of which topic.
+    type Stored<'a> = (Option<i64>, Option<&'a str>);
+
+    fn start(stored: Stored<'_>, topic_id: Option<&str>, log: &Log, start_at: StartAt) -> Start {
+        let read = LogId {
             generation: 3,
-            topic_id: topic_id.map(str::to_owned),
-        }
+            topic_id: stored.1.map(str::to_owned),
+        };
+        find(&read, stored.0, topic_id, log, start_at)
     }
 
     /// Generation, first offset, end.
     type Missed = (i64, i64, Option<i64>);
 
-    fn goes_on(stored: &Stored, topic_id: Option<&str>) -> (i64, i64, Vec<Missed>) {
-        let start = stored.start(topic_id, &LOG, StartAt::Latest);
+    fn goes_on(stored: Stored<'_>, topic_id: Option<&str>) -> (i64, i64, Vec<Missed>) {
+        let start = start(stored, topic_id, &LOG, StartAt::Latest);
         let missing = start.missing.iter();
         let missing = missing.map(|one| (one.generation, one.from_offset, one.to_offset));
         (start.offset, start.generation, missing.collect())
@@ -178,11 +181,9 @@ mod tests {
 
     #[test]
     fn what_was_never_read_starts_as_set() {
-        let never = stored(None, None);
         let at = |start_at, since| {
-            never
-                .start(Some("a"), &Log { since, ..LOG }, start_at)
-                .offset
+            let log = Log { since, ..LOG };
+            start((None, None), Some("a"), &log, start_at).offset
         };
         let time = StartAt::Timestamp(chrono::DateTime::UNIX_EPOCH);
         assert_eq!(at(StartAt::Earliest, None), 10);
@@ -194,18 +195,18 @@ mod tests {
     #[test]
     fn reading_goes_on_within_the_log() {
         for next in [10, 15, 20] {
-            let found = goes_on(&stored(Some(next), Some("a")), Some("a"));
+            let found = goes_on((Some(next), Some("a")), Some("a"));
             assert_eq!(found, (next, 3, vec![]));
         }
     }
 
     #[test]
     fn what_is_gone_is_named_with_its_log() {
-        let same = |next| goes_on(&stored(Some(next), Some("a")), Some("a"));
+        let same = |next| goes_on((Some(next), Some("a")), Some("a"));
         assert_eq!(same(7), (10, 3, vec![(3, 7, Some(10))]));
         assert_eq!(same(21), (20, 4, vec![(3, 21, None)]));
         for next in [5, 15, 25] {
-            let found = goes_on(&stored(Some(next), Some("a")), Some("b"));
+            let found = goes_on((Some(next), Some("a")), Some("b"));
             assert_eq!(found, (10, 4, vec![(3, next, None), (4, 0, Some(10))]));
         }
     }
@@ -214,12 +215,12 @@ mod tests {
     fn a_log_that_was_cut_is_read_from_the_cut_on() {
         let from = |next, diverges_at| {
             let log = Log { diverges_at, ..LOG };
-            let start = stored(Some(next), Some("a")).start(Some("a"), &log, StartAt::Latest);
-            let missing = start
+            let found = start((Some(next), Some("a")), Some("a"), &log, StartAt::Latest);
+            let missing = found
                 .missing
                 .first()
                 .map(|one| (one.from_offset, one.to_offset));
-            (start.offset, start.generation, missing)
+            (found.offset, found.generation, missing)
         };
         assert_eq!(from(18, Some(15)), (15, 4, Some((18, None))));
         assert_eq!(from(25, Some(15)), (15, 4, Some((25, None))));
@@ -234,7 +235,7 @@ mod tests {
     #[test]
     fn an_unknown_identity_proves_nothing() {
         for (ours, theirs) in [(None, Some("b")), (Some("a"), None), (None, None)] {
-            assert_eq!(goes_on(&stored(Some(15), ours), theirs), (15, 3, vec![]));
+            assert_eq!(goes_on((Some(15), ours), theirs), (15, 3, vec![]));
         }
     }
 }
