@@ -241,7 +241,7 @@ impl Collector {
         };
         self.fail(reading, &reason);
         let topic = &mut self.topics[reading];
-        topic.is_gone();
+        topic.forget_count();
         if !topic.partitions.is_empty() {
             self.questions.want_again(reading, now);
         }

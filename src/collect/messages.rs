@@ -18,7 +18,7 @@ use crate::telemetry::metrics;
 impl Collector {
     /// Takes messages in. Those of one partition come in runs.
     pub(super) fn read(&mut self, wait: Duration) {
-        let messages: Vec<Message> = self.queue.poll(wait).collect();
+        let messages = self.queue.poll(wait);
         if messages.is_empty() {
             return;
         }

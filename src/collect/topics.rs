@@ -158,8 +158,8 @@ impl Topic {
         self.counted.is_known
     }
 
-    /// The brokers do not have it.
-    pub fn is_gone(&mut self) {
+    /// The brokers do not have it: what is known of its partitions is of a topic that is gone.
+    pub fn forget_count(&mut self) {
         self.counted = Counted::default();
     }
 

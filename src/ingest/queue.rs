@@ -96,7 +96,7 @@ impl Queue {
     }
 
     /// Waits for a first message for so long, and takes those that are there.
-    pub fn poll(&mut self, timeout: Duration) -> impl Iterator<Item = Message> + use<'_> {
+    pub fn poll(&mut self, timeout: Duration) -> Vec<Message> {
         let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
         let room = self.taken.spare_capacity_mut();
         // SAFETY: there is room for so many pointers, of which librdkafka says how many it has
@@ -106,7 +106,8 @@ impl Queue {
             let taken = sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), millis, first, most);
             self.taken.set_len(usize::try_from(taken).unwrap_or(0));
         }
-        self.taken.drain(..).filter_map(NonNull::new).map(Message)
+        let taken = self.taken.drain(..).filter_map(NonNull::new);
+        taken.map(Message).collect()
     }
 }
 

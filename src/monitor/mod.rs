@@ -234,7 +234,7 @@ pub struct AlertPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnGap {
-    /// Record the gap and stop with an error.
+    /// Record the gap and stand still before it; other topics go on.
     Stop,
     /// Record the gap, mark the windows incomplete and go on.
     Continue,
