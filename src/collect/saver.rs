@@ -239,19 +239,25 @@ impl Saver {
 
     async fn take_over(&self, topic: &str, partitions: &[Asker]) -> Result<Vec<Word>, String> {
         let numbers: Vec<i32> = partitions.iter().map(|(partition, _)| *partition).collect();
-        reached(Failpoint::BeforeTakeOver);
+        partitions
+            .iter()
+            .for_each(|_| reached(Failpoint::BeforeTakeOver));
         let take = || partitions::take_over(&self.pool, topic, &numbers, &self.owner);
         let taken = self.retrying("take partitions over", take).await?;
-        reached(Failpoint::TakenOver);
+        partitions
+            .iter()
+            .for_each(|_| reached(Failpoint::TakenOver));
         Ok(taken.into_iter().map(Word::TakenOver).collect())
     }
 
     async fn settle(&self, topic: &str, settlements: Vec<Settlement>) -> Result<Vec<Word>, String> {
-        reached(Failpoint::BeforeSettle);
+        settlements
+            .iter()
+            .for_each(|_| reached(Failpoint::BeforeSettle));
         let settle = || partitions::settle(&self.pool, topic, &settlements);
         let what = "settle where reading goes on";
         let settled = self.retrying(what, settle).await?;
-        reached(Failpoint::Settled);
+        settlements.iter().for_each(|_| reached(Failpoint::Settled));
         for (partition, gap) in settled.lost {
             let from = gap.from_offset;
             metrics::gaps(topic, gap.reason, 1);

@@ -9,6 +9,7 @@ use super::idle::{Found, Idleness, Position};
 use super::log::{Checkpoint, Log, LogId, OpenGap, Takeover, Topic};
 use super::{Context, Effect, Event, Partition};
 use crate::batch::{NO_TIME, Rows};
+use crate::failpoint::{Failpoint, reached};
 use crate::ingest::reject::Rejected;
 use crate::profile::sample::RowHash;
 use crate::window::open::{Assigned, Delta, MonitorPlan, OpenWindows};
@@ -442,6 +443,7 @@ impl Reading {
 
     /// Cuts the stretch off: what it added is saved, memory starts empty again.
     fn cut(&mut self, context: &Context<'_>, effects: &mut Vec<Effect>) {
+        reached(Failpoint::BeforeCut);
         let bytes = self.freeable();
         let deltas = self.cut_windows(context, effects);
         let tally = std::mem::take(&mut self.tally);
@@ -483,6 +485,7 @@ impl Reading {
             effects.push(Effect::Save(checkpoint));
             Flight::Saving { bytes }
         };
+        reached(Failpoint::Cut);
     }
 
     fn cut_windows(&mut self, context: &Context<'_>, effects: &mut Vec<Effect>) -> Vec<Added> {
