@@ -73,7 +73,7 @@ pub async fn save_all(pool: &PgPool, checkpoints: &[Checkpoint]) -> Result<Vec<O
     let topic = first.topic.as_str();
     let begun = pool.begin().await;
     let mut transaction = begun.map_err(Error::doing("begin checkpoints"))?;
-    reached(Failpoint::CheckpointBegun);
+    passed(checkpoints.len(), Failpoint::CheckpointBegun);
     // In front of the partitions' rows, as everybody locks these two.
     let news = checkpoints.iter().filter_map(|one| one.count.as_ref());
     if let Some(count) = news.max_by_key(|count| count.partitions) {
@@ -89,15 +89,20 @@ pub async fn save_all(pool: &PgPool, checkpoints: &[Checkpoint]) -> Result<Vec<O
             false => Outcome::Fenced,
         });
     }
-    reached(Failpoint::CheckpointAdvanced);
+    passed(checkpoints.len(), Failpoint::CheckpointAdvanced);
     let ours = checkpoints.iter();
     let ours = ours.filter(|one| advanced.contains(&one.partition));
     insert_all(&mut transaction, topic, &ours.collect::<Vec<_>>()).await?;
-    reached(Failpoint::BeforeCheckpointCommit);
+    passed(checkpoints.len(), Failpoint::BeforeCheckpointCommit);
     let done = transaction.commit().await;
     done.map_err(Error::doing("commit checkpoints"))?;
-    reached(Failpoint::CheckpointCommitted);
+    passed(checkpoints.len(), Failpoint::CheckpointCommitted);
     Ok(outcomes)
+}
+
+/// Each checkpoint passes a failpoint, however many of them share the transaction.
+fn passed(checkpoints: usize, point: Failpoint) {
+    (0..checkpoints).for_each(|_| reached(point));
 }
 
 /// Windows of a checkpoint's rows may be in the judge's hands: the rows are late, or the judge did not
@@ -123,7 +128,7 @@ async fn insert_all(
     let behind: Vec<&Checkpoint> = behind.filter(|one| may_be_behind_the_judge(one)).collect();
     if !behind.is_empty() {
         lock_cursors(connection, topic, &behind).await?;
-        reached(Failpoint::CheckpointLocked);
+        passed(behind.len(), Failpoint::CheckpointLocked);
     }
     // One without a stretch tells only whether the partition is idle.
     let stretches = ours.iter().copied().filter(|one| one.has_stretch());
@@ -132,18 +137,18 @@ async fn insert_all(
         return Ok(());
     }
     let ids = insert(connection, topic, &stretches).await?;
-    reached(Failpoint::CheckpointInserted);
+    passed(stretches.len(), Failpoint::CheckpointInserted);
     for checkpoint in &stretches {
         rejected::insert_of(&mut *connection, checkpoint).await?;
     }
-    reached(Failpoint::CheckpointRejected);
+    passed(stretches.len(), Failpoint::CheckpointRejected);
     advance_watermarks(connection, topic, &stretches).await?;
-    reached(Failpoint::CheckpointWatermarks);
+    passed(stretches.len(), Failpoint::CheckpointWatermarks);
     let added = Deltas::of(&stretches, &ids);
     advance_cursors(connection, &added).await?;
-    reached(Failpoint::CheckpointLines);
+    passed(stretches.len(), Failpoint::CheckpointLines);
     let waiting = insert_deltas(connection, &added).await?;
-    reached(Failpoint::CheckpointDeltas);
+    passed(stretches.len(), Failpoint::CheckpointDeltas);
     // A partition that was idle may bring rows for judged windows for more than one checkpoint.
     if !behind.is_empty() || waiting < added.starts.len() as u64 {
         count_late(connection, &added).await?;
