@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::settings::{Retention, Settings};
 use crate::store::vacuum::{self, Holder};
-use crate::store::{self, time_partitions, upkeep};
+use crate::store::{self, failures, time_partitions, upkeep};
 use crate::telemetry::metrics;
 
 /// How often it looks.
@@ -86,6 +86,8 @@ pub async fn tick(pool: &PgPool, retention: Retention, now: DateTime<Utc>) {
     told(pool, "delete delivered messages", deleted).await;
     let deleted = upkeep::delete_job_lines(pool, judged);
     told(pool, "delete old lines of jobs", deleted).await;
+    let dropped = failures::drop_stale(pool);
+    told(pool, "drop failures that nobody reports", dropped).await;
 }
 
 /// One thing that cannot be done now keeps no other from being done.

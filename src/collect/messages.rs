@@ -1,7 +1,6 @@
 //! From messages to profiles: those of one partition come in runs, are decoded into columns, and go into
 //! the profiles of their windows at once. Nothing waits in between.
 
-use std::ffi::CString;
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -10,7 +9,6 @@ use super::Collector;
 use super::partition::{Batch, Event};
 use super::topics::{Key, Topic};
 use crate::failpoint::{Failpoint, reached};
-use crate::ingest::plan::TopicPlan;
 use crate::ingest::queue::Message;
 use crate::ingest::stretch;
 use crate::telemetry::metrics;
@@ -108,10 +106,16 @@ impl Collector {
 
 /// Decodes messages into the topic's rows, until those are a full batch; answers how many messages.
 fn decode(topic: &mut Topic, messages: &[Message]) -> usize {
-    let Topic { plan, rows, .. } = topic;
+    let Topic {
+        plan,
+        rows,
+        headers,
+        ..
+    } = topic;
     for (at, message) in messages.iter().enumerate() {
-        let headers = header_values(message, plan);
-        let taken = rows.take(
+        let headers: Vec<Option<String>> =
+            headers.iter().map(|name| message.header(name)).collect();
+        rows.take(
             plan,
             stretch::Message {
                 offset: message.offset(),
@@ -120,25 +124,11 @@ fn decode(topic: &mut Topic, messages: &[Message]) -> usize {
                 headers: &headers,
             },
         );
-        if let stretch::Taken::Rejected(reason) = taken {
-            metrics::rejected_messages(&topic.name, reason.as_str(), 1);
-            if let Some(limit) = reason.limit() {
-                let monitors = plan.monitors.iter();
-                monitors.for_each(|monitor| metrics::capped(&monitor.name, limit, 1));
-            }
-        }
-        if rows.is_full() || rows.spans_many_windows(plan) {
+        if rows.is_full() {
             return at + 1;
         }
     }
     messages.len()
-}
-
-/// The values of the headers that a plan reads.
-fn header_values(message: &Message, plan: &TopicPlan) -> Vec<Option<String>> {
-    let names = plan.plan.headers().iter();
-    let value = |(name, _): &(String, usize)| message.header(&CString::new(name.as_str()).ok()?);
-    names.map(value).collect()
 }
 
 /// Has the rows of these messages profiled; answers by how much what the partition holds has grown.
@@ -149,8 +139,7 @@ fn hand_on(topic: &mut Topic, partition: i32, messages: &[Message], now: i64) ->
     let cut = topic.rows.take_cut_labels();
     let (rows, tally) = (topic.rows.finish(), topic.rows.take_tally());
     reached(Failpoint::Decoded);
-    metrics::records(&topic.name, tally.messages.unsigned_abs());
-    metrics::skipped_messages(&topic.name, tally.skipped.unsigned_abs());
+    topic.count_rejected(&tally);
     let batch = Batch {
         rows: &rows,
         tally,
@@ -164,8 +153,7 @@ fn hand_on(topic: &mut Topic, partition: i32, messages: &[Message], now: i64) ->
     }
     topic.rows.reuse(rows);
     if cut > 0 {
-        let monitors = topic.plan.monitors.iter();
-        monitors.for_each(|monitor| metrics::capped(&monitor.name, "max_label_bytes", cut));
+        topic.capped("max_label_bytes", cut);
     }
     reached(Failpoint::HandedOn);
     grown

@@ -105,6 +105,8 @@ impl Collector {
             } => work.seek.push((key, offset, leader_epoch)),
             Effect::Save(mut checkpoint) => {
                 checkpoint.count = topic.news();
+                metrics::records(&topic.name, checkpoint.messages.unsigned_abs());
+                metrics::skipped_messages(&topic.name, checkpoint.skipped.unsigned_abs());
                 work.save
                     .entry(reading)
                     .or_default()
@@ -133,36 +135,23 @@ impl Collector {
 
     fn request(&mut self, work: Work) {
         let topics = &self.topics;
-        let waiting = &mut self.waiting;
-        let each = |reading: usize| Arc::clone(&topics[reading].name);
-        for (reading, mut asked) in work.take_over {
-            while !asked.is_empty() {
-                let partitions = split(&mut asked);
-                let topic = each(reading);
-                waiting.push_back(Request::TakeOver { topic, partitions });
-            }
-        }
-        for (reading, mut asked) in work.settle {
-            while !asked.is_empty() {
-                let partitions = split(&mut asked);
-                let topic = each(reading);
-                waiting.push_back(Request::Settle { topic, partitions });
-            }
-        }
-        for (reading, mut asked) in work.save {
-            while !asked.is_empty() {
-                let partitions = split(&mut asked);
-                let topic = each(reading);
-                waiting.push_back(Request::Save { topic, partitions });
-            }
-        }
-        for (reading, mut asked) in work.confirm {
-            while !asked.is_empty() {
-                let partitions = split(&mut asked);
-                let topic = each(reading);
-                waiting.push_back(Request::Confirm { topic, partitions });
-            }
-        }
+        let take_over = requests(topics, work.take_over, |topic, partitions| {
+            Request::TakeOver { topic, partitions }
+        });
+        let settle = requests(topics, work.settle, |topic, partitions| Request::Settle {
+            topic,
+            partitions,
+        });
+        let save = requests(topics, work.save, |topic, partitions| Request::Save {
+            topic,
+            partitions,
+        });
+        let confirm = requests(topics, work.confirm, |topic, partitions| Request::Confirm {
+            topic,
+            partitions,
+        });
+        let all = take_over.chain(settle).chain(save).chain(confirm);
+        self.waiting.extend(all);
     }
 
     /// Partitions as the client takes them.
@@ -256,10 +245,23 @@ impl Collector {
     }
 }
 
-/// Some of what is asked, as much as one request takes.
-fn split<T>(asked: &mut Vec<T>) -> Vec<T> {
-    let rest = asked.split_off(asked.len().min(PARTITIONS_AT_ONCE));
-    std::mem::replace(asked, rest)
+/// What is asked about topics, in requests of so many partitions.
+fn requests<T>(
+    topics: &[Topic],
+    asked: ByTopic<T>,
+    request: impl Fn(Arc<str>, Vec<T>) -> Request,
+) -> impl Iterator<Item = Request> {
+    asked
+        .into_iter()
+        .flat_map(move |(reading, mut partitions)| {
+            let mut parts = Vec::new();
+            while !partitions.is_empty() {
+                let rest = partitions.split_off(partitions.len().min(PARTITIONS_AT_ONCE));
+                let part = std::mem::replace(&mut partitions, rest);
+                parts.push(request(Arc::clone(&topics[reading].name), part));
+            }
+            parts
+        })
 }
 
 /// Those of all partitions that are wanted.

@@ -216,7 +216,7 @@ impl Saver {
 
     async fn report(&self, topic: &str, failure: Option<(String, Duration)>) {
         let Some((reason, retry_in)) = failure else {
-            let clear = || failures::clear(&self.pool, Kind::Topic, topic, "");
+            let clear = || failures::clear_topic(&self.pool, topic, &self.owner);
             if let Ok(true) = self.retrying("clear a failure", clear).await {
                 tracing::info!(topic, "the topic works again");
             }

@@ -6,15 +6,18 @@
 //! question covers all topics that wait for one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::partition::log::{self, Count};
-use super::partition::{Batch, Context, Effect, Event, Partition, Policy};
+use super::partition::{Batch, Context, Effect, Event, Partition, Policy, Tally};
 use crate::ingest::consumer::TopicPartition;
 use crate::ingest::plan::TopicPlan;
+use crate::ingest::reject::Reason;
 use crate::ingest::stretch::Stretch;
 use crate::settings::MessageLimits;
+use crate::telemetry::metrics;
 use crate::window::open::Assigned;
 
 /// How often the count of partitions is asked for.
@@ -45,6 +48,8 @@ pub struct Topic {
     pub policy: Policy,
     /// Decodes messages of one partition after the other.
     pub rows: Stretch,
+    /// Names of the headers that are read, as the client takes them.
+    pub headers: Vec<CString>,
     /// Its partitions that are ours.
     pub partitions: BTreeMap<i32, Slot>,
     counted: Counted,
@@ -88,8 +93,12 @@ struct Failure {
 impl Topic {
     /// A topic of which nothing is known yet.
     pub fn new(plan: TopicPlan, policy: Policy, limits: MessageLimits) -> Self {
+        let headers = plan.plan.headers().iter();
+        // A header whose name holds a NUL is in no message: the client could not find it.
+        let headers = headers.map(|(name, _)| CString::new(name.as_str()).unwrap_or_default());
         Self {
             name: plan.topic.as_str().into(),
+            headers: headers.collect(),
             rows: Stretch::new(&plan, limits),
             plan: Arc::new(plan),
             policy,
@@ -149,6 +158,27 @@ impl Topic {
         };
         let assigned = slot.partition.read(batch, &context);
         (assigned, slot.measure(&context))
+    }
+
+    /// Counts messages of which nothing could be used, and the limits that they went beyond.
+    pub fn count_rejected(&self, tally: &Tally) {
+        let mut reasons: BTreeMap<&str, (Reason, u64)> = BTreeMap::new();
+        for rejected in tally.rejected.iter().filter(|one| one.monitor.is_empty()) {
+            let reason = rejected.reason;
+            reasons.entry(reason.as_str()).or_insert((reason, 0)).1 += 1;
+        }
+        for (name, (reason, more)) in reasons {
+            metrics::rejected_messages(&self.name, name, more);
+            if let Some(limit) = reason.limit() {
+                self.capped(limit, more);
+            }
+        }
+    }
+
+    /// A limit that is met by the messages of a topic is met by all monitors of it.
+    pub fn capped(&self, limit: &str, more: u64) {
+        let monitors = self.plan.monitors.iter();
+        monitors.for_each(|monitor| metrics::capped(&monitor.name, limit, more));
     }
 
     // --- how many partitions it has --------------------------------------------------------------
@@ -219,13 +249,15 @@ impl Topic {
 
     /// Whether it had failed and works again: no partition stands still any more.
     pub fn has_recovered(&mut self) -> bool {
+        if self.failure.is_none() || !self.counted.is_known {
+            return false;
+        }
         let mut slots = self.partitions.values();
         let stands = slots.any(|slot| !slot.revoked && slot.partition.reading().is_none());
-        let recovered = self.failure.is_some() && self.counted.is_known && !stands;
-        if recovered {
+        if !stands {
             self.failure = None;
         }
-        recovered
+        !stands
     }
 }
 

@@ -1,4 +1,4 @@
-//! The messages of one partition, read one after another, until their rows are handed on.
+//! Messages of one partition, read one after another, until their rows are handed on.
 
 use super::decode::json::{self, Decoder};
 use super::decode::time;
@@ -37,16 +37,10 @@ pub struct Stretch {
     batch_rows: usize,
     /// Event times by clock of the plan.
     times: Vec<EventTimes>,
-    /// Messages read since the last checkpoint, good or not.
-    pub messages: i64,
-    /// Tombstones among them.
-    pub skipped: i64,
-    /// Messages that no monitor could use.
-    pub rejected_messages: i64,
-    /// What was set aside, per message or per message and monitor.
-    pub rejected: Vec<Rejected>,
-    /// Bytes that this holds, about.
-    pub rejected_bytes: usize,
+    /// Rows whose event times are further apart are not gathered into one batch.
+    most_span_ms: i64,
+    /// What messages left beside rows.
+    tally: Tally,
 }
 
 /// What became of a message.
@@ -71,59 +65,28 @@ impl Stretch {
             builder: builder.cutting(limits.label_bytes),
             batch_rows,
             times: plan.clocks.iter().map(|_| EventTimes::default()).collect(),
-            messages: 0,
-            skipped: 0,
-            rejected_messages: 0,
-            rejected: Vec::new(),
-            rejected_bytes: 0,
+            most_span_ms: most_span_ms(plan),
+            tally: Tally::default(),
         }
     }
 
-    /// Rows that wait to be handed on.
-    pub fn waiting(&self) -> usize {
-        self.builder.len()
-    }
-
-    /// Bytes held, about: rows that wait, with room for a batch of them, and what was set aside.
-    pub fn bytes(&self) -> usize {
-        let times: usize = self.times.iter().map(|times| times.ms.capacity() * 8).sum();
-        self.builder.bytes() + times + self.rejected_bytes
-    }
-
     /// How far apart the event times are that wait, over all monitors.
-    pub fn span_ms(&self) -> i64 {
+    fn span_ms(&self) -> i64 {
         let ranges = self.times.iter().filter_map(|times| times.range);
         let spans = ranges.map(|(least, greatest)| greatest.saturating_sub(least));
         spans.max().unwrap_or(0)
     }
 
-    /// Whether there is something to hand on: rows, or what messages left that were rejected.
-    pub fn holds_any(&self) -> bool {
-        self.waiting() > 0 || self.builder.text_bytes() > 0
-    }
-
     /// Whether so much waits that it has to be handed on.
     pub fn is_full(&self) -> bool {
-        self.waiting() >= self.batch_rows || self.builder.text_bytes() > BATCH_TEXT
-    }
-
-    /// Rows of a sparse log reach over many windows, each with a profile of its own. Not all of them
-    /// are opened before the next look at what is held.
-    pub fn spans_many_windows(&self, plan: &TopicPlan) -> bool {
-        let every = plan.monitors.iter().map(|one| one.spec.every_ms).min();
-        let reach = every.map(|every| every.saturating_mul(WINDOWS_AT_ONCE));
-        reach.is_some_and(|reach| self.span_ms() > reach)
+        self.builder.len() >= self.batch_rows
+            || self.builder.text_bytes() > BATCH_TEXT
+            || self.span_ms() > self.most_span_ms
     }
 
     /// What messages left beside rows since this was last asked.
     pub fn take_tally(&mut self) -> Tally {
-        self.rejected_bytes = 0;
-        Tally {
-            messages: std::mem::take(&mut self.messages),
-            skipped: std::mem::take(&mut self.skipped),
-            rejected_messages: std::mem::take(&mut self.rejected_messages),
-            rejected: std::mem::take(&mut self.rejected),
-        }
+        std::mem::take(&mut self.tally)
     }
 
     /// How many labels were cut since this was last asked.
@@ -133,9 +96,9 @@ impl Stretch {
 
     /// Reads one message.
     pub fn take(&mut self, plan: &TopicPlan, message: Message<'_>) -> Taken {
-        self.messages += 1;
+        self.tally.messages += 1;
         let Some(payload) = message.payload else {
-            self.skipped += 1;
+            self.tally.skipped += 1;
             return Taken::Skipped;
         };
         if payload.len() > self.limits.bytes {
@@ -251,15 +214,14 @@ impl Stretch {
     ) -> Taken {
         let keep = plan.monitors.iter().any(|monitor| monitor.keep_payload);
         let keep = keep.then_some(self.limits.bytes);
-        self.rejected_messages += 1;
+        self.tally.rejected_messages += 1;
         let rejected = Rejected::new(message.offset, "", reason, detail, payload, keep);
         self.set_aside(rejected);
         Taken::Rejected(reason)
     }
 
     fn set_aside(&mut self, rejected: Rejected) {
-        self.rejected_bytes += rejected.bytes();
-        self.rejected.push(rejected);
+        self.tally.rejected.push(rejected);
     }
 }
 
@@ -292,6 +254,13 @@ impl EventTimes {
             self.ms = ms;
         }
     }
+}
+
+/// Rows of a sparse log reach over many windows, each with a profile of its own. Not all of them are
+/// opened before the next look at what is held.
+fn most_span_ms(plan: &TopicPlan) -> i64 {
+    let every = plan.monitors.iter().map(|one| one.spec.every_ms).min();
+    every.map_or(i64::MAX, |every| every.saturating_mul(WINDOWS_AT_ONCE))
 }
 
 fn check_time(
@@ -396,10 +365,14 @@ mod tests {
             assert_eq!(stretch.take(&plan, message), *taken, "offset {offset}");
         }
         assert_eq!(
-            (stretch.messages, stretch.skipped, stretch.rejected_messages),
+            (
+                stretch.tally.messages,
+                stretch.tally.skipped,
+                stretch.tally.rejected_messages
+            ),
             (7, 1, 5)
         );
-        assert_eq!(stretch.rejected.len(), 5);
+        assert_eq!(stretch.tally.rejected.len(), 5);
         let rows = stretch.finish();
         assert_eq!(rows.event_ms, [[1000]]);
         assert_eq!(rows.batch.origins.len(), 1);
@@ -407,7 +380,7 @@ mod tests {
 
     fn take(stretch: &mut Stretch, plan: &TopicPlan, payload: &[u8], record_ms: i64) -> Taken {
         let message = Message {
-            offset: stretch.messages,
+            offset: stretch.tally.messages,
             record_ms: Some(record_ms),
             payload: Some(payload),
             headers: &[Some("7".into())],
@@ -460,7 +433,7 @@ mod tests {
             Taken::Rejected(NoTimestamp)
         );
         assert_eq!(take(&mut stretch, &plan, good, 3000), Taken::Read);
-        assert_eq!(stretch.rejected_messages, 16);
+        assert_eq!(stretch.tally.rejected_messages, 16);
         let rows = stretch.finish();
         assert_eq!(rows.event_ms, [[3000; 18]]);
         assert_eq!(rows.batch.origins.len(), 18);
@@ -508,9 +481,8 @@ mod tests {
             assert_eq!(stretch.take(&plan, message), rejected);
             most = most.max(stretch.builder.text_bytes());
             if stretch.is_full() {
-                assert!(stretch.holds_any());
                 assert_eq!(stretch.finish().batch.origins.len(), 0);
-                assert!(!stretch.holds_any());
+                assert_eq!(stretch.builder.text_bytes(), 0);
             }
             taken += 1;
         }
@@ -523,7 +495,7 @@ mod tests {
         plan.monitors[0].keep_payload = true;
         let mut stretch = Stretch::new(&plan, SMALL);
         take(&mut stretch, &plan, &[b'x'; 5_000], 3000);
-        let kept = &stretch.rejected[0];
+        let kept = &stretch.tally.rejected[0];
         assert_eq!(
             (kept.payload_bytes, kept.payload.as_ref().map(Vec::len)),
             (5_000, Some(100))

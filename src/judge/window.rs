@@ -25,8 +25,6 @@ use crate::window::Spec;
 
 /// Stored profiles are read and merged so many bytes at a time, whatever there is of them.
 const CHUNK_BYTES: i64 = 4 << 20;
-/// The merged sample holds at most so many rows more than it has to before it drops the others.
-const LEAST_SPARE_ROWS: usize = 1024;
 
 /// Judges a claimed window, in the transaction that claimed it. Answers where the line goes on.
 pub(super) async fn judge_claimed(
@@ -232,10 +230,6 @@ fn merge(
 ) -> Result<(), encoding::Error> {
     for profile in profiles {
         merged.merge(&encoding::decode(profile, layout)?);
-        let sample = &mut merged.sample;
-        if sample.rows() > sample.k() + sample.k().max(LEAST_SPARE_ROWS) {
-            sample.settle()?;
-        }
     }
     Ok(())
 }

@@ -323,27 +323,27 @@ async fn lock_cursors(
 
 /// What stretches add to windows, in columns.
 #[derive(Default)]
-struct Deltas {
+struct Deltas<'a> {
     checkpoints: Vec<i64>,
     partitions: Vec<i32>,
     generations: Vec<i64>,
     monitors: Vec<i64>,
-    versions: Vec<String>,
+    versions: Vec<&'a str>,
     starts: Vec<DateTime<Utc>>,
     /// Of the windows with rows that count.
     counted_starts: Vec<Option<DateTime<Utc>>>,
     counted_ends: Vec<Option<DateTime<Utc>>>,
-    baselines: Vec<Option<String>>,
+    baselines: Vec<Option<&'a str>>,
     first_offsets: Vec<i64>,
     next_offsets: Vec<i64>,
     rows: Vec<i64>,
     late: Vec<i64>,
     keep_up: Vec<bool>,
-    stored: Vec<Option<Vec<u8>>>,
+    stored: Vec<Option<&'a [u8]>>,
 }
 
-impl Deltas {
-    fn of(stretches: &[&Checkpoint], ids: &HashMap<i32, i64>) -> Self {
+impl<'a> Deltas<'a> {
+    fn of(stretches: &[&'a Checkpoint], ids: &HashMap<i32, i64>) -> Self {
         let mut columns = Self::default();
         for checkpoint in stretches {
             let id = ids.get(&checkpoint.partition).copied().unwrap_or_default();
@@ -353,17 +353,17 @@ impl Deltas {
                 columns.partitions.push(checkpoint.partition);
                 columns.generations.push(checkpoint.generation);
                 columns.monitors.push(delta.monitor_id);
-                columns.versions.push(delta.version.clone());
+                columns.versions.push(&delta.version);
                 columns.starts.push(delta.window_start);
                 columns.counted_starts.push(counted(delta.window_start));
                 columns.counted_ends.push(counted(delta.window_end));
-                columns.baselines.push(delta.baseline_id.clone());
+                columns.baselines.push(delta.baseline_id.as_deref());
                 columns.first_offsets.push(delta.first_offset);
                 columns.next_offsets.push(delta.next_offset);
                 columns.rows.push(delta.rows);
                 columns.late.push(delta.late);
                 columns.keep_up.push(delta.keeps_up);
-                columns.stored.push(delta.delta.clone());
+                columns.stored.push(delta.delta.as_deref());
             }
         }
         columns
@@ -373,7 +373,7 @@ impl Deltas {
 /// Starts the lines of windows that are new, and tells them how far rows that count reach. Most checkpoints
 /// change nothing here; those leave the line alone before `on conflict` would lock it, or they would
 /// wait for the judge and for each other. Rows of a window that the clock has judged do not count.
-async fn advance_cursors(connection: &mut PgConnection, added: &Deltas) -> Result<()> {
+async fn advance_cursors(connection: &mut PgConnection, added: &Deltas<'_>) -> Result<()> {
     sqlx::query!(
         r#"-- advance lines of windows
         with lines as (
@@ -405,7 +405,7 @@ async fn advance_cursors(connection: &mut PgConnection, added: &Deltas) -> Resul
                     or (excluded.keeps_up and not c.keeps_up)
                     or (c.judged = 0 and excluded.next_start < c.next_start))"#,
         &added.monitors,
-        &added.versions,
+        &added.versions as &[&str],
         &added.counted_starts as &[Option<DateTime<Utc>>],
         &added.keep_up,
         &added.counted_ends as &[Option<DateTime<Utc>>],
@@ -419,7 +419,7 @@ async fn advance_cursors(connection: &mut PgConnection, added: &Deltas) -> Resul
 /// What waits for the judge; answers how many deltas do. Rows for windows that their line has passed
 /// do not: [`count_late`] counts them. A line that has judged nothing has passed nothing, since its
 /// first window may still turn out to be an earlier one.
-async fn insert_deltas(connection: &mut PgConnection, added: &Deltas) -> Result<u64> {
+async fn insert_deltas(connection: &mut PgConnection, added: &Deltas<'_>) -> Result<u64> {
     let done = sqlx::query!(
         r#"-- insert deltas
         insert into driftd.profile_deltas (checkpoint_id, monitor_id, version, window_start,
@@ -432,15 +432,15 @@ async fn insert_deltas(connection: &mut PgConnection, added: &Deltas) -> Result<
                 and (c.judged = 0 or c.next_start <= s)"#,
         &added.checkpoints,
         &added.monitors,
-        &added.versions,
+        &added.versions as &[&str],
         &added.starts,
-        &added.baselines as &[Option<String>],
+        &added.baselines as &[Option<&str>],
         &added.partitions,
         &added.first_offsets,
         &added.next_offsets,
         &added.rows,
         &added.late,
-        &added.stored as &[Option<Vec<u8>>],
+        &added.stored as &[Option<&[u8]>],
         &added.generations,
     )
     .execute(connection)
@@ -452,7 +452,7 @@ async fn insert_deltas(connection: &mut PgConnection, added: &Deltas) -> Result<
 /// Rows for windows that are judged already: late ones, and those that only the idleness of their
 /// partition has made late. They change the window's counts and nothing else. Those of windows that
 /// nobody judged, or that retention has dropped, are counted by their line.
-async fn count_late(connection: &mut PgConnection, added: &Deltas) -> Result<()> {
+async fn count_late(connection: &mut PgConnection, added: &Deltas<'_>) -> Result<()> {
     // `any ($3)` tells the planner which time partitions to look into.
     sqlx::query!(
         r#"-- count late rows of judged windows
@@ -480,7 +480,7 @@ async fn count_late(connection: &mut PgConnection, added: &Deltas) -> Result<()>
             set late = o.late + excluded.late,
                 late_after_idle = o.late_after_idle + excluded.late_after_idle"#,
         &added.monitors,
-        &added.versions,
+        &added.versions as &[&str],
         &added.starts,
         &added.late,
         &added.rows,

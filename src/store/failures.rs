@@ -127,6 +127,45 @@ pub async fn clear(
     Ok(done.rows_affected() > 0)
 }
 
+/// Removes a topic's failure, if this replica has reported it last: another one may still have it. True:
+/// there was one.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn clear_topic(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    replica: &str,
+) -> Result<bool> {
+    let done = sqlx::query!(
+        r#"-- clear the failure of a topic
+        delete from driftd.failures where kind = 'topic' and name = $1 and replica = $2"#,
+        topic,
+        replica,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("clear the failure of a topic"))?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Removes failures of topics that were due to be tried again a while ago: who still has one reports it
+/// at each attempt, so these are of replicas that have ended since.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn drop_stale(executor: impl PgExecutor<'_>) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"-- drop failures of topics that nobody reports any more
+        delete from driftd.failures
+        where kind = 'topic' and retry_at < now() - interval '2 minutes'"#,
+    )
+    .execute(executor)
+    .await
+    .map_err(Error::doing("drop failures that nobody reports"))?;
+    Ok(done.rows_affected())
+}
+
 /// All failures, the oldest first.
 ///
 /// # Errors

@@ -392,3 +392,27 @@ async fn a_failure_is_news_once_per_reason_and_goes_when_it_is_cleared() {
     assert!(clear(Kind::Windows, "credit", "1").await.unwrap());
     assert_eq!(health().await, "running: ");
 }
+
+/// A topic may have failed for one replica and not for another; one that has ended reports nothing.
+#[tokio::test]
+async fn a_topics_failure_is_cleared_by_who_reported_it_or_when_nobody_does_any_more() {
+    let db = postgres::fresh().await;
+    let pool = &db.pool;
+    let gone = Failure {
+        kind: Kind::Topic,
+        name: "inputs".into(),
+        version: String::new(),
+        replica: "host/1".into(),
+        reason: "no such topic".into(),
+        retry_in: Some(failures::backoff(1)),
+    };
+    assert!(failures::report(pool, &gone).await.unwrap());
+    let clear = async |replica| failures::clear_topic(pool, "inputs", replica).await;
+    assert!(!clear("host/2").await.unwrap());
+    assert!(clear("host/1").await.unwrap());
+    assert!(failures::report(pool, &gone).await.unwrap());
+    assert_eq!(failures::drop_stale(pool).await.unwrap(), 0);
+    let past = "update driftd.failures set retry_at = now() - interval '3 minutes'";
+    sqlx::query(past).execute(pool).await.unwrap();
+    assert_eq!(failures::drop_stale(pool).await.unwrap(), 1);
+}
