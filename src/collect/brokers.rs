@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::partition::log::{Log, ReadUpTo, Topic};
@@ -278,33 +279,80 @@ fn logs_of(client: &BaseConsumer<Context>, questions: &[LogQuestion]) -> Vec<Opt
     questions.iter().map(log).collect()
 }
 
-/// One offset per partition, of those whose leader answers.
+/// One offset per partition, of those whose leader answers; `-1`: there is no message since a time.
+///
+/// librdkafka has an admin call for the same, in which a leader that does not answer keeps no other's
+/// answer back. But that one starts on the caller's thread what its own thread may end and free at the
+/// same time (2.12.1, `rd_kafka_topic_partition_list_query_leaders_async`).
 fn offsets_of<'a>(
     client: &BaseConsumer<Context>,
     wanted: impl Iterator<Item = (&'a LogQuestion, Offset)>,
 ) -> HashMap<TopicPartition, i64> {
-    let mut list = TopicPartitionList::new();
     // A partition that was assigned again may ask twice; librdkafka takes it once.
-    let mut named = HashSet::new();
-    for (question, place) in wanted.filter(|(question, _)| named.insert(&question.name)) {
-        let TopicPartition { topic, partition } = &question.name;
-        if let Err(error) = list.add_partition_offset(topic, *partition, place) {
-            tracing::error!(%topic, partition, %error, "cannot ask about a partition's log");
-        }
-    }
-    if list.count() == 0 {
+    let places: HashMap<&TopicPartition, Offset> =
+        wanted.map(|(one, place)| (&one.name, place)).collect();
+    if places.is_empty() {
         return HashMap::new();
     }
-    let answer = admin::list_offsets(client.client(), &list, TIMEOUT);
-    let found = answer.unwrap_or_else(|error| {
-        tracing::warn!(partitions = list.count(), %error, "no answer about the logs of partitions");
-        Vec::new()
+    let partitions = places.len();
+    let answer = offsets_at(client, places.iter()).or_else(|error| {
+        tracing::debug!(partitions, %error, "each leader is asked about logs by itself");
+        offsets_by_leader(client, &places)
     });
-    let named = found.into_iter().map(|(topic, partition, offset)| {
-        let topic = topic.into();
-        (TopicPartition { partition, topic }, offset)
+    answer.unwrap_or_else(|error| {
+        tracing::warn!(partitions, %error, "no answer about the logs of partitions");
+        HashMap::new()
+    })
+}
+
+/// Fails where any leader does not answer, or not to this.
+fn offsets_at<'a>(
+    client: &BaseConsumer<Context>,
+    places: impl Iterator<Item = (&'a &'a TopicPartition, &'a Offset)>,
+) -> KafkaResult<HashMap<TopicPartition, i64>> {
+    let mut list = TopicPartitionList::new();
+    for (name, place) in places {
+        list.add_partition_offset(&name.topic, name.partition, *place)?;
+    }
+    let found = client.offsets_for_times(list, TIMEOUT)?;
+    let found = found.elements().into_iter().filter_map(|one| {
+        one.error().ok()?; // such as a partition without a leader
+        let name = TopicPartition {
+            topic: one.topic().into(),
+            partition: one.partition(),
+        };
+        Some((name, one.offset().to_raw()?))
     });
-    named.collect()
+    Ok(found.collect())
+}
+
+/// Asks one leader after the other. Fails where nobody knows who they are, or none answers.
+fn offsets_by_leader(
+    client: &BaseConsumer<Context>,
+    places: &HashMap<&TopicPartition, Offset>,
+) -> KafkaResult<HashMap<TopicPartition, i64>> {
+    let topics: HashSet<&str> = places.keys().map(|name| &*name.topic).collect();
+    let mut by_leader: HashMap<i32, Vec<(&&TopicPartition, &Offset)>> = HashMap::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(topic), TIMEOUT)?;
+        let leaders = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        let leaders: HashMap<i32, i32> = leaders.map(|one| (one.id(), one.leader())).collect();
+        for place in places.iter().filter(|(name, _)| &*name.topic == topic) {
+            let leader = leaders.get(&place.0.partition).copied().unwrap_or(-1);
+            by_leader.entry(leader).or_default().push(place);
+        }
+    }
+    let (mut found, mut failed) = (HashMap::new(), None);
+    for places in by_leader.into_values() {
+        match offsets_at(client, places.into_iter()) {
+            Ok(offsets) => found.extend(offsets),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
 }
 
 /// Asks the broker that has answered last; at first, and where it answers no more, another one of

@@ -1,5 +1,4 @@
-//! Questions to the brokers that rdkafka has no functions for, so that those calls into librdkafka
-//! stand here: which topics there are, and where logs begin and end.
+//! What topics are, for which rdkafka has no functions, so that those calls into librdkafka stand here.
 //!
 //! A topic that was deleted and created again has the same name and another id, and that is the only
 //! thing that tells the two apart for certain. Brokers older than 2.8 have no ids: then nothing is
@@ -15,7 +14,6 @@ use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
 
 use crate::collect::partition::log::Topic;
@@ -133,63 +131,6 @@ impl Asking {
         succeed(unsafe { sys::rd_kafka_event_error(event.get()) })?;
         Ok(event)
     }
-}
-
-/// Asks the leaders of many partitions for one offset each: `list` has `Offset::Beginning`,
-/// `Offset::End` or, in the place of an offset, a timestamp in milliseconds. Every leader is asked
-/// once, and one that does not answer keeps no other's answer back.
-///
-/// Answers, per partition in any order, topic, partition and offset; `-1`: there is no such offset. A
-/// partition without an answer is left out.
-///
-/// # Errors
-/// No leader is known, or none answers in time.
-pub fn list_offsets<C: ClientContext>(
-    client: &Client<C>,
-    list: &TopicPartitionList,
-    timeout: Duration,
-) -> KafkaResult<Vec<(String, i32, i64)>> {
-    let of = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
-    let asking = Asking::new(client.native_ptr(), of, timeout)?;
-    // SAFETY: all are alive; librdkafka copies the list.
-    unsafe {
-        let (options, queue) = (asking.options.get(), asking.queue.get());
-        sys::rd_kafka_ListOffsets(client.native_ptr(), list.ptr(), options, queue);
-    }
-    let event = asking.answer()?;
-    // SAFETY: the event is alive; the result is part of it, and null where it is of another kind.
-    let result = unsafe { sys::rd_kafka_event_ListOffsets_result(event.get()) };
-    if result.is_null() {
-        return Err(KafkaError::AdminOp(RDKafkaErrorCode::Fail));
-    }
-    let mut count = 0;
-    // SAFETY: the result is not null and alive as long as the event; so are the answers.
-    let found = unsafe { sys::rd_kafka_ListOffsets_result_infos(result, &raw mut count) };
-    if found.is_null() {
-        return Ok(Vec::new());
-    }
-    // SAFETY: librdkafka gives an array of so many answers, alive as long as the event.
-    let found = unsafe { std::slice::from_raw_parts(found, count) };
-    Ok(found.iter().filter_map(|info| offset_of(*info)).collect())
-}
-
-/// One answer, which the event owns. A leader that gave none leaves an offset that stands for nothing.
-fn offset_of(info: *const sys::rd_kafka_ListOffsetsResultInfo_t) -> Option<(String, i32, i64)> {
-    // SAFETY: answers of an event that is alive are never null, nor are their partitions, whose
-    // topics end in NUL.
-    let (one, topic) = unsafe {
-        let one = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(info);
-        (one, CStr::from_ptr(one.topic))
-    };
-    let is_error = one.err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
-    let answered = !is_error && one.offset >= -1;
-    answered.then(|| {
-        (
-            topic.to_string_lossy().into_owned(),
-            one.partition,
-            one.offset,
-        )
-    })
 }
 
 fn succeed(code: sys::rd_kafka_resp_err_t) -> KafkaResult<()> {
