@@ -195,16 +195,16 @@ pub fn subscribe(kafka: &Kafka, topics: &[&str]) -> KafkaResult<BaseConsumer<Con
     Ok(consumer)
 }
 
-/// A broker answers one request of a connection after the other: other questions wait for so long behind
-/// a fetch that finds nothing. But each fetch names all partitions of a broker, so that many partitions
-/// which are quiet have to wait longer each time.
+/// How long a broker keeps a fetch that finds nothing. A partition that was assigned meanwhile is part of
+/// the next fetch only. But each fetch names all partitions of a broker: where there are many, and all
+/// are quiet, they are asked for less often.
 fn fetch_wait_ms(topics: usize) -> String {
-    topics.clamp(100, 1_000).to_string()
+    (topics * 5).clamp(100, 2_000).to_string()
 }
 
 /// Statistics name every partition too.
 fn statistics_interval_ms(topics: usize) -> String {
-    (topics * 50).clamp(5_000, 30_000).to_string()
+    (topics * 100).clamp(5_000, 60_000).to_string()
 }
 
 /// A client that asks and reads nothing. It is no member of the group, and is told the real ends of

@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use super::log::Log;
 use crate::window::open::MonitorPlan;
 
-/// How often it is confirmed that a partition is still idle.
-const CONFIRM_MS: i64 = 5_000;
-/// How often a quiet partition asks at most whether it is idle.
-const ASK_MS: i64 = 200;
+/// How often it is confirmed that a partition is still idle, while no window waits for it.
+const CONFIRM_MS: i64 = 15_000;
+/// How often a quiet partition asks whether it is idle: at most, and at least.
+const ASK_MS: (i64, i64) = (200, 5_000);
 /// How often an idle partition looks whether the clock has closed a window.
 const LOOK_MS: i64 = 500;
 
@@ -98,7 +98,7 @@ impl Idleness {
             // The judge waits for a confirmation that is newer than the end of its window.
             Some(_) if closes_between(monitors, asked_ms, now) => 0,
             Some(_) => CONFIRM_MS,
-            None => quiet_ms.clamp(ASK_MS, CONFIRM_MS),
+            None => quiet_ms.clamp(ASK_MS.0, ASK_MS.1),
         };
         let quiet = self.last_message_ms.saturating_add(quiet_ms);
         quiet.max(asked_ms.saturating_add(pause))

@@ -593,10 +593,10 @@ mod tests {
         assert!(asks_log(&one.tick(70_000)));
         hear(&mut one, log(0, 0), 70_000);
         assert_eq!(told(&mut one, 70_001), Some(Some(70_000)));
-        assert!(!asks_log(&one.tick(74_999)), "it was asked just now");
-        assert!(asks_log(&one.tick(75_000)));
-        hear(&mut one, log(0, 0), 75_000);
-        assert_eq!(told(&mut one, 75_001), None, "no window closed");
+        assert!(!asks_log(&one.tick(84_999)), "it was asked just now");
+        assert!(asks_log(&one.tick(85_000)));
+        hear(&mut one, log(0, 0), 85_000);
+        assert_eq!(told(&mut one, 85_001), None, "no window closed");
         assert!(asks_log(&one.tick(119_000)));
         hear(&mut one, log(0, 0), 119_000);
         assert_eq!(told(&mut one, 119_001), None);
