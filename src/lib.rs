@@ -11,6 +11,9 @@ pub mod settings;
 /// What is watched.
 pub mod monitor;
 
+/// How much memory the system's allocator keeps back.
+pub mod allocator;
+
 /// The one place that knows the time.
 pub mod clock;
 

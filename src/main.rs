@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use driftd::cli::{self, Cli, FAILED};
-use driftd::failpoint;
+use driftd::{allocator, failpoint};
 
 fn main() -> ExitCode {
+    allocator::share_arenas();
     failpoint::arm();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
