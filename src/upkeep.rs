@@ -3,7 +3,8 @@
 //! its work is named.
 //!
 //! No result depends on it: while it cannot do its work, rows go to default partitions and stay there
-//! longer. Every replica does it; what one has done the others find done.
+//! longer. One replica does it, the
+//! first that comes, until its session ends; each looks at the tables for its own metrics.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,10 +48,17 @@ impl Options {
 /// a partition still judges.
 pub async fn run(pool: PgPool, options: Options, clock: Arc<Clock>, stop: CancellationToken) {
     let mut warned = Warned::default();
+    let mut elected = None;
     while !stop.is_cancelled() {
         let work = Box::pin(async {
             watch(&pool, options.long_transaction, &mut warned).await;
-            tick(&pool, options.retention, clock.now()).await;
+            let election = upkeep::elect(&pool, elected.take());
+            elected = told(&pool, "elect who does the upkeep", election)
+                .await
+                .flatten();
+            if elected.is_some() {
+                tick(&pool, options.retention, clock.now()).await;
+            }
         });
         stop.run_until_cancelled(work).await;
         let _ = tokio::time::timeout(TICK, stop.cancelled()).await;

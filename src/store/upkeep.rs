@@ -3,13 +3,15 @@
 
 use chrono::{DateTime, Duration, Utc};
 use sqlx::postgres::PgQueryResult;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{Connection as _, PgConnection, PgExecutor, PgPool};
 
 use super::time_partitions::{self, HISTORY, TimePartition, begin, commit, over_by};
 use super::{Error, Result};
 
-/// Rows that are deleted or carried over in one transaction.
+/// Rows that are deleted or carried over in one transaction, at most.
 const BATCH: i64 = 5000;
+/// Bytes of deltas that are carried over in one transaction, but for the last one.
+const CARRIED_BYTES: i64 = 16 << 20;
 
 /// Transactions that begin in the time of a partition write into it a little longer.
 pub const WRITTEN_FOR: Duration = Duration::minutes(15);
@@ -29,6 +31,37 @@ pub async fn now(pool: &PgPool) -> Result<DateTime<Utc>> {
     .fetch_one(pool)
     .await
     .map_err(Error::doing("ask what time it is"))
+}
+
+/// The session in which this replica was elected: nobody else does the upkeep while it lasts.
+#[derive(Debug)]
+pub struct Elected(PgConnection);
+
+/// Whether this replica does the upkeep, as it did `before`; `None`: another one does.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn elect(pool: &PgPool, before: Option<Elected>) -> Result<Option<Elected>> {
+    const DOING: &str = "elect who does the upkeep";
+    let mut session = match before {
+        Some(Elected(session)) => session,
+        // A session that is not given back: it ends with whoever holds it, and the lock with it.
+        None => pool.acquire().await.map_err(Error::doing(DOING))?.detach(),
+    };
+    // The session that holds the lock already gets it once more, which lasts as long as the first.
+    let elected = sqlx::query_scalar!(
+        r#"-- does nobody else do the upkeep
+        select pg_try_advisory_lock(hashtextextended('driftd.upkeep.elected', 0)) as "elected!""#
+    )
+    .fetch_one(&mut session)
+    .await
+    .map_err(Error::doing(DOING))?;
+    if elected {
+        return Ok(Some(Elected(session)));
+    }
+    // Where it cannot be closed it is gone already.
+    let _ = session.close().await;
+    Ok(None)
 }
 
 // --- deltas ----------------------------------------------------------------------------------------
@@ -87,14 +120,16 @@ async fn is_waiting(executor: impl PgExecutor<'_>, old: &TimePartition) -> Resul
     .map_err(Error::doing("look for deltas that wait"))
 }
 
-/// Writes some of the deltas that wait in a partition anew; answers how many. A reader sees each once,
-/// before or after. Those of an old revision of a monitor stay and go: nobody judges its windows.
+/// Moves some of the deltas that wait in a partition to the newest one, as many as are written in short
+/// time; answers how many. A reader sees each once, before or after. Those of an old revision of a
+/// monitor stay and go: nobody judges its windows.
 async fn carry_over(pool: &PgPool, old: &TimePartition) -> Result<u64> {
     let mut transaction = begin(pool).await?;
     let done = sqlx::query!(
         r#"-- carry deltas over
-        with waiting as (
-            select d.monitor_id, d.version, d.segment, d.window_start, d.checkpoint_id
+        with batch as (
+            select d.monitor_id, d.version, d.segment, d.window_start, d.checkpoint_id,
+                coalesce(octet_length(d.delta), 0) as bytes
             from driftd.profile_deltas d
                 join driftd.window_cursors c using (monitor_id, version, segment)
                 join driftd.monitors m using (monitor_id)
@@ -103,6 +138,13 @@ async fn carry_over(pool: &PgPool, old: &TimePartition) -> Result<u64> {
                 and not exists (select from driftd.monitors newer
                     where newer.monitor = m.monitor and newer.revision > m.revision)
             limit $3
+        ), summed as (
+            select batch.*, sum(bytes) over (
+                order by monitor_id, version, segment, window_start, checkpoint_id
+                rows between unbounded preceding and 1 preceding) as bytes_before
+            from batch
+        ), waiting as (
+            select * from summed where coalesce(bytes_before, 0) < $4
         ), carried as (
             delete from driftd.profile_deltas d using waiting w
             where d.saved_at >= $1 and d.saved_at < $2
@@ -119,6 +161,7 @@ async fn carry_over(pool: &PgPool, old: &TimePartition) -> Result<u64> {
         old.from_time,
         old.until_time,
         BATCH,
+        CARRIED_BYTES,
     )
     .execute(&mut *transaction)
     .await
