@@ -229,7 +229,7 @@ pub(crate) fn topic_plan(
         name: NAME,
         input: monitor.input.as_ref().context("a monitor with a topic")?,
         starts_at_ms: None,
-        baselines: vec![Arc::clone(baseline)],
+        baselines: vec![Arc::new(baseline.outline())],
     })?;
     Ok(plan)
 }

@@ -57,6 +57,9 @@ struct Arguments {
     /// Numbers in a row, all of which are watched
     #[arg(long, default_value_t = 21)]
     features: usize,
+    /// Rows of training data of each model
+    #[arg(long, default_value_t = 2_400)]
+    training_rows: usize,
     /// Rows per partition that are stored before driftd starts
     #[arg(long, default_value_t = 200)]
     rows: usize,
@@ -90,7 +93,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })?;
     let pool = store::connect(&server.url().into(), 2).await?;
     store::migrate(&pool).await?;
-    monitors::import_baselines(&pool, arguments.features, folder.path()).await?;
+    let (features, rows) = (arguments.features, arguments.training_rows);
+    monitors::import_baselines(&pool, features, rows, folder.path()).await?;
     let config = folder.path().join("driftd.toml");
     let settings = monitors::settings(cluster.servers(), &server.url(), arguments.monitors);
     fs::write(&config, settings)?;

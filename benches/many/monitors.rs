@@ -16,7 +16,6 @@ use crate::rows::Rows;
 const MODELS: usize = 25;
 /// Windows of training data: enough for the rule.
 const TRAINING_WINDOWS: usize = 24;
-const TRAINING_ROWS: usize = TRAINING_WINDOWS * 100;
 
 /// The name of a monitor, which is that of its topic too.
 pub(crate) fn name(monitor: usize) -> String {
@@ -27,10 +26,11 @@ pub(crate) fn name(monitor: usize) -> String {
 pub(crate) async fn import_baselines(
     pool: &PgPool,
     features: usize,
+    training_rows: usize,
     dir: &Path,
 ) -> anyhow::Result<()> {
     let file = dir.join("training.ndjson");
-    fs::write(&file, training(features)?)?;
+    fs::write(&file, training(features, training_rows)?)?;
     for model in 0..MODELS {
         let request = Request {
             model: format!("model-{model}"),
@@ -45,22 +45,22 @@ pub(crate) async fn import_baselines(
             kinds: Default::default(),
             max_levels: 1000,
             max_label_bytes: 256,
-            sample_rows: TRAINING_ROWS,
+            sample_rows: training_rows,
         };
         save(pool, import(&request, |_| ())?).await?;
     }
     Ok(())
 }
 
-fn training(features: usize) -> anyhow::Result<Vec<u8>> {
+fn training(features: usize, training_rows: usize) -> anyhow::Result<Vec<u8>> {
     let rows = Rows::new(features);
     let now = Clock::System.now_ms();
     let present = now - now % WINDOW_MS;
     let span_ms = i64::try_from(TRAINING_WINDOWS)? * WINDOW_MS;
     let first_ms = present - 30 * span_ms;
     let (mut text, mut all) = (Vec::new(), Vec::new());
-    for i in 0..TRAINING_ROWS {
-        let after_ms = span_ms * i64::try_from(i)? / i64::try_from(TRAINING_ROWS)?;
+    for i in 0..training_rows {
+        let after_ms = span_ms * i64::try_from(i)? / i64::try_from(training_rows)?;
         rows.write(i, first_ms + after_ms, &mut text);
         all.extend_from_slice(&text);
         all.push(b'\n');

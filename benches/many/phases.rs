@@ -142,7 +142,11 @@ fn milestones(
 }
 
 /// The most that a replica may take: monitors, partitions of each, MiB, percent of a core when idle.
-const BOUNDS: [(usize, usize, f64, f64); 2] = [(100, 16, 400.0, 3.0), (1000, 16, 2048.0, 20.0)];
+const BOUNDS: [(usize, usize, f64, f64); 3] = [
+    (28, 4, 250.0, 3.0),
+    (100, 16, 400.0, 3.0),
+    (1000, 16, 2048.0, 20.0),
+];
 
 /// Holds what was found to the bounds, where there are some for so many partitions.
 pub(crate) fn check_bounds(monitors: usize, partitions: usize, peak_mib: f64, idle_percent: f64) {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Baseline;
 use super::windows::{Error, Slots};
-use crate::compare::window::Reference;
+use crate::compare::window::{Reference, Shared};
 use crate::decide::rule::{Answers, Asking, Calendar, Limits, Rule, changed};
 use crate::decide::verdict::{Judge, Training};
 use crate::monitor::{Features, Input};
@@ -19,7 +18,7 @@ pub struct Windows {
 
 impl Windows {
     /// From the stored rows of a baseline by time: windows of the monitor's size, of the features that it
-    /// watches; and those of its stream that were `added`. Windows between that were left out are not
+    /// watches of `all`; and those of its stream that were `added`. Windows between that were left out are not
     /// filled in: as windows without rows they would say that none come.
     ///
     /// # Errors
@@ -27,13 +26,12 @@ impl Windows {
     pub fn read(
         bytes: &[u8],
         added: &[Vec<u8>],
-        baseline: &Baseline,
+        all: &Layout,
         layout: &Layout,
         input: &Input,
     ) -> Result<Self, Error> {
         let slots = Slots::decode(bytes)?;
-        let all = &baseline.layout.features;
-        let place = |name: &str| all.iter().position(|feature| feature.name == name);
+        let place = |name: &str| all.features.iter().position(|feature| feature.name == name);
         let places: Vec<usize> = layout
             .features
             .iter()
@@ -65,10 +63,11 @@ fn read_added(bytes: &[u8], asking: &Asking) -> Result<Answers, Error> {
     }
 }
 
-/// What judges the windows of a monitor by a baseline.
+/// What judges the windows of a monitor by a baseline of this id.
 pub fn judge(
-    baseline: &Baseline,
-    layout: Layout,
+    baseline_id: &str,
+    shared: &Shared,
+    layout: Arc<Layout>,
     training: Option<Windows>,
     input: &Input,
 ) -> Judge {
@@ -97,10 +96,9 @@ pub fn judge(
             },
         };
     }
-    let (all, profile) = (&baseline.layout, &baseline.profile);
     Judge {
-        baseline_id: baseline.id.clone(),
-        reference: Reference::new(layout, all, profile, judging.tests(), window_rows),
+        baseline_id: baseline_id.to_owned(),
+        reference: Reference::of(shared, layout, judging.tests(), window_rows),
         training: learned,
         alpha,
         every_ms,

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::profile::{Layout, Profile, encoding};
-use crate::store::baselines::Stored;
+use crate::store::baselines::{self, Stored};
 
 /// A baseline as it is stored.
 #[derive(Debug, Clone)]
@@ -54,6 +54,36 @@ pub struct Baseline {
     pub profile: Profile,
     /// What it was made from.
     pub origin: Origin,
+}
+
+/// What it takes to read rows by the bins of a baseline.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// Its id.
+    pub id: String,
+    /// The version that it is of.
+    pub version: String,
+    /// How its features are cut.
+    pub layout: Arc<Layout>,
+    /// The ids of the baselines that it extends: their layouts are the same.
+    pub extends: Vec<String>,
+}
+
+impl Outline {
+    /// Reads a stored outline.
+    ///
+    /// # Errors
+    /// The layout is damaged or of a later version.
+    pub fn of_stored(stored: baselines::Outline) -> Result<Self, encoding::Error> {
+        let damaged = encoding::Error::Damaged("a baseline cut short");
+        let layout = encoding::decode_layout(&stored.layout.ok_or(damaged)?)?;
+        Ok(Self {
+            id: stored.baseline_id,
+            version: stored.version,
+            layout: Arc::new(layout),
+            extends: stored.extends,
+        })
+    }
 }
 
 /// The start of an id, for people.
@@ -109,6 +139,16 @@ impl Baseline {
             profile,
             origin,
         })
+    }
+
+    /// Without its rows.
+    pub fn outline(&self) -> Outline {
+        Outline {
+            id: self.id.clone(),
+            version: self.version.clone(),
+            layout: Arc::clone(&self.layout),
+            extends: Vec::new(),
+        }
     }
 
     /// The stored form of layout and profile.

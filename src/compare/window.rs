@@ -2,6 +2,7 @@
 //! sense of, of all features together, and of the window as a whole.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{AsArray, RecordBatch};
 
@@ -10,23 +11,77 @@ use super::feature::{self, Sampled, Side};
 use super::multivariate::{JointContribution, JointReference, Rows};
 use super::{Answer, Reason, Scope, Test, row_volume};
 use crate::profile::sample::OWN_COLUMNS;
-use crate::profile::{Bins, FeatureLayout, Layout, Profile, Values, norm};
+use crate::profile::{Bins, FeatureLayout, Layout, Profile, Sample, Values, norm};
 
 /// Rows of either side that tests of many features are handed at most; each takes what it needs.
 const JOINT_ROWS: usize = 20_000;
+
+/// What the references of all monitors of a baseline share: its profile, and its rows, sorted once per
+/// feature that any of them watches.
+#[derive(Debug)]
+pub struct Shared {
+    layout: Arc<Layout>,
+    /// Without its sample.
+    profile: Arc<Profile>,
+    sample: Option<RecordBatch>,
+    sampled: Vec<OnceLock<Arc<Sampled>>>,
+}
+
+impl Shared {
+    /// From a baseline's layout and profile.
+    pub fn new(layout: Arc<Layout>, mut profile: Profile) -> Self {
+        let sample = profile.sample.settle().ok().flatten().cloned();
+        profile.sample = Sample::new(0);
+        Self {
+            sampled: layout.features.iter().map(|_| OnceLock::new()).collect(),
+            layout,
+            profile: Arc::new(profile),
+            sample,
+        }
+    }
+
+    /// Bytes held in memory, about, when all features are watched.
+    pub fn bytes(&self) -> usize {
+        let sample = self.sample.as_ref();
+        let rows = sample.map_or(0, RecordBatch::num_rows);
+        let numbers = self
+            .layout
+            .features
+            .iter()
+            .filter(|one| one.kind.is_numeric());
+        let sorted = rows * size_of::<f64>() * numbers.count();
+        self.profile.bytes() + sorted + sample.map_or(0, RecordBatch::get_array_memory_size)
+    }
+
+    fn sampled(&self, i: usize) -> Arc<Sampled> {
+        let sorted = self.sampled[i].get_or_init(|| {
+            let values = &self.profile.features[i].values;
+            let sample = Sampled::of(
+                &self.layout.features[i],
+                values,
+                self.sample.as_ref(),
+                OWN_COLUMNS + i,
+                self.profile.rows,
+                true,
+            );
+            Arc::new(sample)
+        });
+        Arc::clone(sorted)
+    }
+}
 
 /// What windows are compared with: a baseline, made ready once.
 #[derive(Debug)]
 pub struct Reference {
     /// The watched features.
-    pub layout: Layout,
-    /// Their profile.
-    pub profile: Profile,
+    pub layout: Arc<Layout>,
+    /// Their profile, without a sample.
+    pub profile: Arc<Profile>,
     /// What is computed of every window.
     tests: Vec<Test>,
     /// Rows of each of the baseline's own windows, where it was cut into windows.
     window_rows: Vec<u64>,
-    sampled: Vec<Sampled>,
+    sampled: Vec<Arc<Sampled>>,
     /// Standard deviations of its numbers.
     scales: Vec<f64>,
     /// What tests of many features know of it; none where no such test is asked for.
@@ -56,28 +111,41 @@ impl Reference {
         tests: Vec<Test>,
         window_rows: Vec<u64>,
     ) -> Self {
-        let place = |name: &str| all.features.iter().position(|feature| feature.name == name);
-        let places: Vec<usize> = layout
-            .features
-            .iter()
-            .filter_map(|f| place(&f.name))
-            .collect();
-        let mut profile = profile.clone();
-        let features = places
-            .iter()
-            .map(|at| profile.features[*at].clone())
-            .collect();
-        let columns: Vec<usize> = places.iter().map(|at| OWN_COLUMNS + at).collect();
-        let sample = profile.sample.settle().ok().flatten().cloned();
-        profile.features = features;
-        let sampled = sampled(&layout, &profile, sample.as_ref(), &columns, true);
+        let shared = Shared::new(Arc::new(all.clone()), profile.clone());
+        Self::of(&shared, Arc::new(layout), tests, window_rows)
+    }
+
+    /// The same, of a baseline that other monitors watch too; `layout` holds some of its features, or
+    /// all.
+    pub fn of(
+        shared: &Shared,
+        layout: Arc<Layout>,
+        tests: Vec<Test>,
+        window_rows: Vec<u64>,
+    ) -> Self {
+        let all = &shared.layout.features;
+        let place = |name: &str| all.iter().position(|feature| feature.name == name);
+        let watched = layout.features.iter();
+        let places: Vec<usize> = watched.filter_map(|one| place(&one.name)).collect();
+        let profile = if places.iter().copied().eq(0..all.len()) {
+            Arc::clone(&shared.profile)
+        } else {
+            let of = |at: &usize| shared.profile.features[*at].clone();
+            Arc::new(Profile {
+                rows: shared.profile.rows,
+                features: places.iter().map(of).collect(),
+                sample: Sample::new(0),
+            })
+        };
+        let sampled: Vec<_> = places.iter().map(|at| shared.sampled(*at)).collect();
         let together = tests.iter().any(|test| test.scope() == Scope::Joint);
         let joint = together.then(|| {
-            let rows = of_sample(sample.as_ref(), &columns)?;
+            let columns: Vec<usize> = places.iter().map(|at| OWN_COLUMNS + at).collect();
+            let rows = of_sample(shared.sample.as_ref(), &columns)?;
             Ok(JointReference::fit(&rows, &tests))
         });
         let features = layout.features.iter().enumerate();
-        let scales = features.map(|(i, layout)| side(&profile, &sampled, i).deviation(layout));
+        let scales = features.map(|(i, layout)| side(&profile, &sampled[i], i).deviation(layout));
         Self {
             scales: scales.collect(),
             layout,
@@ -89,6 +157,16 @@ impl Reference {
         }
     }
 
+    /// Bytes held in memory beside what is shared, about.
+    pub fn bytes(&self) -> usize {
+        let rows = usize::try_from(self.profile.rows)
+            .unwrap_or(JOINT_ROWS)
+            .min(JOINT_ROWS);
+        let joint = rows * self.layout.features.len() * size_of::<f64>();
+        let windows = self.window_rows.len() * size_of::<u64>();
+        windows + if self.joint.is_ok() { joint } else { 0 }
+    }
+
     /// The answers of all tests, feature by feature, then those of many features together and of the
     /// window as a whole.
     pub fn compare(&self, window: &mut Profile) -> Vec<Score> {
@@ -96,10 +174,16 @@ impl Reference {
         let sample = window.sample.settle().ok().flatten().cloned();
         let tests = &self.tests;
         let sort = tests.iter().any(|test| feature::reads_rows(*test));
-        let sampled = sampled(&self.layout, window, sample.as_ref(), &columns, sort);
+        let sampled: Vec<Sampled> = (self.layout.features.iter().zip(&window.features))
+            .zip(&columns)
+            .map(|((layout, feature), column)| {
+                let values = &feature.values;
+                Sampled::of(layout, values, sample.as_ref(), *column, window.rows, sort)
+            })
+            .collect();
         let mut scores = Vec::new();
         for (i, layout) in self.layout.features.iter().enumerate() {
-            let (left, right) = (self.side(i), side(window, &sampled, i));
+            let (left, right) = (self.side(i), side(window, &sampled[i], i));
             let answers = feature::answers(tests, layout, self.scales[i], left, right);
             scores.extend(answers.into_iter().map(|(test, answer)| Score {
                 feature: Some(i),
@@ -175,52 +259,47 @@ impl Reference {
     }
 
     fn side(&self, i: usize) -> Side<'_> {
-        side(&self.profile, &self.sampled, i)
+        side(&self.profile, &self.sampled[i], i)
     }
 }
 
-fn side<'a>(profile: &'a Profile, sampled: &'a [Sampled], i: usize) -> Side<'a> {
+fn side<'a>(profile: &'a Profile, sampled: &'a Sampled, i: usize) -> Side<'a> {
     Side {
         feature: &profile.features[i],
         rows: profile.rows,
-        sampled: &sampled[i],
+        sampled,
     }
 }
 
-/// What the sample holds of every feature; `columns` says where. Numbers only where they are asked
-/// for: sorting them is most of the work.
-fn sampled(
-    layout: &Layout,
-    profile: &Profile,
-    sample: Option<&RecordBatch>,
-    columns: &[usize],
-    sort: bool,
-) -> Vec<Sampled> {
-    let complete = sample.map_or(0, RecordBatch::num_rows) as u64 == profile.rows;
-    let features = layout.features.iter().zip(columns).enumerate();
-    features
-        .map(|(i, (layout, column))| match sample {
-            Some(sample) if !layout.kind.is_numeric() && complete => Sampled {
-                strangers: strangers(layout, &profile.features[i].values, sample, *column),
-                complete,
-                ..Sampled::default()
-            },
-            Some(sample) if layout.kind.is_numeric() && sort => {
-                let values = norm::numbers(sample.column(*column));
-                let mut sorted: Vec<f64> = values.iter().flatten().collect();
-                radsort::sort(&mut sorted); // by digits: half the time of comparing
-                Sampled {
-                    sorted,
-                    complete,
-                    strangers: None,
-                }
+impl Sampled {
+    /// What a sample of a profile with so many rows holds of a feature. Numbers only where they are
+    /// asked for: sorting them is most of the work.
+    fn of(
+        layout: &FeatureLayout,
+        values: &Values,
+        sample: Option<&RecordBatch>,
+        column: usize,
+        rows: u64,
+        sort: bool,
+    ) -> Self {
+        let complete = sample.map_or(0, RecordBatch::num_rows) as u64 == rows;
+        let mut sampled = Self {
+            complete,
+            ..Self::default()
+        };
+        match sample {
+            Some(sample) if !layout.kind.is_numeric() && complete => {
+                sampled.strangers = strangers(layout, values, sample, column);
             }
-            _ => Sampled {
-                complete,
-                ..Sampled::default()
-            },
-        })
-        .collect()
+            Some(sample) if layout.kind.is_numeric() && sort => {
+                let values = norm::numbers(sample.column(column));
+                sampled.sorted = values.iter().flatten().collect();
+                radsort::sort(&mut sampled.sorted); // by digits: half the time of comparing
+            }
+            _ => {}
+        }
+        sampled
+    }
 }
 
 /// The first rows of a sample, with its features in the order of `columns`.

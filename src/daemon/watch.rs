@@ -16,17 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner;
 use crate::api::Readiness;
-use crate::baseline::{self, Baseline};
+use crate::baseline::{self, Outline};
 use crate::clock::Clock;
 use crate::collect;
-use crate::decide::rule::MIN_WINDOWS;
-use crate::decide::verdict::{Judge, Training};
 use crate::ingest::plan::{self, TopicPlan, Watched};
-use crate::judge::{self, Line};
+use crate::judge::{self, Baselines, Line};
 use crate::monitor::{Input, Monitor, VersionSource};
 use crate::profile::encoding;
 use crate::settings::Settings;
-use crate::store::baselines::Stored;
 use crate::store::failures::{Failure, Kind};
 use crate::store::monitors::Registered;
 use crate::store::{self, baselines, failures, monitors};
@@ -55,8 +52,7 @@ impl Watching {
     pub(super) async fn prepare(settings: &Settings, pool: &PgPool) -> anyhow::Result<Self> {
         // Before they are read: one that comes meanwhile makes this begin anew.
         let baselines = named(settings, pool).await?;
-        let mut known = register(settings, pool).await?;
-        let lines = lines(&mut known, pool).await?;
+        let known = register(settings, pool).await?;
         for one in &known {
             report(pool, one).await?;
         }
@@ -66,7 +62,7 @@ impl Watching {
         Ok(Self {
             baselines,
             plans: plans(&known)?,
-            lines,
+            lines: lines(&known),
             on_gap,
         })
     }
@@ -84,10 +80,14 @@ pub(super) async fn run(
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let loaded = Arc::new(Baselines::new(
+        pool.clone(),
+        settings.limits.max_baseline_bytes,
+    ));
     loop {
         let mut baselines = watching.baselines.clone();
         let ours = stop.child_token();
-        let mut tasks = begin(settings, watching, pool, clock, readiness, &ours);
+        let mut tasks = begin(settings, watching, pool, &loaded, clock, readiness, &ours);
         let next = tokio::select! {
             Some(ended) = tasks.join_next() => match ended.context("a task panicked").and_then(|e| e) {
                 Ok(task) if !stop.is_cancelled() => Err(anyhow::anyhow!("{task} has ended by itself")),
@@ -118,6 +118,7 @@ fn begin(
     settings: &Settings,
     watching: Watching,
     pool: &PgPool,
+    loaded: &Arc<Baselines>,
     clock: &Arc<Clock>,
     readiness: &Readiness,
     stop: &CancellationToken,
@@ -148,9 +149,9 @@ fn begin(
         });
     }
     let (pool, clock, stop) = (pool.clone(), Arc::clone(clock), stop.clone());
-    let readiness = readiness.clone();
+    let (readiness, loaded) = (readiness.clone(), Arc::clone(loaded));
     tasks.spawn(async move {
-        judge::run(pool, lines, clock, readiness, owner(), stop).await?;
+        judge::run(pool, lines, loaded, clock, readiness, owner(), stop).await?;
         Ok("judge")
     });
     tasks
@@ -211,7 +212,7 @@ async fn named(settings: &Settings, pool: &PgPool) -> store::Result<String> {
 struct Known {
     monitor: Monitor,
     registered: Registered,
-    baselines: Vec<Arc<Baseline>>,
+    baselines: Vec<Arc<Outline>>,
     /// Why others cannot be used.
     unusable: Vec<String>,
 }
@@ -220,9 +221,9 @@ impl Known {
     /// Takes those that can be read and hold what the monitor watches.
     fn take(&mut self, input: &Input, read: &[Read]) {
         for one in read {
-            match &one.baseline {
-                Ok(baseline) => match plan::select(&self.monitor.name, &input.features, baseline) {
-                    Ok(_) => self.baselines.push(Arc::clone(baseline)),
+            match &one.outline {
+                Ok(outline) => match plan::select(&self.monitor.name, &input.features, outline) {
+                    Ok(_) => self.baselines.push(Arc::clone(outline)),
                     Err(error) => self.cannot_use(&one.version, &one.id, &error),
                 },
                 Err(error) => self.cannot_use(&one.version, &one.id, error),
@@ -263,16 +264,20 @@ async fn report(pool: &PgPool, known: &Known) -> store::Result<()> {
 
 async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Known>> {
     let mut known = Vec::new();
+    let models: Vec<String> = settings
+        .monitors
+        .iter()
+        .map(|one| one.model.clone())
+        .collect();
     let mut by_model: HashMap<String, Vec<Read>> = HashMap::new();
+    for stored in baselines::outlines(pool, &models).await? {
+        let of_model = by_model.entry(stored.model.clone()).or_default();
+        of_model.push(Read::of(stored));
+    }
     for monitor in &settings.monitors {
         let mut transaction = pool.begin().await.map_err(store::Error::from)?;
         let registered = monitors::register(&mut transaction, monitor).await?;
         transaction.commit().await.map_err(store::Error::from)?;
-        if !by_model.contains_key(&monitor.model) {
-            let stored = baselines::of_model(pool, &monitor.model).await?;
-            let read = stored.into_iter().map(Read::of).collect();
-            by_model.insert(monitor.model.clone(), read);
-        }
         let mut one = Known {
             monitor: monitor.clone(),
             registered,
@@ -280,7 +285,10 @@ async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Know
             unusable: Vec::new(),
         };
         if let Some(input) = &monitor.input {
-            one.take(input, &by_model[&monitor.model]);
+            one.take(
+                input,
+                by_model.get(&monitor.model).map_or(&[], Vec::as_slice),
+            );
             warn_without_baseline(monitor, &one.baselines);
         }
         known.push(one);
@@ -288,24 +296,24 @@ async fn register(settings: &Settings, pool: &PgPool) -> anyhow::Result<Vec<Know
     Ok(known)
 }
 
-/// A stored baseline as it was read.
+/// The outline of a stored baseline, or why it cannot be read.
 struct Read {
     version: String,
     id: String,
-    baseline: Result<Arc<Baseline>, encoding::Error>,
+    outline: Result<Arc<Outline>, encoding::Error>,
 }
 
 impl Read {
-    fn of(stored: Stored) -> Self {
+    fn of(stored: baselines::Outline) -> Self {
         Self {
             version: stored.version.clone(),
             id: stored.baseline_id.clone(),
-            baseline: Baseline::of_stored(stored).map(Arc::new),
+            outline: Outline::of_stored(stored).map(Arc::new),
         }
     }
 }
 
-fn warn_without_baseline(monitor: &Monitor, baselines: &[Arc<Baseline>]) {
+fn warn_without_baseline(monitor: &Monitor, baselines: &[Arc<Outline>]) {
     let fixed = match monitor.input.as_ref().map(|input| &input.version) {
         Some(VersionSource::Fixed(version)) => Some(version),
         _ => None,
@@ -352,89 +360,12 @@ fn plans(known: &[Known]) -> anyhow::Result<Vec<TopicPlan>> {
     Ok(plans)
 }
 
-async fn lines(known: &mut [Known], pool: &PgPool) -> anyhow::Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    for known in known {
-        let Some(input) = known.monitor.input.clone() else {
-            continue;
-        };
-        let mut judges = HashMap::new();
-        for baseline in known.baselines.clone() {
-            let judge = match judge_of(known, &input, &baseline, pool).await {
-                Ok(judge) => Arc::new(judge),
-                Err(error) if is_transient(&error) => return Err(error),
-                Err(error) => {
-                    known.cannot_use(&baseline.version, &baseline.id, &format!("{error:#}"));
-                    continue;
-                }
-            };
-            judges.insert(Line::version_key(&baseline.version), Arc::clone(&judge));
-            // Rows that wait may have been read by the bins of a baseline that this one extends: the same.
-            for id in baselines::chain(pool, &baseline.id).await? {
-                judges.insert(id, Arc::clone(&judge));
-            }
-        }
-        lines.push(Line {
-            monitor_id: known.registered.monitor_id,
-            monitor: known.monitor.clone(),
-            input,
-            judges,
-        });
-    }
-    Ok(lines)
-}
-
-async fn judge_of(
-    known: &Known,
-    input: &Input,
-    baseline: &Arc<Baseline>,
-    pool: &PgPool,
-) -> anyhow::Result<Judge> {
-    let stored = baselines::windows(pool, &baseline.id).await?;
-    let added = baselines::added(pool, &baseline.id, known.registered.monitor_id).await?;
-    let (input, baseline) = (input.clone(), Arc::clone(baseline));
-    let name = known.monitor.name.clone();
-    // Sorting a large baseline and learning from its windows take a while.
-    tokio::task::spawn_blocking(move || {
-        let layout = plan::select(&name, &input.features, &baseline)?;
-        let training = match stored {
-            Some(bytes) => Some(baseline::judge::Windows::read(
-                &bytes, &added, &baseline, &layout, &input,
-            )?),
-            None => None,
-        };
-        let judge = baseline::judge::judge(&baseline, layout, training, &input);
-        tell(&name, &baseline.version, &judge);
-        Ok(judge)
-    })
-    .await?
-}
-
-/// What decides, and what can be promised.
-fn tell(monitor: &str, version: &str, judge: &Judge) {
-    match &judge.training {
-        Training::Learned(rule) => {
-            let [single, several] = rule.thresholds();
-            tracing::info!(
-                monitor = %monitor, model.version = %version, training.windows = rule.windows(),
-                threshold.single = single, threshold.several = several,
-                "the rule decides, learned from the training windows"
-            );
-            let least = rule.describe().least_false_alarms;
-            if judge.alpha < least {
-                tracing::warn!(
-                    monitor = %monitor, model.version = %version,
-                    asked = judge.alpha, promised = least,
-                    "{} training windows cannot vouch for so few false alarms per window: expect up to \
-                     {least:.4} of them",
-                    rule.windows()
-                );
-            }
-        }
-        Training::TooFew { windows, .. } => tracing::warn!(
-            monitor = %monitor, model.version = %version, training.windows = windows,
-            "the training data hold too few windows for the rule ({MIN_WINDOWS} are needed): the \
-             tests decide at the same rate of false alarms"
-        ),
-    }
+fn lines(known: &[Known]) -> Vec<Line> {
+    let line = |(known, input): (&Known, &Input)| Line {
+        monitor_id: known.registered.monitor_id,
+        monitor: known.monitor.clone(),
+        input: input.clone(),
+        baselines: known.baselines.clone(),
+    };
+    inputs(known).map(line).collect()
 }

@@ -214,7 +214,7 @@ mod tests {
             Layout {
                 features: Vec::new(),
             },
-            judge.reference.profile.clone(),
+            Profile::clone(&judge.reference.profile),
         );
         let tests = vec![Test::RowVolume];
         judge.reference = Reference::new(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::decode::{self, Plan, Read, Source};
 use super::path::{self, FieldPath};
-use crate::baseline::Baseline;
+use crate::baseline::Outline;
 use crate::monitor::{Feature, Features, Input, Kind, TimeUnit, VersionSource};
 use crate::profile::{FeatureLayout, Layout};
 use crate::telemetry::metrics::MonitorCounters;
@@ -86,7 +86,7 @@ pub struct Watched<'a> {
     /// Windows before this belong to an earlier revision.
     pub starts_at_ms: Option<i64>,
     /// The baselines of its model's versions.
-    pub baselines: Vec<Arc<Baseline>>,
+    pub baselines: Vec<Arc<Outline>>,
 }
 
 impl TopicPlan {
@@ -156,7 +156,7 @@ impl TopicPlan {
         &mut self,
         monitor: &str,
         features: &Features,
-        baseline: &Baseline,
+        baseline: &Outline,
     ) -> Result<VersionPlan, Error> {
         let layout = select(monitor, features, baseline)?;
         let mut columns = Vec::with_capacity(layout.features.len());
@@ -199,9 +199,13 @@ impl TopicPlan {
 ///
 /// # Errors
 /// [`Error::NoFeature`] if one is listed that the baseline does not have.
-pub fn select(monitor: &str, features: &Features, baseline: &Baseline) -> Result<Layout, Error> {
+pub fn select(
+    monitor: &str,
+    features: &Features,
+    baseline: &Outline,
+) -> Result<Arc<Layout>, Error> {
     let Features::Listed(listed) = features else {
-        return Ok(Layout::clone(&baseline.layout));
+        return Ok(Arc::clone(&baseline.layout));
     };
     let all = &baseline.layout.features;
     let unknown = |listed: &&Feature| !all.iter().any(|feature| feature.name == listed.name);
@@ -216,9 +220,9 @@ pub fn select(monitor: &str, features: &Features, baseline: &Baseline) -> Result
         });
     }
     let chosen = |feature: &&FeatureLayout| listed.iter().any(|l| l.name == feature.name);
-    Ok(Layout {
+    Ok(Arc::new(Layout {
         features: all.iter().filter(chosen).cloned().collect(),
-    })
+    }))
 }
 
 fn parse(monitor: &str, path: &str) -> Result<FieldPath, Error> {

@@ -1,9 +1,8 @@
 //! A monitor as the judge sees it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::decide::verdict::Judge;
+use crate::baseline::Outline;
 use crate::monitor::{Input, Monitor};
 use crate::store::ripe::{Claimed, Ripeness};
 use crate::store::windows::DeltaRow;
@@ -17,8 +16,8 @@ pub struct Line {
     pub monitor: Monitor,
     /// What it reads; the same as in the monitor.
     pub input: Input,
-    /// A judge per baseline.
-    pub judges: HashMap<String, Arc<Judge>>,
+    /// The baselines of its model's versions.
+    pub baselines: Vec<Arc<Outline>>,
 }
 
 impl Line {
@@ -36,25 +35,25 @@ impl Line {
         }
     }
 
-    /// All rows of a version were profiled by one baseline's bins, unless it got its baseline while the
-    /// window was read: rows from before that can be compared with nothing. A window without rows is judged
-    /// by the baseline that its version has.
-    pub(super) fn judge_for(&self, claimed: &Claimed, deltas: &[DeltaRow]) -> Option<Arc<Judge>> {
+    /// The id of the baseline that a window is judged by. All rows of a version were profiled by one
+    /// baseline's bins, unless it got its baseline while the window was read: rows from before that can be
+    /// compared with nothing. The bins of a baseline are also those of the ones that it extends, and the
+    /// window is judged by the latest. A window without rows is judged by the baseline that its version has.
+    pub(super) fn baseline_for(&self, claimed: &Claimed, deltas: &[DeltaRow]) -> Option<String> {
         let mut profiled = deltas.iter().filter(|delta| delta.bytes.is_some());
         if profiled.any(|delta| delta.baseline_id.is_none()) {
             return None;
         }
-        let of_rows = deltas.iter().find_map(|delta| delta.baseline_id.as_ref());
-        let judge = of_rows.and_then(|id| self.judges.get(id));
-        judge.or_else(|| self.judge_of(&claimed.version)).cloned()
-    }
-
-    fn judge_of(&self, version: &str) -> Option<&Arc<Judge>> {
-        self.judges.get(&format!("version:{version}"))
-    }
-
-    /// The key under which the judge of a version is found.
-    pub fn version_key(version: &str) -> String {
-        format!("version:{version}")
+        let of_version = self
+            .baselines
+            .iter()
+            .find(|one| one.version == claimed.version);
+        match deltas.iter().find_map(|delta| delta.baseline_id.as_ref()) {
+            Some(id) => {
+                let extended = self.baselines.iter().find(|one| one.extends.contains(id));
+                Some(extended.map_or(id, |latest| &latest.id).clone())
+            }
+            None => of_version.map(|one| one.id.clone()),
+        }
     }
 }

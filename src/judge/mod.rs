@@ -7,6 +7,7 @@
 //!
 //! - `frontier`: which lines may have a ripe window
 //! - `line`: a monitor as the judge sees it
+//! - `baselines`: what its windows are compared with, in memory while it is needed
 //! - `window`: one window, from its claim to its verdict
 //! - `save`: what follows from it
 //! - `quarantine`: a window that cannot be judged stops its own line, and no other
@@ -27,12 +28,14 @@ use crate::store::ripe::{self, Claimed, LONGEST_SILENCE};
 use crate::store::{self, time_partitions};
 use crate::telemetry::metrics;
 
+mod baselines;
 mod frontier;
 mod line;
 mod quarantine;
 mod save;
 mod window;
 
+pub use baselines::Baselines;
 use frontier::{Candidate, Frontier};
 pub use line::Line;
 
@@ -57,6 +60,19 @@ pub enum Error {
          driftd.windows, or delete it: its rows do not count then"
     )]
     Encoding(encoding::Error),
+    /// A baseline that cannot be used.
+    #[error(
+        "baseline {id} of version `{version}` cannot be used ({why}); restore its rows of \
+         driftd.baselines and driftd.baseline_windows"
+    )]
+    Baseline {
+        /// The start of its id.
+        id: String,
+        /// The version of the rows that are to be compared with it.
+        version: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A state that this driftd did not write.
     #[error(
         "its state in driftd.window_cursors cannot be read ({0}); a newer driftd may have written \
@@ -84,12 +100,13 @@ impl Error {
 pub async fn run(
     pool: PgPool,
     lines: Vec<Line>,
+    baselines: Arc<Baselines>,
     clock: Arc<Clock>,
     readiness: Readiness,
     owner: String,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut judging = Judging::new(pool, lines, clock, readiness, owner);
+    let mut judging = Judging::new(pool, lines, baselines, clock, readiness, owner);
     while !stop.is_cancelled() {
         let Err(error) = judging.step(&stop).await else {
             continue;
@@ -123,6 +140,7 @@ type Ended = Result<DateTime<Utc>, Error>;
 struct Judging {
     pool: PgPool,
     lines: HashMap<i64, Arc<Line>>,
+    baselines: Arc<Baselines>,
     frontier: Frontier,
     clock: Arc<Clock>,
     readiness: Readiness,
@@ -141,6 +159,7 @@ impl Judging {
     fn new(
         pool: PgPool,
         lines: Vec<Line>,
+        baselines: Arc<Baselines>,
         clock: Arc<Clock>,
         readiness: Readiness,
         owner: String,
@@ -149,6 +168,7 @@ impl Judging {
         let lines = lines.into_iter();
         Self {
             lines: lines.map(|one| (one.monitor_id, Arc::new(one))).collect(),
+            baselines,
             frontier,
             clock,
             readiness,
@@ -217,9 +237,17 @@ impl Judging {
         }
         let (pool, clock) = (self.pool.clone(), Arc::clone(&self.clock));
         let held = (Arc::clone(&line), claimed.clone());
+        let baselines = Arc::clone(&self.baselines);
         let task = self.in_hand.spawn(async move {
-            let judging =
-                window::judge_claimed(&pool, transaction, &line, &claimed, &clock, patience);
+            let judging = window::judge_claimed(
+                &pool,
+                transaction,
+                &line,
+                &baselines,
+                &claimed,
+                &clock,
+                patience,
+            );
             let next = judging.await?;
             metrics::judge_duration_seconds(begun.elapsed().as_secs_f64());
             Ok(next)

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use super::save::{save, tell, window_row};
-use super::{Error, Line};
+use super::{Baselines, Error, Line};
 use crate::clock::Clock;
 use crate::decide::episode::Change;
 use crate::decide::line::{self, Step};
@@ -31,6 +31,7 @@ pub(super) async fn judge_claimed(
     pool: &PgPool,
     mut transaction: Transaction<'static, Postgres>,
     line: &Line,
+    baselines: &Baselines,
     claimed: &Claimed,
     clock: &Clock,
     patience: Duration,
@@ -48,8 +49,13 @@ pub(super) async fn judge_claimed(
         deltas: &deltas,
         patience,
     };
-    let outcome = match line.judge_for(claimed, &deltas) {
-        Some(judge) => work.judge(&mut transaction, &judge, &mut state).await?,
+    let outcome = match line.baseline_for(claimed, &deltas) {
+        Some(id) => {
+            let version = &claimed.version;
+            let judge = baselines.judge(&mut transaction, line, version, &id, patience);
+            let judge = judge.await?;
+            work.judge(&mut transaction, &judge, &mut state).await?
+        }
         None => work.without_baseline(&mut state),
     };
     reached(Failpoint::WindowCompared);

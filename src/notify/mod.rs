@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::failpoint::{Failpoint, reached};
 use crate::store::outbox::{self, Message};
 use crate::store::{self, Error};
+use crate::telemetry::metrics;
 
 /// What listeners listen on: `listen driftd_alerts`.
 pub const CHANNEL: &str = "driftd_alerts";
@@ -71,7 +72,10 @@ pub async fn deliver(pool: &PgPool, clock: &Clock) -> store::Result<usize> {
             reached(Failpoint::BeforeDelivery);
             let payload = payload(message);
             let publish = outbox::publish(pool, CHANNEL, &payload);
-            store::within(limit, "publish a message", publish).await?;
+            let published = store::within(limit, "publish a message", publish).await;
+            let outcome = if published.is_ok() { "sent" } else { "failed" };
+            metrics::notifications(outcome, 1);
+            published?;
             reached(Failpoint::Delivered);
             tracing::info!(
                 message.key = message.key,

@@ -203,6 +203,8 @@ pub struct Limits {
     pub max_open_windows: usize,
     /// Partitions are paused when this much is held over all of them.
     pub max_held_bytes: usize,
+    /// Baselines are dropped from memory, least recently used first, when they take more than this.
+    pub max_baseline_bytes: usize,
     /// Levels that a categorical column of training data may have.
     pub max_levels: usize,
 }

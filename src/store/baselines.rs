@@ -35,6 +35,21 @@ pub struct Stored {
     pub created_at: DateTime<Utc>,
 }
 
+/// What it takes to read rows by the bins of a version's baseline.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+    /// Digest of the baseline's content.
+    pub baseline_id: String,
+    /// Its layout; `None`: what is stored is cut short.
+    pub layout: Option<Vec<u8>>,
+    /// The ids of the baselines that it extends.
+    pub extends: Vec<String>,
+}
+
 /// One line of the list of baselines.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Listed {
@@ -225,6 +240,44 @@ pub async fn added(
     .map_err(Error::doing("read what was added to a baseline"))
 }
 
+/// The outlines of the baselines of some models. The layout stands before the profile, behind its length
+/// in eight bytes, least first; only so much of a baseline is read.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn outlines(executor: impl PgExecutor<'_>, models: &[String]) -> Result<Vec<Outline>> {
+    sqlx::query_as!(
+        Outline,
+        r#"-- the outlines of baselines
+        select v.model, v.version, b.baseline_id,
+            case when length(b.profile) > 8 then substring(b.profile from 9 for
+                get_byte(b.profile, 0) + 256 * (get_byte(b.profile, 1)
+                + 256 * (get_byte(b.profile, 2) + 256 * (get_byte(b.profile, 3) & 127)))) end as layout,
+            array(select driftd.extended_baselines(b.baseline_id)) as "extends!"
+        from driftd.model_versions v join driftd.baselines b using (baseline_id)
+        where v.model = any ($1) order by v.model, v.version"#,
+        models,
+    )
+    .fetch_all(executor)
+    .await
+    .map_err(Error::doing("read the outlines of baselines"))
+}
+
+/// Layout and profile of a baseline; see [`crate::baseline::Baseline::decode`].
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn profile(executor: impl PgExecutor<'_>, baseline_id: &str) -> Result<Option<Vec<u8>>> {
+    sqlx::query_scalar!(
+        r#"-- read a baseline
+        select profile from driftd.baselines where baseline_id = $1"#,
+        baseline_id,
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(Error::doing("read a baseline"))
+}
+
 /// The baseline's own id, and those of the baselines that it extends: with the same profile and bins.
 ///
 /// # Errors
@@ -238,25 +291,6 @@ pub async fn chain(executor: impl PgExecutor<'_>, baseline_id: &str) -> Result<V
     .fetch_all(executor)
     .await
     .map_err(Error::doing("read which baselines a baseline extends"))
-}
-
-/// The baselines of a model's versions.
-///
-/// # Errors
-/// When Postgres cannot be asked.
-pub async fn of_model(executor: impl PgExecutor<'_>, model: &str) -> Result<Vec<Stored>> {
-    sqlx::query_as!(
-        Stored,
-        r#"-- the baselines of a model's versions
-        select b.baseline_id, b.model, v.version, b.training_data_digest, b.training_data_files,
-            b.rows, b.time_column, b.time_from, b.time_to, b.features, b.profile, b.created_at
-        from driftd.model_versions v join driftd.baselines b using (baseline_id)
-        where v.model = $1 order by v.version"#,
-        model,
-    )
-    .fetch_all(executor)
-    .await
-    .map_err(Error::doing("read the baselines of a model"))
 }
 
 /// The baselines whose id starts so.

@@ -2,7 +2,8 @@
 //!
 //! Names end in the unit, counters in `_total`. Labels are bounded: topics, partitions, monitors,
 //! models and closed sets of words, never values from the data. Counters are raised once a batch,
-//! not once a row.
+//! not once a row. The functions are visible in this crate only, so that the compiler names a metric
+//! that nobody records.
 
 use metrics::Counter;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -44,7 +45,7 @@ macro_rules! declare {
     };
     (@counter $function:ident($($label:ident),*) $name:literal $help:literal) => {
         #[doc = $help]
-        pub fn $function($($label: &str,)* more: u64) {
+        pub(crate) fn $function($($label: &str,)* more: u64) {
             metrics::counter!($name $(, stringify!($label) => $label.to_owned())*).increment(more);
         }
     };
@@ -57,13 +58,13 @@ macro_rules! declare {
     };
     (@gauge $function:ident($($label:ident),*) $name:literal $help:literal) => {
         #[doc = $help]
-        pub fn $function($($label: &str,)* now: f64) {
+        pub(crate) fn $function($($label: &str,)* now: f64) {
             metrics::gauge!($name $(, stringify!($label) => $label.to_owned())*).set(now);
         }
     };
     (@histogram $function:ident($($label:ident),*) $name:literal $help:literal) => {
         #[doc = $help]
-        pub fn $function($($label: &str,)* value: f64) {
+        pub(crate) fn $function($($label: &str,)* value: f64) {
             metrics::histogram!($name $(, stringify!($label) => $label.to_owned())*).record(value);
         }
     };
@@ -94,10 +95,6 @@ declare! {
         "Rows that count in a window.";
     counter_handle late_rows(monitor) "driftd_late_rows_total"
         "Rows behind the watermark of their own partition; they change no verdict.";
-    counter late_after_idle_rows(monitor) "driftd_late_after_idle_rows_total"
-        "Rows for a window that was judged while their partition was idle.";
-    counter coerced_values(monitor, kind) "driftd_coerced_values_total"
-        "Values that were not of the kind that the baseline has, such as numbers in quotes.";
     counter capped(monitor, cap) "driftd_capped_total"
         "How often one of the limits was met, by its name in the section limits: messages and labels that went beyond it, \
          rows of model versions without a baseline (versions), stretches of windows with more unseen labels \
@@ -132,6 +129,10 @@ declare! {
         "Attempts to judge a window that failed, other than for Postgres being away.";
     histogram judge_duration_seconds() "driftd_judge_duration_seconds"
         "How long a window took from claim to verdict.";
+    counter baselines_read() "driftd_baselines_read_total"
+        "How often a baseline was read to judge with; it grows with the windows where baselines have too little room.";
+    gauge baseline_bytes() "driftd_baseline_bytes"
+        "Memory held for baselines that windows are compared with.";
     gauge episodes_open(monitor, kind) "driftd_episodes_open"
         "Alert episodes that fire, by kind (drift, silence, volume), of all replicas, as of the scrape.";
     gauge failures(kind) "driftd_failures"

@@ -40,7 +40,11 @@ fn monitor(every_ms: i64, out_of_orderness_ms: i64, allowed_lateness_ms: i64) ->
             ),
         ],
     };
-    let plan = Arc::new(VersionPlan::new(Some("b".into()), layout, vec![0, 1]));
+    let plan = Arc::new(VersionPlan::new(
+        Some("b".into()),
+        Arc::new(layout),
+        vec![0, 1],
+    ));
     let unknown = VersionPlan::counting();
     MonitorPlan {
         monitor_id: 1,

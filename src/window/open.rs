@@ -61,7 +61,7 @@ pub struct VersionPlan {
     /// What they will be compared with; `None`: rows are only counted.
     pub baseline_id: Option<String>,
     /// The bins of the watched features.
-    pub layout: Layout,
+    pub layout: Arc<Layout>,
     /// The column of each of them.
     pub columns: Vec<usize>,
     /// The columns of their samples.
@@ -70,7 +70,7 @@ pub struct VersionPlan {
 
 impl VersionPlan {
     /// The features of a layout, each with its column.
-    pub fn new(baseline_id: Option<String>, layout: Layout, columns: Vec<usize>) -> Self {
+    pub fn new(baseline_id: Option<String>, layout: Arc<Layout>, columns: Vec<usize>) -> Self {
         let sample_schema = sample::schema(&layout);
         Self {
             baseline_id,
@@ -83,7 +83,7 @@ impl VersionPlan {
     /// Rows that are only counted.
     pub fn counting() -> Self {
         let features = Vec::new();
-        Self::new(None, Layout { features }, Vec::new())
+        Self::new(None, Arc::new(Layout { features }), Vec::new())
     }
 }
 

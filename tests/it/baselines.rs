@@ -222,7 +222,7 @@ async fn importing_twice_changes_nothing_and_other_data_is_refused() {
     let listed = baselines::list(&db.pool, Some("m")).await.unwrap();
     assert_eq!((listed.len(), listed[0].slot_ms), (1, first.slot_ms));
 
-    let stored = baselines::of_model(&db.pool, "m").await.unwrap().remove(0);
+    let stored = baselines::find(&db.pool, "").await.unwrap().remove(0);
     let mut read_back = Baseline::of_stored(stored).unwrap();
     let mut made = read(&wanted).baseline;
     assert_eq!(read_back.encode().unwrap(), made.encode().unwrap());

@@ -196,6 +196,10 @@ async fn a_drift_becomes_a_version_whose_rows_are_stable() {
     let topic = mock_topic();
     let knobs = Knobs::mock(&topic);
     let stage = stage(&knobs).await;
+    // One baseline at a time is in memory.
+    let settings = fs::read_to_string(&stage.config).unwrap();
+    let limits = "[limits]\nmax_baseline_bytes = \"0B\"\n";
+    fs::write(&stage.config, format!("{limits}{settings}")).unwrap();
     let mut dice = Dice::new(2026);
     let mut log = Vec::new();
     for (number, mean) in [(0, 40.0), (1, 40.0), (2, 46.0), (3, 46.0)] {
@@ -224,6 +228,8 @@ async fn a_drift_becomes_a_version_whose_rows_are_stable() {
     .await;
     produce(&knobs.brokers, &topic, &later(&mut dice));
     check_verdicts(&stage).await;
+    let read = daemon.metric("driftd_baselines_read_total");
+    assert!(read >= 3.0, "version 1, 2, and 1 once more, not {read}");
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
     let trace = String::from_utf8(on(&stage, &["models", "trace", "2"]).stdout).unwrap();
     assert!(

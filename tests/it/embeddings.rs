@@ -154,10 +154,7 @@ async fn a_stream_of_embeddings_is_judged_by_its_norms() {
 
 /// The samples hold the vectors as they were.
 async fn check_samples(stage: &Stage, training: &[Vec<f64>]) {
-    let stored = baselines::of_model(&stage.db.pool, "credit")
-        .await
-        .unwrap()
-        .remove(0);
+    let stored = baselines::find(&stage.db.pool, "").await.unwrap().remove(0);
     let mut baseline = Baseline::of_stored(stored).unwrap();
     let rows = baseline.profile.sample.settle().unwrap().unwrap();
     let row_numbers: &arrow::array::Int64Array = rows.column(2).as_primitive();

@@ -194,3 +194,42 @@ async fn a_baseline_that_lacks_a_watched_feature_fails_its_monitor_alone() {
     .await;
     assert!(daemon.terminate().await.success(), "{}", daemon.log());
 }
+
+/// Its layout can still be read, so that rows are; what windows are compared with cannot.
+#[tokio::test]
+async fn a_damaged_baseline_stops_the_windows_of_its_version_until_it_is_restored() {
+    let (stage, references) = staged().await;
+    let pool = &stage.db.pool;
+    let damage = "create table public.aside as select baseline_id, profile from driftd.baselines;
+        update driftd.baselines set profile = substring(profile for length(profile) - 10)";
+    sqlx::raw_sql(damage).execute(pool).await.unwrap();
+    let mut daemon = Daemon::start(&stage.config);
+    until("both monitors have failed", async || {
+        failures::list(pool).await.unwrap().len() == 2
+    })
+    .await;
+    let failed = failure(pool).await.unwrap();
+    assert_eq!(failed.kind.as_str(), "windows");
+    assert!(
+        failed.reason.contains("of version `1` cannot be used")
+            && failed
+                .reason
+                .contains("restore its rows of driftd.baselines"),
+        "{}",
+        failed.reason
+    );
+    assert_eq!(daemon.get("/readyz").map(|(status, _)| status), Some(200));
+    let restore = "update driftd.baselines b set profile = a.profile from public.aside a
+        where a.baseline_id = b.baseline_id";
+    sqlx::raw_sql(restore).execute(pool).await.unwrap();
+    hurry(pool).await;
+    let windows = references.iter().map(|one| one.windows.len());
+    let windows = i64::try_from(windows.sum::<usize>()).unwrap();
+    until("all windows are judged", async || {
+        stage.count("select count(*) from driftd.windows").await == windows
+    })
+    .await;
+    check_all(&stage, &[&references[0], &references[1]]).await;
+    assert!(failure(pool).await.is_none());
+    assert!(daemon.terminate().await.success(), "{}", daemon.log());
+}

@@ -277,6 +277,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     let max_message_rows = count("max_message_rows", 1..=1_000_000);
     let max_label_bytes = bytes("max_label_bytes", 16..=64 << 10);
     let max_held_bytes = bytes("max_held_bytes", 1 << 20..=1 << 40);
+    let max_baseline_bytes = bytes("max_baseline_bytes", 0..=1 << 40);
     let max_open_windows = count("max_open_windows", 2..=1_000_000);
     let max_levels = count("max_levels", 2..=10_000_000);
     Some(Limits {
@@ -288,6 +289,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
         },
         max_open_windows: max_open_windows?,
         max_held_bytes: max_held_bytes?,
+        max_baseline_bytes: max_baseline_bytes?,
         max_levels: max_levels?,
     })
 }
