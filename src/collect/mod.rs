@@ -198,7 +198,9 @@ impl Collector {
         self.follow_group(readiness)?;
         self.hear(readiness);
         let now = self.clock.now_ms();
-        if !(0..TICK_MS).contains(&(now - self.last_tick_ms)) {
+        // What came with one poll can be more than all that may be held.
+        let too_much = !self.paused && self.held > self.options.limits.max_held_bytes;
+        if too_much || !(0..TICK_MS).contains(&(now - self.last_tick_ms)) {
             self.tick(now);
         }
         self.perform();

@@ -84,7 +84,7 @@ impl Baselines {
         id: &str,
         patience: Duration,
     ) -> Result<Arc<Judge>, Error> {
-        let mut kept = self.kept.lock().await;
+        let mut kept = store::meanwhile(&self.pool, connection, self.kept.lock()).await?;
         let read = match kept.by_id.get(id) {
             Some(ready) => match ready.judges.get(&line.monitor_id) {
                 Some(judge) => return Ok(Arc::clone(judge)),
