@@ -3,8 +3,8 @@
 //! its work is named.
 //!
 //! No result depends on it: while it cannot do its work, rows go to default partitions and stay there
-//! longer. One replica does it, the
-//! first that comes, until its session ends; each looks at the tables for its own metrics.
+//! longer. One replica does it, the first that comes, until its session ends; each looks at the tables
+//! for its own metrics.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Questions to the brokers, off the polling thread.
 //!
 //! A question can take as long as a leader is down. So it has a client of its own, without a group,
-//! and threads of its own. Logs are asked about many at a time: each leader is asked once, and one
-//! that does not answer keeps no other's answer back.
+//! and threads of its own. Logs are asked about many at a time: all leaders at once, and one after the
+//! other where one of them does not answer, so that it keeps no other's answer back.
 //!
 //! The client reads uncommitted: only then is the end of a log that it is told the real one. The end
 //! for readers of committed messages stands still behind a transaction that hangs.

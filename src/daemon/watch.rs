@@ -1,6 +1,6 @@
 //! Collect and judge: what they are given, and when they begin anew.
 //!
-//! What a row is compared with, and so what is read of it, is settled when they begin. A version that
+//! By which bins a row is profiled, and so what is read of it, is settled when they begin. A version that
 //! gets a baseline later, as one that a retraining job has made, is taken up by ending both as on a stop
 //! and beginning them again: what was read is saved, windows in hand are judged, and reading goes on at
 //! the stored offset. So no part of the data path has to know that baselines may change.
